@@ -1,0 +1,1 @@
+"""The driver: workloads, the registry of experiments, the runner, results and the report."""

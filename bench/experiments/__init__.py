@@ -1,0 +1,1 @@
+"""The registry: every experiment of the paper as data."""

@@ -1,0 +1,89 @@
+"""One point of an experiment: everything that determines its result, in one frozen record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from engines.core.config import Preemption, System
+from engines.core.errors import UserError
+from engines.core.request import SamplingParams
+
+BACKENDS = ("auto", "cuda", "cpu", "sim")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointSpec:
+    """The options of `bench run`, validated. `None` means: the default for model and device.
+
+    Times are in seconds, `rate` in requests per second. `window` bounds the steps over which
+    running requests and memory are averaged; `warmup` drops early arrivals from latency.
+    `trace` replays a file; `lengths` replaces a workload's shipped length statistics by a file.
+    """
+
+    system: str
+    model: str = "opt-13b"
+    workload: str = "sharegpt"
+    trace: str | None = None
+    lengths: str | None = None
+    rate: float = 1.0
+    duration: float = 600.0
+    seed: int = 0
+    sampling: str = "n1"
+    block_size: int = 16
+    backend: str = "sim"
+    device_profile: str | None = None
+    tensor_parallel: int | None = None
+    kv_slots: int | None = None
+    swap_space_gib: float = 20.0
+    max_batch_size: int | None = None
+    max_batched_tokens: int = 2560
+    max_num_seqs: int | None = None
+    preemption: str = "auto"
+    share_prefix: bool = False
+    warmup: float = 60.0
+    window: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        System.parse(self.system)
+        SamplingParams.parse(self.sampling)
+        for name in ("rate", "duration"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise UserError(f"{name} must be a positive number, got {value:g}")
+        if self.warmup < 0:
+            raise UserError(f"warmup must not be negative, got {self.warmup:g}")
+        if self.backend not in BACKENDS:
+            raise UserError(f"unknown backend '{self.backend}': known: {', '.join(BACKENDS)}")
+        if self.preemption not in [p.value for p in Preemption]:
+            raise UserError(f"unknown preemption '{self.preemption}': known: auto, recompute, swap")
+        if self.window is not None and not 0 <= self.window[0] < self.window[1]:
+            raise UserError(f"window must be START:END with 0 <= START < END, got {self.window}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; read back by `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PointSpec:
+        """Rebuild a spec; raises UserError for keys of another version."""
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise UserError(f"point has unknown settings: {', '.join(sorted(unknown))}")
+        window = values.get("window")
+        return cls(**{**values, "window": tuple(window) if window is not None else None})
+
+    @property
+    def digest(self) -> str:
+        """First 12 hex digits of the SHA-256 of the spec: the point's identity."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def slug(self) -> str:
+        """A readable name, unique together with `digest`."""
+        source = "trace" if self.trace else self.workload
+        return f"{self.system}_{self.model}_{source}_{self.sampling}_r{self.rate:g}"

@@ -1,0 +1,1 @@
+"""Three LLM serving systems (Astra, Orca, FasterTransformer) as policies of one engine."""

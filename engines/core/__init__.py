@@ -1,0 +1,1 @@
+"""What all systems share: requests, the incremental batch, the engine's step, statistics."""

@@ -1,0 +1,122 @@
+"""What a user asks for, and the engine's view of it while it is served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from engines.core.errors import UserError, unknown_name
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How a request's tokens are chosen.
+
+    `n` sequences share the prompt; with `beam` they are the beams of one search.
+    `temperature` 0 is greedy. `ignore_eos` forces `max_tokens` (as all experiments do).
+    """
+
+    n: int = 1
+    beam: bool = False
+    temperature: float = 0.0
+    top_p: float = 1.0
+    ignore_eos: bool = True
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise UserError(f"number of sequences must be at least 1, got {self.n}")
+        if self.temperature < 0:
+            raise UserError(f"temperature must not be negative, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p must be in (0, 1], got {self.top_p}")
+
+    @classmethod
+    def parse(cls, name: str) -> SamplingParams:
+        """Parse `n1`, `n4`, `beam6`...; raises UserError for anything else."""
+        for prefix, beam in (("beam", True), ("n", False)):
+            digits = name.removeprefix(prefix)
+            if digits != name and digits.isdecimal() and 1 <= int(digits) <= 64:
+                n = int(digits)
+                return cls(n=n, beam=beam and n > 1, temperature=1.0 if n > 1 and not beam else 0.0)
+        raise unknown_name("sampling", name, ["n1", "n2", "n4", "n6", "beam2", "beam4", "beam6"])
+
+    @property
+    def name(self) -> str:
+        """The short name that `parse` reads."""
+        return f"{'beam' if self.beam else 'n'}{self.n}"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request of a workload. Lengths are in tokens, `arrival_s` in seconds from the start.
+
+    `prefix_len` leading tokens are a registered prefix that other requests share.
+    `prompt_token_ids` are needed only by executors that run a model.
+    """
+
+    request_id: int
+    arrival_s: float
+    prompt_len: int
+    output_len: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    prefix_len: int = 0
+    prompt_token_ids: tuple[int, ...] | None = None
+
+
+class Status(Enum):
+    """Where a group stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    SWAPPED = "swapped"
+    FINISHED = "finished"
+
+
+class Sequence:
+    """One output of a request: its place in the KV cache and, with a model, its tokens.
+
+    `blocks` is owned by the KV manager. `output_token_ids` and `cumulative_logprob` are written
+    by executors that run a model.
+    """
+
+    __slots__ = ("blocks", "cumulative_logprob", "finished", "group", "index", "output_token_ids")
+
+    def __init__(self, group: SequenceGroup, index: int) -> None:
+        self.group = group
+        self.index = index
+        self.blocks: list[int] = []
+        self.finished = False
+        self.output_token_ids: list[int] = []
+        self.cumulative_logprob = 0.0
+
+
+class SequenceGroup:
+    """A request being served: sequences of equal length that run and are preempted together.
+
+    Lengths are never updated per step. A group that joined the batch at `start_step` holding
+    `start_len` tokens holds `start_len + step - start_step` at a later step, so that a decode step
+    costs nothing for a group to which nothing happens.
+    """
+
+    __slots__ = ("finish_s", "first_token_s", "kv_len", "num_preemptions", "request", "running",
+                 "sequences", "start_len", "start_step", "status")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.sequences = [Sequence(self, i) for i in range(request.sampling.n)]
+        self.running: list[Sequence] = []  # those of the batch that have not ended
+        self.status = Status.WAITING
+        self.start_step = 0
+        self.start_len = 0
+        self.kv_len = 0  # tokens held while preempted; valid while not RUNNING
+        self.first_token_s: float | None = None
+        self.finish_s: float | None = None
+        self.num_preemptions = 0
+
+    def context_len(self, step: int) -> int:
+        """Tokens in each running sequence's KV cache after `step` has executed."""
+        return self.start_len + step - self.start_step
+
+    def order(self) -> tuple[float, int]:
+        """Key of first come, first served."""
+        return (self.request.arrival_s, self.request.request_id)

@@ -1,0 +1,1 @@
+"""Figures of the paper as pure functions of result tables."""
