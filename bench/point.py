@@ -44,7 +44,7 @@ class PointSpec:
     max_num_seqs: int | None = None
     preemption: str = "auto"
     share_prefix: bool = False
-    warmup: float = 60.0
+    warmup: float | None = None
     window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class PointSpec:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise UserError(f"{name} must be a positive number, got {value:g}")
-        if self.warmup < 0:
+        if self.warmup is not None and not self.warmup >= 0:
             raise UserError(f"warmup must not be negative, got {self.warmup:g}")
         if self.backend not in BACKENDS:
             raise UserError(f"unknown backend '{self.backend}': known: {', '.join(BACKENDS)}")

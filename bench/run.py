@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.point import PointSpec
+from bench.workloads.build import Workload, build_workload
+from engines.core.clock import Clock, VirtualClock
+from engines.core.config import GIB, EngineConfig, ModelSpec, Preemption, System, find_model
+from engines.core.engine import Engine
+from engines.core.errors import UserError
+from engines.core.executor import Executor
+from engines.core.request import Request, SamplingParams, SequenceGroup
+from engines.core.stats import StepRecorder
+from engines.execution.beam import BeamProcess
+from engines.execution.cost import StepCost
+from engines.execution.memory import default_slots, paper_server
+from engines.execution.profile import DeviceProfile, load_profile
+from engines.execution.sim import SimExecutor
+from engines.factory import create_scheduler
 
 Progress = Callable[[float], None]
+
+DEFAULT_WARMUP_S = 60.0
+PROGRESS_PERIOD_STEPS = 4096
+ORCA_MAX_SEQS = 256
+ASTRA_MAX_SEQS = 2048
+BEAM_PEAKEDNESS = 1.0
 
 
 @dataclass(frozen=True)
@@ -29,10 +51,251 @@ class Outcome:
     inputs: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Setting:
+    """A spec with every default resolved for its model and device."""
+
+    spec: PointSpec
+    model: ModelSpec
+    profile: DeviceProfile
+    tensor_parallel: int
+    config: EngineConfig
+    sampling: SamplingParams
+    warmup_s: float
+    window_s: tuple[float, float]
+
+
 def run_point(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcome:
     """Serve the point's workload to the end.
 
     `on_progress` is called now and then with the finished share of requests, 0 to 1.
     Raises UserError for input that cannot be served.
     """
-    raise NotImplementedError
+    if spec.backend != "sim":
+        raise UserError(f"backend '{spec.backend}' cannot run here: use --backend sim")
+    setting = resolve(spec)
+    workload = build_workload(
+        spec.workload,
+        rate=spec.rate,
+        duration=spec.duration,
+        seed=spec.seed,
+        lengths=Path(spec.lengths) if spec.lengths else None,
+        trace=Path(spec.trace) if spec.trace else None,
+        max_model_len=setting.config.max_model_len,
+    )
+    _check_warmup(setting, workload)
+    clock = VirtualClock()
+    engine = Engine(
+        create_scheduler(setting.config),
+        _sim_executor(setting),
+        clock,
+        recorder=StepRecorder(*setting.window_s),
+    )
+    log = RequestLog(workload)
+    started = time.perf_counter()
+    serve(engine, workload.requests(setting.sampling), log, on_progress=on_progress)
+    wall_s = time.perf_counter() - started
+    metrics = summarize(setting, workload, log, engine)
+    metrics["wall_s"] = wall_s
+    metrics["host_us_per_step"] = 1e6 * wall_s / max(engine.num_steps, 1)
+    return Outcome(metrics, log.columns(), _inputs(setting, workload))
+
+
+def resolve(spec: PointSpec) -> Setting:
+    """Fill in the defaults: the paper's server for the model, its slots, the system's limits."""
+    model = find_model(spec.model)
+    system = System.parse(spec.system)
+    server_profile, server_degree = paper_server(model)
+    profile = load_profile(spec.device_profile or server_profile)
+    degree = server_degree if spec.tensor_parallel is None else spec.tensor_parallel
+    num_slots = spec.kv_slots
+    if num_slots is None:
+        num_slots = default_slots(model, profile, degree)
+    max_seqs = ASTRA_MAX_SEQS
+    if system in (System.ORCA_ORACLE, System.ORCA_POW2, System.ORCA_MAX) or spec.share_prefix:
+        max_seqs = ORCA_MAX_SEQS
+    config = EngineConfig(
+        system=system,
+        num_slots=num_slots,
+        swap_slots=int(spec.swap_space_gib * GIB * degree) // model.kv_bytes_per_token,
+        block_size=spec.block_size,
+        max_batched_tokens=spec.max_batched_tokens,
+        max_num_seqs=max_seqs if spec.max_num_seqs is None else spec.max_num_seqs,
+        max_batch_size=(
+            max(1, num_slots // model.max_positions)
+            if spec.max_batch_size is None
+            else spec.max_batch_size
+        ),
+        max_model_len=model.max_positions,
+        preemption=Preemption(spec.preemption),
+        share_prefix=spec.share_prefix,
+    )
+    warmup_s = min(DEFAULT_WARMUP_S, spec.duration / 10) if spec.warmup is None else spec.warmup
+    return Setting(spec, model, profile, degree, config, SamplingParams.parse(spec.sampling),
+                   warmup_s, spec.window or (0.0, spec.duration))
+
+
+class RequestLog:
+    """When each request got its first and its last token."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
+        self.first_token_s = np.full(len(workload), np.nan)
+        self.finish_s = np.full(len(workload), np.nan)
+        self.preemptions = np.zeros(len(workload), dtype=np.int32)
+        self.num_finished = 0
+
+    def add(self, group: SequenceGroup) -> None:
+        """Record a finished request."""
+        index = group.request.request_id
+        assert group.first_token_s is not None
+        assert group.finish_s is not None
+        self.first_token_s[index] = group.first_token_s
+        self.finish_s[index] = group.finish_s
+        self.preemptions[index] = group.num_preemptions
+        self.num_finished += 1
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """All requests as columns, in order of arrival."""
+        return {
+            "request_id": np.arange(len(self._workload), dtype=np.int32),
+            "arrival_s": self._workload.arrival_s,
+            "input_len": self._workload.input_len,
+            "output_len": self._workload.output_len,
+            "first_token_s": self.first_token_s,
+            "finish_s": self.finish_s,
+            "preemptions": self.preemptions,
+        }
+
+
+def serve(
+    engine: Engine,
+    requests: Iterator[Request],
+    log: RequestLog,
+    *,
+    on_progress: Progress | None = None,
+) -> None:
+    """Feed requests as they arrive and step the engine until all are finished."""
+    clock: Clock = engine.clock
+    total = len(log.finish_s)
+    upcoming = next(requests, None)
+    next_report = PROGRESS_PERIOD_STEPS
+    while upcoming is not None or engine.has_work:
+        now = clock.now
+        while upcoming is not None and upcoming.arrival_s <= now:
+            engine.add_request(upcoming)
+            upcoming = next(requests, None)
+        if not engine.has_work:
+            assert upcoming is not None
+            clock.wait_until(upcoming.arrival_s)
+            continue
+        for group in engine.step():
+            log.add(group)
+        if on_progress is not None and engine.num_steps >= next_report:
+            next_report += PROGRESS_PERIOD_STEPS
+            on_progress(log.num_finished / total)
+
+
+def summarize(
+    setting: Setting, workload: Workload, log: RequestLog, engine: Engine
+) -> dict[str, Any]:
+    """The result's metrics under the contract's keys, without wall-clock times.
+
+    Latency is (finish - arrival) / output length over requests that arrived after the warm-up
+    (paper, section 6.1); throughput is output tokens of all sequences over the time to the last.
+    """
+    spec = setting.spec
+    counted = workload.arrival_s >= setting.warmup_s
+    arrival_s, output_len = workload.arrival_s[counted], workload.output_len[counted]
+    first_s, finish_s = log.first_token_s[counted], log.finish_s[counted]
+    latency = (finish_s - arrival_s) / output_len
+    several = output_len > 1
+    tpot = (finish_s - first_s)[several] / (output_len[several] - 1)
+    p50, p90, p99 = np.percentile(latency, (50, 90, 99)).tolist()
+    total_tokens = int(workload.output_len.sum(dtype=np.int64)) * setting.sampling.n
+    metrics: dict[str, Any] = {
+        "system": spec.system,
+        "model": spec.model,
+        "workload": workload.name,
+        "backend": spec.backend,
+        "device": _device_name(setting),
+        "rate": spec.rate,
+        "duration": spec.duration,
+        "seed": spec.seed,
+        "requests": len(workload),
+        "finished": log.num_finished,
+        "steps": engine.num_steps,
+        "mean_normalized_latency_s": float(latency.mean()),
+        "p50_normalized_latency_s": p50,
+        "p90_normalized_latency_s": p90,
+        "p99_normalized_latency_s": p99,
+        "mean_ttft_s": float((first_s - arrival_s).mean()),
+        "mean_tpot_s": float(tpot.mean()) if several.any() else None,
+        "throughput_tok_s": total_tokens / float(log.finish_s.max()),
+        "preemptions": engine.scheduler.num_preemptions,
+        "kv_slots": setting.config.num_slots,
+    }
+    return metrics | _memory_metrics(setting, engine.recorder)
+
+
+def _memory_metrics(setting: Setting, recorder: StepRecorder) -> dict[str, Any]:
+    means = recorder.means(setting.config.num_slots)
+    if means is None:
+        start_s, end_s = setting.window_s
+        raise UserError(f"no step fell into the window {start_s:g}:{end_s:g}: choose --window "
+                        f"within the {setting.spec.duration:g} s of the run")
+    return {
+        "mean_running_requests": means.running_requests,
+        "kv_pct": {
+            "token": means.token_pct,
+            "reservation": means.reservation_pct,
+            "internal": means.internal_pct,
+            "external": means.external_pct,
+        },
+        "kv_used_pct": means.used_pct,
+        "sharing_saving_pct": means.sharing_saving_pct,
+    }
+
+
+def _check_warmup(setting: Setting, workload: Workload) -> None:
+    if not (workload.arrival_s >= setting.warmup_s).any():
+        raise UserError(f"no request arrives after the warm-up of {setting.warmup_s:g} s: lower "
+                        "--warmup or raise --duration")
+
+
+def _sim_executor(setting: Setting) -> Executor:
+    cost = StepCost(
+        setting.model,
+        setting.profile,
+        tensor_parallel=setting.tensor_parallel,
+        block_size=setting.config.block_size,
+        python_host=setting.config.system is not System.FT,
+    )
+    return SimExecutor(
+        setting.model,
+        cost,
+        BeamProcess(peakedness=BEAM_PEAKEDNESS, seed=setting.spec.seed),
+        tensor_parallel=setting.tensor_parallel,
+        block_size=setting.config.block_size,
+    )
+
+
+def _device_name(setting: Setting) -> str:
+    return f"{setting.tensor_parallel}x {setting.profile.name}"
+
+
+def _inputs(setting: Setting, workload: Workload) -> dict[str, Any]:
+    return {
+        "workload": {
+            "name": workload.name,
+            "source": workload.source,
+            "sha256": workload.sha256,
+            "mean_input_len": workload.mean_input_len,
+            "mean_output_len": workload.mean_output_len,
+        },
+        "device_profile": {
+            "name": setting.profile.name,
+            "sha256": setting.profile.sha256,
+            "calibrated": dict(setting.profile.calibrated),
+        },
+    }

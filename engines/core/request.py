@@ -95,23 +95,32 @@ class SequenceGroup:
 
     Lengths are never updated per step. A group that joined the batch at `start_step` holding
     `start_len` tokens holds `start_len + step - start_step` at a later step, so that a decode step
-    costs nothing for a group to which nothing happens.
+    costs nothing for a group to which nothing happens. `next_len` is the length to hold at the
+    step in which a waiting or swapped group joins the batch (again).
     """
 
-    __slots__ = ("finish_s", "first_token_s", "kv_len", "num_preemptions", "request", "running",
-                 "sequences", "start_len", "start_step", "status")
+    __slots__ = ("finish_s", "first_token_s", "grow_step", "next_len", "num_preemptions",
+                 "preempted_step", "request", "running", "sequences", "start_len", "start_step",
+                 "status")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.sequences = [Sequence(self, i) for i in range(request.sampling.n)]
-        self.running: list[Sequence] = []  # those of the batch that have not ended
+        self.running: list[Sequence] = []
         self.status = Status.WAITING
         self.start_step = 0
         self.start_len = 0
-        self.kv_len = 0  # tokens held while preempted; valid while not RUNNING
+        self.next_len = request.prompt_len
+        self.grow_step = -1  # the step at which a paged cache has to be touched next
+        self.preempted_step = -1
+        self.num_preemptions = 0
         self.first_token_s: float | None = None
         self.finish_s: float | None = None
-        self.num_preemptions = 0
+
+    @property
+    def unfinished(self) -> list[Sequence]:
+        """Sequences that have not ended."""
+        return [s for s in self.sequences if not s.finished]
 
     def context_len(self, step: int) -> int:
         """Tokens in each running sequence's KV cache after `step` has executed."""

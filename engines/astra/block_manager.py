@@ -1,0 +1,217 @@
+"""Paged KV cache (paper, sections 4.2-4.5): block tables, copy-on-write, swapping, prefixes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from engines.astra.block_pool import BlockPool
+from engines.core.batch import Batch, Copy, Swap, TableChange
+from engines.core.config import EngineConfig
+from engines.core.errors import UserError
+from engines.core.kv import KVUsage
+from engines.core.request import Request, Sequence, SequenceGroup, Status
+
+
+class BlockManager:
+    """Gives sequences their blocks, one at a time as they grow.
+
+    With `share_prefix`, the first request that names a prefix registers it: the cache keeps one
+    reference to each of its whole blocks for good (section 4.4), and later requests with the same
+    prefix map these blocks, compute only the rest, and never write or swap them.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.block_size = config.block_size
+        self.num_slots = config.num_slots
+        self.pool = BlockPool(config.num_blocks)
+        self.swap_pool = BlockPool(config.num_swap_blocks)
+        self.watermark = int(config.watermark * config.num_blocks)
+        self._share_prefix = config.share_prefix
+        self._prefixes: dict[Hashable, list[int]] = {}
+        self._tables: set[Sequence] = set()  # sequences that hold blocks, on either side
+        self._entries = 0  # table entries of running sequences
+
+    def check_request(self, request: Request) -> None:
+        """Raise UserError unless the request, alone and fully diverged, fits with the watermark.
+
+        One spare block per sequence is needed on top, because appending demands it.
+        """
+        n = request.sampling.n
+        shared = request.prompt_len // self.block_size
+        own = self.num_blocks_for(request.prompt_len + request.output_len - 1) - shared
+        prefix = sum(len(blocks) for blocks in self._prefixes.values())
+        needed = prefix + shared + n * (own + 1) + self.watermark
+        if needed > self.pool.num_blocks:
+            raise UserError(
+                f"request {request.request_id} may need {needed} blocks of {self.block_size} "
+                f"tokens but the KV cache has {self.pool.num_blocks}: raise --kv-slots")
+
+    def num_blocks_for(self, num_tokens: int) -> int:
+        """Blocks that hold `num_tokens`."""
+        return -(-num_tokens // self.block_size)
+
+    def can_admit(self, group: SequenceGroup, num_tokens: int) -> bool:
+        """Whether the prompt's blocks are free with the watermark left over."""
+        needed = self.num_blocks_for(num_tokens) - len(self._prefix_of(group.request))
+        return self.pool.num_free - needed >= self.watermark
+
+    def admit(self, group: SequenceGroup, num_tokens: int) -> int:
+        """Map the prompt once for all the group's sequences; returns the cached prefix length."""
+        sequences = group.running
+        prefix = self._prefix_of(group.request)
+        for block in prefix:
+            self.pool.share(block, len(sequences))
+        own = self.num_blocks_for(num_tokens) - len(prefix)
+        table = prefix + [self.pool.allocate(len(sequences)) for _ in range(own)]
+        for sequence in sequences:
+            sequence.blocks = table.copy()
+        self._tables.update(sequences)
+        self._entries += len(table) * len(sequences)
+        if self._share_prefix and group.request.prefix_len and not prefix:
+            self._register_prefix(group.request, table)
+        return len(prefix) * self.block_size
+
+    def can_append(self, group: SequenceGroup) -> bool:
+        """Whether each running sequence could take a block: the original's simple heuristic."""
+        return len(group.running) <= self.pool.num_free
+
+    def append(self, group: SequenceGroup, context_len: int, batch: Batch) -> None:
+        """Make the slot of token `context_len - 1` writable in every running sequence."""
+        index = (context_len - 1) // self.block_size
+        pool = self.pool
+        for sequence in group.running:
+            blocks = sequence.blocks
+            if index == len(blocks):
+                blocks.append(pool.allocate())
+                self._entries += 1
+            elif pool.references(blocks[index]) > 1:
+                source = blocks[index]
+                blocks[index] = pool.allocate()
+                pool.release(source)
+                size = self.block_size  # the kernel copies whole blocks
+                batch.copies.append(Copy(source * size, blocks[index] * size, size))
+            else:
+                continue
+            batch.table_changes.append(TableChange(sequence, index, blocks[index]))
+
+    def next_append(self, context_len: int) -> int:
+        """The least context length above `context_len` that starts a block."""
+        return -(-context_len // self.block_size) * self.block_size + 1
+
+    def free(self, sequence: Sequence) -> None:
+        """Drop a running sequence's references."""
+        self.pool.release_all(sequence.blocks)
+        self._entries -= len(sequence.blocks)
+        sequence.blocks = []
+        self._tables.discard(sequence)
+
+    def fork(self, group: SequenceGroup, parents: list[int], batch: Batch) -> None:
+        """Map each surviving parent's blocks in place of those of the beams that ended."""
+        for sequence, parent in zip(group.running, parents, strict=True):
+            if sequence is group.running[parent]:
+                continue
+            assert parents[parent] == parent, f"beam {parent} is continued but did not survive"
+            blocks = group.running[parent].blocks
+            for block in blocks:
+                self.pool.share(block)
+            self.pool.release_all(sequence.blocks)
+            sequence.blocks = blocks.copy()
+            batch.forked.append(sequence)
+
+    def swap_out(self, group: SequenceGroup, batch: Batch) -> None:
+        """Move a group's own blocks to the CPU pool, keeping the sharing among its sequences.
+
+        Raises UserError if the pool cannot take them.
+        """
+        blocks = self._own_blocks(group)
+        if len(blocks) > self.swap_pool.num_free:
+            raise UserError(f"preempting request {group.request.request_id} needs {len(blocks)} "
+                            f"swap blocks but {self.swap_pool.num_free} are free: raise "
+                            "--swap-space or lower the request rate")
+        self._entries -= sum(len(s.blocks) for s in group.running)
+        pairs = self._move(group, self.pool, self.swap_pool)
+        batch.swap_out.extend(pairs)
+
+    def can_swap_out(self, group: SequenceGroup) -> bool:
+        """Whether the CPU pool has room for a group's own blocks."""
+        return len(self._own_blocks(group)) <= self.swap_pool.num_free
+
+    def can_swap_in(self, group: SequenceGroup) -> bool:
+        """Whether a swapped group fits with one more block per sequence and the watermark."""
+        needed = len(self._own_blocks(group)) + len(group.running)
+        return self.pool.num_free - needed >= self.watermark
+
+    def swap_in(self, group: SequenceGroup, batch: Batch) -> None:
+        """Move a group's blocks back to the device."""
+        pairs = self._move(group, self.swap_pool, self.pool)
+        batch.swap_in.extend(pairs)
+        self._entries += sum(len(s.blocks) for s in group.running)
+
+    def usage(self, batch: Batch) -> KVUsage:
+        """Slots by use. All but a sequence's last block is full; within a group admitted in this
+        step the last block is still shared, elsewhere copy-on-write has separated them."""
+        used_blocks = self.pool.num_used
+        unfilled = self._entries * self.block_size - batch.context_tokens
+        for prompt in batch.prompts:
+            extra = len(prompt.group.running) - 1
+            if extra:
+                unfilled -= extra * (-prompt.num_tokens % self.block_size)
+        used = used_blocks * self.block_size
+        return KVUsage(token=used - unfilled, reservation=0, internal=unfilled, used=used,
+                       physical_blocks=used_blocks, logical_blocks=self._entries)
+
+    def check_integrity(self) -> None:
+        """Assert that both pools' references equal the table entries and that none is lost."""
+        device: list[list[int]] = list(self._prefixes.values())
+        swapped: list[list[int]] = []
+        for sequence in self._tables:
+            shared = len(self._prefix_of(sequence.group.request))
+            if sequence.group.status is Status.SWAPPED:
+                device.append(sequence.blocks[:shared])
+                swapped.append(sequence.blocks[shared:])
+            else:
+                device.append(sequence.blocks)
+        self.pool.check_integrity(device)
+        self.swap_pool.check_integrity(swapped)
+        running = [s for s in self._tables if s.group.status is not Status.SWAPPED]
+        assert self._entries == sum(len(s.blocks) for s in running), "table entries miscounted"
+
+    def _register_prefix(self, request: Request, table: list[int]) -> None:
+        prefix = table[: self._prefix_blocks(request)]
+        for block in prefix:
+            self.pool.share(block)
+        self._prefixes[self._prefix_key(request)] = prefix
+
+    def _prefix_blocks(self, request: Request) -> int:
+        """Whole blocks of the prefix; at least one prompt token is left to compute."""
+        return min(request.prefix_len, request.prompt_len - 1) // self.block_size
+
+    def _prefix_key(self, request: Request) -> Hashable:
+        length = self._prefix_blocks(request) * self.block_size
+        if request.prompt_token_ids is None:
+            return length
+        return request.prompt_token_ids[:length]
+
+    def _prefix_of(self, request: Request) -> list[int]:
+        if not self._prefixes or not request.prefix_len:
+            return []
+        return self._prefixes.get(self._prefix_key(request), [])
+
+    def _own_blocks(self, group: SequenceGroup) -> list[int]:
+        """Distinct blocks of a group without the registered prefix, in table order."""
+        shared = len(self._prefix_of(group.request))
+        return list(dict.fromkeys(b for s in group.running for b in s.blocks[shared:]))
+
+    def _move(self, group: SequenceGroup, source: BlockPool, target: BlockPool) -> list[Swap]:
+        shared = len(self._prefix_of(group.request))
+        moved: dict[int, int] = {}
+        for sequence in group.running:
+            for index in range(shared, len(sequence.blocks)):
+                old = sequence.blocks[index]
+                if old in moved:
+                    target.share(moved[old])
+                else:
+                    moved[old] = target.allocate()
+                source.release(old)
+                sequence.blocks[index] = moved[old]
+        return [Swap(old, new) for old, new in moved.items()]

@@ -1,0 +1,125 @@
+"""The running batch, kept from step to step and described to executors by what changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from engines.core.request import Sequence, SequenceGroup
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt to compute in this step.
+
+    `num_tokens` is the length to hold afterwards (with a recomputed group, generated tokens
+    included); the first `num_cached` of them are in the cache already. `copies` is how many
+    sequences compute it: 1 where the group's sequences share it, n where each has its own.
+    """
+
+    group: SequenceGroup
+    num_tokens: int
+    num_cached: int = 0
+    copies: int = 1
+
+
+class TableChange(NamedTuple):
+    """`sequence.blocks[index]` became `block`: appended, or replaced by copy-on-write."""
+
+    sequence: Sequence
+    index: int
+    block: int
+
+
+class Copy(NamedTuple):
+    """`num_tokens` KV entries to copy on the device between slot addresses, before the step."""
+
+    source_slot: int
+    target_slot: int
+    num_tokens: int
+
+
+class Swap(NamedTuple):
+    """One block to move between the device's pool and the CPU pool, before the step."""
+
+    source_block: int
+    target_block: int
+
+
+class Batch:
+    """What runs, as totals, and what changed since the last step, as lists.
+
+    Totals are maintained, never recomputed: a step in which nothing changes costs two additions.
+    Executors apply the lists to their own state in this order: `left`, `swap_out`, `swap_in`,
+    `forked`, `copies`, `joined`, `table_changes`; then they compute `prompts` and one token for
+    each sequence that was running before.
+    """
+
+    __slots__ = ("beam_groups", "context_tokens", "copies", "decode_context_tokens", "forked",
+                 "joined", "left", "num_decodes", "num_seqs", "prompts", "step", "swap_in",
+                 "swap_out", "table_changes")
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.num_seqs = 0  # sequences running, prompts of this step included
+        self.context_tokens = 0  # sum of their context lengths
+        self.num_decodes = 0  # sequences that decode in this step
+        self.decode_context_tokens = 0  # sum of theirs, the new token included
+        self.beam_groups: dict[int, SequenceGroup] = {}  # by request id
+        self.prompts: list[Prompt] = []
+        self.joined: list[Sequence] = []
+        self.left: list[Sequence] = []
+        self.forked: list[Sequence] = []  # whose whole table was replaced
+        self.table_changes: list[TableChange] = []
+        self.copies: list[Copy] = []
+        self.swap_in: list[Swap] = []
+        self.swap_out: list[Swap] = []
+
+    def begin(self, step: int) -> None:
+        """Start a step: every running sequence is about to hold one more token."""
+        self.step = step
+        self.context_tokens += self.num_seqs
+
+    def fix_decodes(self) -> None:
+        """Fix who decodes: those running now. Whoever joins later in the step has a prompt."""
+        self.num_decodes = self.num_seqs
+        self.decode_context_tokens = self.context_tokens
+
+    def join(self, group: SequenceGroup, context_len: int) -> None:
+        """Add a group whose sequences hold `context_len` tokens after this step."""
+        group.start_step = self.step
+        group.start_len = context_len
+        self.num_seqs += len(group.running)
+        self.context_tokens += len(group.running) * context_len
+        self.joined.extend(group.running)
+        if group.request.sampling.beam:
+            self.beam_groups[group.request.request_id] = group
+
+    def leave(self, group: SequenceGroup, sequences: list[Sequence]) -> None:
+        """Remove some or all of a group's running sequences."""
+        self.num_seqs -= len(sequences)
+        self.context_tokens -= len(sequences) * group.context_len(self.step)
+        self.left.extend(sequences)
+        self.beam_groups.pop(group.request.request_id, None)
+
+    def clear_changes(self) -> None:
+        """Forget the changes that the executor has applied."""
+        if self.prompts:
+            self.prompts.clear()
+        if self.joined:
+            self.joined.clear()
+        if self.left:
+            self.left.clear()
+        if self.table_changes:
+            self.table_changes.clear()
+        if self.forked or self.copies:
+            self.forked.clear()
+            self.copies.clear()
+        if self.swap_in or self.swap_out:
+            self.swap_in.clear()
+            self.swap_out.clear()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to execute."""
+        return not (self.num_seqs or self.swap_out or self.prompts)

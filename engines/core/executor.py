@@ -1,0 +1,37 @@
+"""What an executor promises: it alone knows how a batch is computed and how long that takes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from engines.core.batch import Batch
+from engines.core.request import Sequence, SequenceGroup
+
+
+class Fork(NamedTuple):
+    """A beam search step: running sequence i of `group` continues `parents[i]`.
+
+    A sequence that survives keeps its place: parents[p] == p for every p in `parents`.
+    """
+
+    group: SequenceGroup
+    parents: list[int]
+
+
+class StepResult(NamedTuple):
+    """What came of a step.
+
+    `elapsed_s` is its duration, simulated or measured. `stopped` are sequences that ended before
+    their maximum length.
+    """
+
+    elapsed_s: float
+    forks: list[Fork]
+    stopped: list[Sequence]
+
+
+class Executor(Protocol):
+    """Computes batches: by a model on a device, or by a price."""
+
+    def execute(self, batch: Batch) -> StepResult:
+        """Apply the batch's changes, compute its prompts and decodes, choose tokens."""

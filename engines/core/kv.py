@@ -1,0 +1,54 @@
+"""What a manager of the KV cache promises to schedulers and statistics."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from engines.core.batch import Batch
+from engines.core.request import Request, Sequence, SequenceGroup
+
+
+class KVUsage(NamedTuple):
+    """KV slots by use during one step (paper, Fig. 2), and blocks for sharing (Fig. 15).
+
+    `token` slots hold a token; `reservation` slots will be filled by a running request;
+    `internal` are held beyond what it will ever use; `used` are all slots that are not free in
+    the allocator. External fragmentation is the rest: all slots - token - reservation - internal.
+    """
+
+    token: int
+    reservation: int
+    internal: int
+    used: int
+    physical_blocks: int
+    logical_blocks: int
+
+
+class KVManager(Protocol):
+    """Owner of all KV slots: answers who fits, and keeps each sequence's place.
+
+    `admit` may be called only after `can_admit` said yes with nothing in between.
+    """
+
+    num_slots: int
+
+    def check_request(self, request: Request) -> None:
+        """Raise UserError for a request that would not fit into an empty cache."""
+
+    def can_admit(self, group: SequenceGroup, num_tokens: int) -> bool:
+        """Whether a group fits now, holding `num_tokens` per sequence."""
+
+    def admit(self, group: SequenceGroup, num_tokens: int) -> int:
+        """Give the group its place; returns how many leading tokens are cached already."""
+
+    def free(self, sequence: Sequence) -> None:
+        """Take back all that a sequence holds."""
+
+    def fork(self, group: SequenceGroup, parents: list[int], batch: Batch) -> None:
+        """Make running sequence i continue `parents[i]`; survivors have parents[i] == i."""
+
+    def usage(self, batch: Batch) -> KVUsage:
+        """Slots by use in the step that `batch` describes."""
+
+    def check_integrity(self) -> None:
+        """Assert every invariant of the manager; for tests, cost is linear in its size."""

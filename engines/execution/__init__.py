@@ -1,0 +1,1 @@
+"""Executors: the simulation's price list, and models run for real."""

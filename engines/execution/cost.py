@@ -1,0 +1,93 @@
+"""The price of a step: a sum of terms, each a quantity of work over a rate of the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engines.core.config import ModelSpec
+from engines.core.errors import UserError
+from engines.execution.profile import DeviceProfile
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a step computes and moves.
+
+    `prompt_squares` is the sum over prompts of total length^2 - cached length^2. Bytes and
+    transfers are per device.
+    """
+
+    prompts: int = 0
+    prompt_tokens: int = 0
+    decodes: int = 0
+    context_tokens: int = 0
+    prompt_squares: int = 0
+    copied_bytes: float = 0.0
+    swapped_bytes: float = 0.0
+    transfers: int = 0
+
+
+class StepCost:
+    """Step times of a model on `tensor_parallel` devices, with all constants folded.
+
+    With P parameters, L layers, H hidden size, s bytes per element, T = prompt tokens + decoding
+    sequences:
+
+    - linear = max(s*P / (tp*weight_bandwidth), 2*P*T / (tp*flops))
+    - decode = context tokens * 2*L*H*s / (tp*kv_bandwidth)
+    - prefill = sum of 2*L*H*len^2 / (tp*attention_flops)
+    - allreduce = 2*L*(link_latency + 2*(tp-1)/tp * T*H*s / link_bandwidth), 0 if tp is 1
+    - copies = 2 * copied bytes / copy_bandwidth
+    - swap = swapped bytes / pcie_bandwidth + transfers * pcie_latency
+    - host = step_overhead, and with `python_host` sequence_overhead for each sequence
+    """
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        profile: DeviceProfile,
+        *,
+        tensor_parallel: int,
+        block_size: int,
+        python_host: bool,
+    ) -> None:
+        if tensor_parallel < 1 or model.num_heads % tensor_parallel:
+            raise UserError(f"tensor-parallel degree {tensor_parallel} does not divide the "
+                            f"{model.num_heads} heads of {model.name}")
+        tp, layers, hidden = tensor_parallel, model.num_layers, model.hidden_size
+        parameters, size = model.num_parameters, model.dtype_bytes
+        efficiency = profile.kv_block_efficiency.get(block_size, 1.0)
+        self._read_weights_s = size * parameters / (tp * profile.weight_bandwidth)
+        self._token_flops_s = 2 * parameters / (tp * profile.flops)
+        self._context_s = model.kv_bytes_per_token / (tp * profile.kv_bandwidth * efficiency)
+        self._square_s = 2 * layers * hidden / (tp * profile.attention_flops)
+        self._fixed_s = profile.step_overhead_s
+        self._sequence_s = profile.sequence_overhead_s if python_host else 0.0
+        self._reduce_token_s = 0.0
+        if tp > 1:
+            self._fixed_s += 2 * layers * profile.link_latency_s
+            reduced = 2 * (tp - 1) / tp * hidden * size / profile.link_bandwidth
+            self._reduce_token_s = 2 * layers * reduced
+        self._copy_byte_s = 2 / profile.copy_bandwidth
+        self._swap_byte_s = 1 / profile.pcie_bandwidth
+        self._transfer_s = profile.pcie_latency_s
+
+    def decode_seconds(self, decodes: int, context_tokens: int) -> float:
+        """Duration of a step that only decodes."""
+        return self._base_seconds(decodes, decodes, context_tokens)
+
+    def _base_seconds(self, tokens: int, sequences: int, context_tokens: int) -> float:
+        linear = tokens * self._token_flops_s
+        if linear < self._read_weights_s:
+            linear = self._read_weights_s
+        return (self._fixed_s + linear + tokens * self._reduce_token_s
+                + sequences * self._sequence_s + context_tokens * self._context_s)
+
+    def seconds(self, work: Work) -> float:
+        """Duration of any step."""
+        tokens = work.prompt_tokens + work.decodes
+        return (self._base_seconds(tokens, work.decodes + work.prompts, work.context_tokens)
+                + work.prompt_squares * self._square_s
+                + work.copied_bytes * self._copy_byte_s
+                + work.swapped_bytes * self._swap_byte_s
+                + work.transfers * self._transfer_s)

@@ -1,0 +1,66 @@
+"""The simulation's executor: it computes nothing and says how long it would have taken."""
+
+from __future__ import annotations
+
+from engines.core.batch import Batch
+from engines.core.config import ModelSpec
+from engines.core.executor import Fork, StepResult
+from engines.core.request import Sequence, Status
+from engines.execution.beam import BeamProcess
+from engines.execution.cost import StepCost, Work
+
+
+class SimExecutor:
+    """Prices batches by a device profile; beams follow a random process."""
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        cost: StepCost,
+        beams: BeamProcess,
+        *,
+        tensor_parallel: int,
+        block_size: int,
+    ) -> None:
+        self._cost = cost
+        self._beams = beams
+        token_bytes = model.kv_bytes_per_token / tensor_parallel
+        self._token_bytes = token_bytes
+        self._block_bytes = block_size * token_bytes
+        self._transfers_per_block = 2 * model.num_layers
+        self._no_forks: list[Fork] = []
+        self._none_stopped: list[Sequence] = []
+
+    def execute(self, batch: Batch) -> StepResult:
+        """Price the step; draw the beams' survivors."""
+        if batch.prompts or batch.copies or batch.swap_in or batch.swap_out:
+            elapsed_s = self._cost.seconds(self._work(batch))
+        else:
+            elapsed_s = self._cost.decode_seconds(batch.num_decodes, batch.decode_context_tokens)
+        forks = self._no_forks
+        for sequence in batch.left:
+            if sequence.group.status is Status.FINISHED:
+                self._beams.forget(sequence.group)
+        if batch.beam_groups:
+            forks = self._beams.step(list(batch.beam_groups.values()))
+        return StepResult(elapsed_s, forks, self._none_stopped)
+
+    def _work(self, batch: Batch) -> Work:
+        prompts = prompt_tokens = prompt_squares = 0
+        for prompt in batch.prompts:
+            prompts += len(prompt.group.running)
+            total, cached = prompt.num_tokens, prompt.num_cached
+            prompt_tokens += prompt.copies * (total - cached)
+            prompt_squares += prompt.copies * (total * total - cached * cached)
+        swapped_blocks = len(batch.swap_in) + len(batch.swap_out)
+        copied = sum(copy.num_tokens for copy in batch.copies) if batch.copies else 0
+        return Work(
+            prompts=prompts,
+            prompt_tokens=prompt_tokens,
+            decodes=batch.num_decodes,
+            context_tokens=batch.decode_context_tokens,
+            prompt_squares=prompt_squares,
+            copied_bytes=copied * self._token_bytes,
+            swapped_bytes=swapped_blocks * self._block_bytes,
+            transfers=swapped_blocks * self._transfers_per_block,
+        )

@@ -1,0 +1,61 @@
+"""The self-attention block that OPT and LLaMA share: fused QKV, attention, output projection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from engines.core.config import ModelSpec
+from engines.models.builder import Builder
+from engines.models.interfaces import AttentionBackend, Communicator
+from engines.models.linear import Share
+from engines.models.rotary import Rotation
+
+
+@dataclass(frozen=True)
+class HeadShares:
+    """A rank's query and KV heads."""
+
+    query: Share
+    kv: Share
+
+    @classmethod
+    def of(cls, spec: ModelSpec, communicator: Communicator) -> HeadShares:
+        """The heads of `communicator`'s rank."""
+        return cls(
+            Share.even(spec.num_heads, communicator), Share.kv_heads(spec.kv_heads, communicator)
+        )
+
+
+class SelfAttention:
+    """Attention of one layer over this rank's heads."""
+
+    def __init__(
+        self, builder: Builder, spec: ModelSpec, layer: int, *, prefix: str, output: str, bias: bool
+    ) -> None:
+        shares = HeadShares.of(spec, builder.communicator)
+        self.layer = layer
+        self.head_size = spec.head_size
+        self.num_heads = shares.query.length
+        self.num_kv_heads = shares.kv.length
+        self._split = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
+        query, kv = shares.query.times(spec.head_size), shares.kv.times(spec.head_size)
+        self.qkv = builder.column(
+            [f"{prefix}.{name}" for name in ("q_proj", "k_proj", "v_proj")],
+            [query, kv, kv],
+            spec.hidden_size,
+            bias=bias,
+        )
+        self.out = builder.row(f"{prefix}.{output}", spec.hidden_size, query, bias=bias)
+
+    def __call__(
+        self, x: Tensor, attention: AttentionBackend, rotation: Rotation | None = None
+    ) -> Tensor:
+        """Return [T, hidden] for x [T, hidden]."""
+        fused = self.qkv(x).view(x.shape[0], -1, self.head_size)
+        rotated = self.num_heads + self.num_kv_heads
+        if rotation is not None:
+            rotation.apply_(fused[:, :rotated])
+        q, k, v = fused.split_with_sizes(self._split, dim=1)
+        return self.out(attention.attend(self.layer, q, k, v).flatten(1))

@@ -1,0 +1,142 @@
+"""Allocates a model's weights and fills them from a source, each rank only its own slices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engines.models.interfaces import Communicator
+from engines.models.linear import (
+    Linear,
+    Projection,
+    RowParallel,
+    Share,
+    VocabularyEmbedding,
+    VocabularyHead,
+)
+from engines.models.packed import Packer
+
+
+class WeightSource(Protocol):
+    """Where the values of a model's weights come from."""
+
+    def fill(
+        self, target: Tensor, name: str, shape: tuple[int, ...], start: tuple[int, ...]
+    ) -> None:
+        """Write a slice of tensor `name`, whose full shape is `shape`, into `target`.
+
+        The slice begins at `start` and has `target`'s shape. Converts to `target`'s type.
+        """
+        ...
+
+
+class ShapeRecorder:
+    """A source of no values: records which tensors a model needs, with their full shapes."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def fill(
+        self, target: Tensor, name: str, shape: tuple[int, ...], start: tuple[int, ...]
+    ) -> None:
+        """Record the shape."""
+        self.shapes[name] = shape
+
+
+class Builder:
+    """Makes the parts of one rank's slice of a model.
+
+    Fused layers (Q, K and V; gate and up) are filled part by part in place, and FP32 weights are
+    packed one by one as they come: nothing is held twice but the tensor in hand.
+    """
+
+    def __init__(
+        self,
+        source: WeightSource,
+        communicator: Communicator,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.source = source
+        self.communicator = communicator
+        self.dtype = dtype
+        self.device = device
+        self.weight_bytes = 0
+        self._packer = Packer() if Packer.serves(dtype, device) else None
+
+    def replicated(self, name: str, *shape: int) -> Tensor:
+        """A tensor that every rank holds whole."""
+        tensor = self._empty(*shape)
+        self.source.fill(tensor, name, shape, (0,) * len(shape))
+        return tensor
+
+    def column(
+        self, prefixes: Sequence[str], shares: Sequence[Share], inputs: int, *, bias: bool
+    ) -> Projection:
+        """One product for several layers over the same input: a share of each one's outputs."""
+        outputs = sum(share.length for share in shares)
+        weight = self._empty(outputs, inputs)
+        biases = self._empty(outputs) if bias else None
+        begin = 0
+        for prefix, share in zip(prefixes, shares, strict=True):
+            end = begin + share.length
+            self.source.fill(
+                weight[begin:end], f"{prefix}.weight", (share.total, inputs), (share.start, 0)
+            )
+            if biases is not None:
+                self.source.fill(
+                    biases[begin:end], f"{prefix}.bias", (share.total,), (share.start,)
+                )
+            begin = end
+        return self._projection(weight, biases)
+
+    def row(self, prefix: str, outputs: int, share: Share, *, bias: bool) -> RowParallel:
+        """A layer over a share of its inputs, summed over ranks."""
+        weight = self._empty(outputs, share.length)
+        self.source.fill(weight, f"{prefix}.weight", (outputs, share.total), (0, share.start))
+        has_bias = bias and self.communicator.rank == 0
+        biases = self.replicated(f"{prefix}.bias", outputs) if has_bias else None
+        return RowParallel(self._projection(weight, biases), self.communicator)
+
+    def dense(self, prefix: str, outputs: int, inputs: int) -> Projection:
+        """A layer without bias that every rank computes whole."""
+        return self._projection(self.replicated(f"{prefix}.weight", outputs, inputs), None)
+
+    def embedding(self, name: str, vocab_size: int, width: int) -> VocabularyEmbedding:
+        """The token embedding, a range of tokens on each rank."""
+        share = Share.padded(vocab_size, self.communicator)
+        return VocabularyEmbedding(self._vocabulary(name, share, width), share, self.communicator)
+
+    def head(self, name: str, vocab_size: int, width: int) -> VocabularyHead:
+        """An output layer with a weight of its own."""
+        share = Share.padded(vocab_size, self.communicator)
+        return self._head(self._vocabulary(name, share, width), vocab_size)
+
+    def tied_head(self, embedding: VocabularyEmbedding) -> VocabularyHead:
+        """An output layer that is the embedding's table (packed: a copy in the other layout)."""
+        if self._packer is not None:
+            self.weight_bytes += embedding.table.nbytes
+        return self._head(embedding.table, embedding.share.total)
+
+    def _head(self, weight: Tensor, vocab_size: int) -> VocabularyHead:
+        return VocabularyHead(self._projection(weight, None), vocab_size, self.communicator)
+
+    def _vocabulary(self, name: str, share: Share, width: int) -> Tensor:
+        """A rank's rows of a table [vocab, width], padded with zeros to the same on every rank."""
+        table = self._empty(-(-share.total // self.communicator.size), width)
+        table[share.length :].zero_()
+        self.source.fill(table[: share.length], name, (share.total, width), (share.start, 0))
+        return table
+
+    def _projection(self, weight: Tensor, bias: Tensor | None) -> Projection:
+        packed = self._packer.pack(weight, bias) if self._packer is not None else None
+        return packed or Linear(weight, bias)
+
+    def _empty(self, *shape: int) -> Tensor:
+        tensor = torch.empty(shape, dtype=self.dtype, device=self.device)
+        self.weight_bytes += tensor.nbytes
+        return tensor

@@ -1,0 +1,96 @@
+"""What a model asks of its surroundings: attention over a KV cache, and its fellow ranks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engines.core.config import ModelSpec
+from engines.models.spec import ArchConfig
+
+
+class AttentionBackend(Protocol):
+    """Attention over a KV cache that the backend owns."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Write the batch's keys and values into layer `layer`'s cache, then attend causally.
+
+        q is [T, heads, d], k and v are [T, kv_heads, d]: this rank's heads of the T tokens of the
+        batch, in the order given to `Model.forward`. They are views of one fused tensor: the last
+        two dimensions are contiguous, rows are further apart. Returns a contiguous [T, heads, d]:
+        softmax(q k' / sqrt(d)) v, each token over its own sequence. Query head h reads KV head
+        h // (heads / kv_heads).
+        """
+        ...
+
+
+class Communicator(Protocol):
+    """The ranks that hold one model's slices; both operations are called by all in lock step."""
+
+    @property
+    def rank(self) -> int:
+        """This process's place, 0 to size - 1."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Number of ranks: the degree of tensor parallelism."""
+        ...
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Return the sum over ranks, the caller's to overwrite; may be `tensor` itself."""
+        ...
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """Return the ranks' tensors (all of one shape), stacked: [size, *tensor.shape]."""
+        ...
+
+
+@dataclass(frozen=True)
+class SingleProcess:
+    """Degree 1: nobody to talk to."""
+
+    rank: int = 0
+    size: int = 1
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Return `tensor`."""
+        return tensor
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """Return [1, *tensor.shape], a view."""
+        return tensor.unsqueeze(0)
+
+
+class Model(ABC):
+    """One rank's slice of a decoder-only transformer.
+
+    `num_heads` and `num_kv_heads` are this rank's: the shape of what its attention backend sees.
+    `weight_bytes` is what its weights occupy on `device`. Neither operation waits for the device
+    or looks at values, so both can be captured in a CUDA graph; run them under
+    `torch.inference_mode()` to save autograd's bookkeeping.
+    """
+
+    spec: ModelSpec
+    arch: ArchConfig
+    num_heads: int
+    num_kv_heads: int
+    dtype: torch.dtype
+    device: torch.device
+    weight_bytes: int
+
+    @abstractmethod
+    def forward(self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend) -> Tensor:
+        """Return hidden states [T, hidden], before the final norm.
+
+        `token_ids` and `positions` are [T] integers (int32 or int64) on `device`: the batch's
+        tokens, prompts and decodes in any mixture, and each one's place in its sequence.
+        """
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return scores [n, vocab] for n rows of `forward`'s result; every rank gets them all."""

@@ -1,0 +1,96 @@
+"""LLaMA: RMSNorm before each block, rotary positions, grouped KV heads, gated MLP."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from engines.core.config import ModelSpec
+from engines.models.attention import HeadShares, SelfAttention
+from engines.models.builder import Builder
+from engines.models.interfaces import AttentionBackend, Model
+from engines.models.linear import Share
+from engines.models.rotary import Rotary, Rotation, rotary_frequencies
+from engines.models.spec import ArchConfig
+
+
+class RmsNorm:
+    """Division by the root mean square over the hidden dimension."""
+
+    def __init__(self, builder: Builder, prefix: str, size: int, eps: float) -> None:
+        self.weight = builder.replicated(f"{prefix}.weight", size)
+        self.eps = eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x normalized, a new tensor."""
+        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class LlamaLayer:
+    """One decoder layer."""
+
+    def __init__(self, builder: Builder, spec: ModelSpec, arch: ArchConfig, layer: int) -> None:
+        prefix = f"layers.{layer}"
+        hidden, ffn = spec.hidden_size, Share.even(spec.ffn_size, builder.communicator)
+        self.attention = SelfAttention(
+            builder,
+            spec,
+            layer,
+            prefix=f"{prefix}.self_attn",
+            output="o_proj",
+            bias=arch.attention_bias,
+        )
+        self.gate_up = builder.column(
+            [f"{prefix}.mlp.gate_proj", f"{prefix}.mlp.up_proj"],
+            [ffn, ffn],
+            hidden,
+            bias=arch.mlp_bias,
+        )
+        self.down = builder.row(f"{prefix}.mlp.down_proj", hidden, ffn, bias=arch.mlp_bias)
+        self.attention_norm = RmsNorm(builder, f"{prefix}.input_layernorm", hidden, arch.norm_eps)
+        self.mlp_norm = RmsNorm(
+            builder, f"{prefix}.post_attention_layernorm", hidden, arch.norm_eps
+        )
+
+    def __call__(self, x: Tensor, attention: AttentionBackend, rotation: Rotation) -> Tensor:
+        """Return the next residual stream [T, hidden]; overwrites `x`."""
+        x = x.add_(self.attention(self.attention_norm(x), attention, rotation))
+        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=1)
+        return x.add_(self.down(functional.silu(gate).mul_(up)))
+
+
+class LlamaModel(Model):
+    """A LLaMA decoder."""
+
+    def __init__(self, builder: Builder, spec: ModelSpec, arch: ArchConfig) -> None:
+        shares = HeadShares.of(spec, builder.communicator)
+        self.spec, self.arch = spec, arch
+        self.num_heads, self.num_kv_heads = shares.query.length, shares.kv.length
+        self.dtype, self.device = builder.dtype, builder.device
+        self._embedding = builder.embedding(
+            "embed_tokens.weight", spec.vocab_size, spec.hidden_size
+        )
+        frequencies = rotary_frequencies(
+            spec.head_size, arch.rope_theta, arch.rope_scaling, builder.device
+        )
+        self._rotary = Rotary(frequencies, spec.max_positions, builder.dtype)
+        self._layers = [LlamaLayer(builder, spec, arch, i) for i in range(spec.num_layers)]
+        self._final_norm = RmsNorm(builder, "norm", spec.hidden_size, arch.norm_eps)
+        self._head = (
+            builder.tied_head(self._embedding)
+            if arch.tied_embeddings
+            else builder.head("lm_head.weight", spec.vocab_size, spec.hidden_size)
+        )
+        self.weight_bytes = builder.weight_bytes
+
+    def forward(self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend) -> Tensor:
+        """See `Model.forward`."""
+        x = self._embedding(token_ids)
+        rotation = self._rotary.at(positions)
+        for layer in self._layers:
+            x = layer(x, attention, rotation)
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See `Model.logits`."""
+        return self._head(self._final_norm(hidden))

@@ -1,0 +1,119 @@
+"""Loads a model: weights of a Hugging Face checkpoint, or dummy weights of a known shape."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from engines.core.config import MODELS, ModelSpec
+from engines.core.errors import UserError, unknown_name
+from engines.models.builder import Builder, ShapeRecorder, WeightSource
+from engines.models.checkpoint import Checkpoint
+from engines.models.dummy import DummyWeights
+from engines.models.interfaces import Communicator, Model, SingleProcess
+from engines.models.llama import LlamaModel
+from engines.models.memory import require_memory
+from engines.models.opt import OptModel
+from engines.models.spec import ArchConfig, arch_from_spec, spec_from_config
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_MODELS: dict[str, type[OptModel] | type[LlamaModel]] = {"opt": OptModel, "llama": LlamaModel}
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    communicator: Communicator | None = None,
+    seed: int = 0,
+) -> Model:
+    """Load this rank's slice of a model (of all of it without a communicator).
+
+    A known name (`opt-13b`) gets dummy weights drawn from `seed`; anything else is a checkpoint
+    directory (write `./opt-13b` for one of a known name). Raises UserError for bad input.
+    """
+    communicator = communicator or SingleProcess()
+    device = torch.device(device)
+    spec, arch = describe_model(name_or_path)
+    spec = replace(spec, dtype_bytes=dtype.itemsize)
+    _require_device(device, dtype)
+    require_divisible(spec, communicator.size)
+    source: WeightSource
+    if _is_known(name_or_path):
+        require_memory(spec, dtype, device, communicator.size)
+        source = DummyWeights(seed, longest=_longest_dimension(spec), device=device)
+    else:
+        checkpoint = Checkpoint(Path(name_or_path))
+        checkpoint.verify(required_tensors(spec, arch), tied_head=arch.tied_embeddings)
+        require_memory(spec, dtype, device, communicator.size)
+        source = checkpoint
+    builder = Builder(source, communicator, dtype=dtype, device=device)
+    return _MODELS[spec.family](builder, spec, arch)
+
+
+def describe_model(name_or_path: str | Path) -> tuple[ModelSpec, ArchConfig]:
+    """Return shape and architecture of a known model or a checkpoint; raises UserError."""
+    if _is_known(name_or_path):
+        spec = MODELS[str(name_or_path)]
+        return spec, arch_from_spec(spec)
+    if Path(name_or_path).is_dir():
+        return spec_from_config(name_or_path)
+    if len(Path(name_or_path).parts) > 1:
+        raise UserError(f"{name_or_path} is not a directory: give a Hugging Face checkpoint")
+    raise unknown_name("model", str(name_or_path), MODELS)
+
+
+def required_tensors(spec: ModelSpec, arch: ArchConfig) -> dict[str, tuple[int, ...]]:
+    """Return every tensor that a checkpoint of this model holds, with its full shape."""
+    recorder = ShapeRecorder()
+    meta = torch.device("meta")
+    _MODELS[spec.family](
+        Builder(recorder, SingleProcess(), dtype=torch.float32, device=meta), spec, arch
+    )
+    return recorder.shapes
+
+
+def require_divisible(spec: ModelSpec, degree: int) -> None:
+    """Raise UserError where a tensor-parallel degree cannot divide the model."""
+    if degree not in (allowed := allowed_degrees(spec)):
+        choices = ", ".join(map(str, allowed))
+        raise UserError(
+            f"tensor-parallel degree {degree} does not divide {spec.name} ({spec.num_heads} heads, "
+            f"{spec.kv_heads} KV heads, FFN size {spec.ffn_size}): choose {choices}"
+        )
+
+
+def allowed_degrees(spec: ModelSpec) -> list[int]:
+    """Degrees that divide heads and FFN, and divide the KV heads or are a multiple of them."""
+    common = math.gcd(spec.num_heads, spec.ffn_size)
+    return [
+        degree
+        for degree in range(1, common + 1)
+        if common % degree == 0 and (spec.kv_heads % degree == 0 or degree % spec.kv_heads == 0)
+    ]
+
+
+def _is_known(name_or_path: str | Path) -> bool:
+    return isinstance(name_or_path, str) and name_or_path in MODELS
+
+
+def _longest_dimension(spec: ModelSpec) -> int:
+    return max(spec.vocab_size, spec.ffn_size, spec.hidden_size, spec.max_positions + 2)
+
+
+def _require_device(device: torch.device, dtype: torch.dtype) -> None:
+    """Raise UserError where the device is absent or lacks the type."""
+    if dtype not in DTYPES.values():
+        raise UserError(f"unsupported dtype {dtype}: supported: {', '.join(DTYPES)}")
+    if device.type != "cuda":
+        return
+    if not torch.cuda.is_available():
+        raise UserError(f"no CUDA device for '{device}': use --backend cpu or sim")
+    if (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"no device '{device}': this machine has {torch.cuda.device_count()}")
+    if dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"{torch.cuda.get_device_name(device)} lacks bfloat16: use float16")

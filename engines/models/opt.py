@@ -1,0 +1,118 @@
+"""OPT: learned positions, LayerNorm before (or in opt-350m after) each block, ReLU, tied output."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from engines.core.config import ModelSpec
+from engines.models.attention import HeadShares, SelfAttention
+from engines.models.builder import Builder
+from engines.models.interfaces import AttentionBackend, Model
+from engines.models.linear import Share
+from engines.models.spec import ArchConfig
+
+_POSITION_OFFSET = 2  # the first rows of OPT's position table are never used
+_PREFIX = "decoder"
+
+
+class LayerNorm:
+    """LayerNorm over the hidden dimension."""
+
+    def __init__(self, builder: Builder, prefix: str, size: int, eps: float) -> None:
+        self.weight = builder.replicated(f"{prefix}.weight", size)
+        self.bias = builder.replicated(f"{prefix}.bias", size)
+        self.eps = eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x normalized, a new tensor."""
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class OptLayer:
+    """One decoder layer."""
+
+    def __init__(self, builder: Builder, spec: ModelSpec, arch: ArchConfig, layer: int) -> None:
+        prefix = f"{_PREFIX}.layers.{layer}"
+        hidden, ffn = spec.hidden_size, Share.even(spec.ffn_size, builder.communicator)
+        self.pre_norm = arch.pre_norm
+        self.attention = SelfAttention(
+            builder,
+            spec,
+            layer,
+            prefix=f"{prefix}.self_attn",
+            output="out_proj",
+            bias=arch.attention_bias,
+        )
+        self.attention_norm = LayerNorm(
+            builder, f"{prefix}.self_attn_layer_norm", hidden, arch.norm_eps
+        )
+        self.fc1 = builder.column([f"{prefix}.fc1"], [ffn], hidden, bias=arch.mlp_bias)
+        self.fc2 = builder.row(f"{prefix}.fc2", hidden, ffn, bias=arch.mlp_bias)
+        self.mlp_norm = LayerNorm(builder, f"{prefix}.final_layer_norm", hidden, arch.norm_eps)
+
+    def __call__(self, x: Tensor, attention: AttentionBackend) -> Tensor:
+        """Return the next residual stream [T, hidden]; overwrites `x`."""
+        if self.pre_norm:
+            x = x.add_(self.attention(self.attention_norm(x), attention))
+            return x.add_(self._mlp(self.mlp_norm(x)))
+        x = self.attention_norm(x.add_(self.attention(x, attention)))
+        return self.mlp_norm(x.add_(self._mlp(x)))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        return self.fc2(self.fc1(x).relu_())
+
+
+class OptModel(Model):
+    """An OPT decoder."""
+
+    def __init__(self, builder: Builder, spec: ModelSpec, arch: ArchConfig) -> None:
+        hidden, width = spec.hidden_size, spec.embedding_size or spec.hidden_size
+        shares = HeadShares.of(spec, builder.communicator)
+        self.spec, self.arch = spec, arch
+        self.num_heads, self.num_kv_heads = shares.query.length, shares.kv.length
+        self.dtype, self.device = builder.dtype, builder.device
+        self._embedding = builder.embedding(
+            f"{_PREFIX}.embed_tokens.weight", spec.vocab_size, width
+        )
+        table = builder.replicated(
+            f"{_PREFIX}.embed_positions.weight", spec.max_positions + _POSITION_OFFSET, hidden
+        )
+        self._position_table = table[_POSITION_OFFSET:]
+        projected = width != hidden
+        self._project_in = (
+            builder.dense(f"{_PREFIX}.project_in", hidden, width) if projected else None
+        )
+        self._layers = [OptLayer(builder, spec, arch, i) for i in range(spec.num_layers)]
+        self._final_norm = (
+            LayerNorm(builder, f"{_PREFIX}.final_layer_norm", hidden, arch.norm_eps)
+            if arch.final_norm
+            else None
+        )
+        self._project_out = (
+            builder.dense(f"{_PREFIX}.project_out", width, hidden) if projected else None
+        )
+        self._head = (
+            builder.tied_head(self._embedding)
+            if arch.tied_embeddings
+            else builder.head("lm_head.weight", spec.vocab_size, width)
+        )
+        self.weight_bytes = builder.weight_bytes
+
+    def forward(self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend) -> Tensor:
+        """See `Model.forward`."""
+        x = self._embedding(token_ids)
+        if self._project_in is not None:
+            x = self._project_in(x)
+        x = x.add_(functional.embedding(positions, self._position_table))
+        for layer in self._layers:
+            x = layer(x, attention)
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See `Model.logits`."""
+        if self._final_norm is not None:
+            hidden = self._final_norm(hidden)
+        if self._project_out is not None:
+            hidden = self._project_out(hidden)
+        return self._head(hidden)
