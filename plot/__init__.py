@@ -1,1 +1,1 @@
-"""Figures of the paper as pure functions of result tables."""
+"""Figures as pure functions of result tables: registry and results in, PDF and PNG out."""

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.point import PointSpec
+from engines.core.errors import UserError
+
+SECONDS_PER_HOUR = 3600.0
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line (or bar) of a panel: a system over request rates, with its own settings."""
+    """One line (or bar) of a panel: a system over request rates, with its own settings.
+
+    `rates` are the original artifact's, in requests per second. `extra_rates` are ours, added
+    where the original's do not reach the point at which the curve crosses the latency limit.
+    """
 
     system: str
     rates: tuple[float, ...]
+    extra_rates: tuple[float, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     label: str | None = None  # None: the system's label
+
+    @property
+    def all_rates(self) -> tuple[float, ...]:
+        """The original's rates and ours, rising, each once."""
+        return tuple(sorted({*self.rates, *self.extra_rates}))
 
 
 @dataclass(frozen=True)
@@ -34,14 +47,20 @@ class Panel:
     settings: Mapping[str, Any] = field(default_factory=dict)
     full_settings: Mapping[str, Any] = field(default_factory=dict)
 
+    def curve_points(
+        self, curve: Curve, *, full: bool = False, **overrides: Any
+    ) -> list[PointSpec]:
+        """The points of one curve, at rising rates."""
+        settings = {**self.settings, **(self.full_settings if full else {}), **curve.settings}
+        settings = {**settings, "system": curve.system, **overrides}
+        return [PointSpec(**{"rate": rate, **settings}) for rate in curve.all_rates]
+
     def points(self, *, full: bool = False, **overrides: Any) -> list[PointSpec]:
         """All points of the panel, in curve order."""
-        extra = {**self.settings, **(self.full_settings if full else {})}
         return [
-            PointSpec(**{**extra, **curve.settings, "system": curve.system, "rate": rate,
-                         **overrides})
+            spec
             for curve in self.curves
-            for rate in curve.rates
+            for spec in self.curve_points(curve, full=full, **overrides)
         ]
 
 
@@ -49,10 +68,11 @@ class Panel:
 class Claim:
     """A number of the paper that a figure must reproduce.
 
-    `path` leads into claims.json. `paper` is a value, or (low, high) for a range; `tolerance` is
-    in `kind`: "points" (percentage points), "relative" (fraction of the paper's value),
-    "range" (fraction beyond either end). `calibrated` marks numbers that fixed a parameter.
-    `measure` names a function of `bench.report` and `args` are its arguments.
+    `path` leads into claims.json, its keys joined by ":". `paper` is a value, or (low, high) for
+    a range. `tolerance` is in `kind`: "points" (percentage points), "relative" (fraction of the
+    paper's value), "range" (fraction beyond either end). `measure` names a function of
+    `bench.reporting.measures` and `args` are its arguments. `calibrated` says which parameter
+    this number fixed ("" for a prediction). `notes` explain a failure and are shown only then.
     """
 
     path: str
@@ -64,14 +84,26 @@ class Claim:
     args: Mapping[str, Any] = field(default_factory=dict)
     calibrated: str = ""
     unit: str = ""
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A parameter that was fitted, and the number of the paper it was fitted on."""
+
+    parameter: str
+    where: str
+    fitted_on: str
+    path: str  # into claims.json
 
 
 @dataclass(frozen=True)
 class Figure:
     """A figure of the paper: what to run, what it claims, what it needs.
 
-    `pending` is why a figure cannot run yet ("" if it can). Times are in seconds on two cores for
-    the simulation, in hours on the paper's hardware for the original.
+    `plot` names how it is drawn (a key of `plot.draw.DRAWERS`). `sweep` holds the parameters of
+    figures that are not made of served points. `pending` is why a figure cannot run yet ("" if
+    it can). `sim_seconds` is the time of the simulation on two cores.
     """
 
     name: str
@@ -79,13 +111,61 @@ class Figure:
     section: str
     claim: str
     panels: tuple[Panel, ...]
+    plot: str = ""
     claims: tuple[Claim, ...] = ()
     hardware: str = ""
-    gpu_hours: float = 0.0
     sim_seconds: float = 0.0
     pending: str = ""
+    sweep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def gpu_hours(self) -> float:
+        """Hours on the paper's GPUs to serve the paper's traces at the original's rates.
+
+        The time to drain the queues after the last arrival is not in it.
+        """
+        return sum(
+            point.duration * (point.tensor_parallel or 1) / SECONDS_PER_HOUR
+            for panel in self.panels
+            for curve in panel.curves
+            for point in panel.curve_points(curve, full=True)
+            if point.rate in curve.rates
+        )
 
     def points(self, *, full: bool = False, **overrides: Any) -> list[PointSpec]:
         """All points of all panels, each once."""
         specs = [spec for panel in self.panels for spec in panel.points(full=full, **overrides)]
         return list(dict.fromkeys(specs))
+
+    def restrict(self, name: str, panels: tuple[Panel, ...]) -> Figure:
+        """The same figure with some of its panels only, under a name of its own."""
+        return replace(self, name=name, panels=panels)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a name on the command line stands for: figures, whole or in part.
+
+    `pending` maps the names of figures that cannot run yet to the reason; they are not in
+    `figures`.
+    """
+
+    name: str
+    figures: tuple[Figure, ...]
+    pending: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        """The panels to run, in the order of the paper."""
+        return tuple(panel for figure in self.figures for panel in figure.panels)
+
+    def points(self, *, full: bool = False, **overrides: Any) -> list[PointSpec]:
+        """All points of the selection, each once."""
+        specs = [spec for panel in self.panels for spec in panel.points(full=full, **overrides)]
+        return list(dict.fromkeys(specs))
+
+    def require_runnable(self) -> None:
+        """Raise UserError with the reasons if nothing of the selection can run."""
+        if not self.figures:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.pending.items())
+            raise UserError(f"nothing to do for '{self.name}': {reasons}")

@@ -28,6 +28,7 @@ class DummyWeights:
         size = _OFFSETS + (longest + 1) * (_STRIDE + 1)
         generator = torch.Generator().manual_seed(seed)
         self._pool = torch.randn(size, generator=generator).to(device)
+        self._scaled: dict[tuple[float, torch.dtype], Tensor] = {}
 
     def fill(
         self, target: Tensor, name: str, shape: tuple[int, ...], start: tuple[int, ...]
@@ -35,12 +36,18 @@ class DummyWeights:
         """Write the slice's values into `target`, in place on its device."""
         offset = zlib.crc32(name.encode()) % _OFFSETS
         if len(shape) == 1:
-            part = self._pool.narrow(0, offset + start[0], target.shape[0])
-            torch.mul(part, _VECTOR_SCALE, out=target)
+            pool = self._scaled_pool(_VECTOR_SCALE, target.dtype)
+            target.copy_(pool.narrow(0, offset + start[0], target.shape[0]))
             if name.endswith("norm.weight"):
                 target.add_(1)
             return
+        # Inputs of order one give outputs of order one, whatever the width.
+        pool = self._scaled_pool(shape[1] ** -0.5, target.dtype)
         offset += start[0] * _STRIDE + start[1]
-        part = self._pool.as_strided(tuple(target.shape), (_STRIDE, 1), offset)
-        # Inputs of order one then give outputs of order one, whatever the width.
-        torch.mul(part, shape[1] ** -0.5, out=target)
+        target.copy_(pool.as_strided(tuple(target.shape), (_STRIDE, 1), offset))
+
+    def _scaled_pool(self, scale: float, dtype: torch.dtype) -> Tensor:
+        """The pool times `scale`, kept: a model has few widths, and filling is a plain copy."""
+        if (scale, dtype) not in self._scaled:
+            self._scaled[scale, dtype] = (self._pool * scale).to(dtype)
+        return self._scaled[scale, dtype]

@@ -1,0 +1,88 @@
+"""The command line `bench`: one group, one line on standard error for anything a user can mend."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import click
+
+from engines.core.errors import UserError, unknown_name
+
+# Command: its module and its line in `bench --help`, which loads none of the modules.
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "run": ("bench.commands.run", "Run one point and print its metrics."),
+    "figure": ("bench.commands.figure", "Run and draw figures of the paper."),
+    "plot": ("bench.commands.plot", "Draw figures from the results that are there."),
+    "report": ("bench.commands.report", "Hold every number against the paper's."),
+    "figures": ("bench.commands.figures", "List the figures: what they need and how long."),
+    "data": ("bench.commands.data", "Fetch or import data sets."),
+    "doctor": ("bench.commands.doctor", "Check this machine: what works, what is missing."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is used, and reports errors in one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module_name, _ = COMMANDS[cmd_name]
+        command = importlib.import_module(module_name).command
+        assert isinstance(command, click.Command), f"{module_name}.command is no command"
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that `args` start with; a misspelt one gets the nearest names."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise unknown_name("command", args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        """Run and exit: 2 for what the user can mend, 130 after Ctrl-C."""
+        extra["standalone_mode"] = False
+        try:
+            status = super().main(*args, **extra)
+        except UserError as error:
+            _fail(str(error), 2)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            sys.exit(0)
+        except click.ClickException as error:
+            _fail(error.format_message(), error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            _fail("interrupted", 130)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    sys.exit(status)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="astra-artifact", prog_name="bench")
+def main() -> None:
+    """Reproduce the experiments of the PagedAttention paper (SOSP 2023).
+
+    Exit status: 0 if all went well, 1 if a point failed, 2 for input that you can mend,
+    130 after Ctrl-C.
+    """
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""`bench doctor`: what of this machine serves, and what to do about the rest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from bench.commands.options import artifacts_option
+from bench.commands.tables import print_table
+
+
+@click.command("doctor")
+@artifacts_option
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+@click.pass_context
+def command(ctx: click.Context, /, *, artifacts: str, as_json: bool) -> None:
+    """Check this machine: versions, cores, memory, disk, git, GPU and Docker.
+
+    Exits with 1 if something that everything needs is missing, else with 0.
+    """
+    from bench.doctor import Level, examine
+
+    findings = examine(Path(artifacts))
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        rows = [(f.level.value, f.name, f.found, f.remedy) for f in findings]
+        print_table(("", "what", "found", "remedy"), rows)
+    ctx.exit(1 if any(finding.level is Level.FAIL for finding in findings) else 0)

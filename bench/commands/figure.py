@@ -1,0 +1,171 @@
+"""`bench figure`: run what figures are made of, then draw them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.commands.options import (
+    quiet_option,
+    resolve_backend,
+    selection_options,
+    selection_overrides,
+)
+from bench.commands.plot import draw_all
+from bench.commands.tables import print_table
+from bench.progress import choose, clock
+from engines.core.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.point import PointSpec
+    from bench.results import Store
+    from bench.runner import Summary
+
+
+SHAREGPT_WORKLOADS = ("sharegpt", "chat")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The points of the figures named on the command line, each once."""
+
+    points: tuple[PointSpec, ...]
+    pending: Mapping[str, str] = field(default_factory=dict)
+
+
+@click.command("figure")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@selection_options
+@click.option("--force", is_flag=True, help="Run points again that are complete.")
+@click.option(
+    "--jobs",
+    "-j",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Points to run at a time.  [default: one for each core]",
+)
+@click.option("--no-plot", is_flag=True, help="Run only.")
+@click.option("--dry-run", is_flag=True, help="Say which points would run, and write nothing.")
+@quiet_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    *,
+    names: tuple[str, ...],
+    artifacts: str,
+    jobs: int | None,
+    force: bool,
+    **options: Any,
+) -> None:
+    """Run the points of figures in parallel, then draw the figures.
+
+    NAME is a figure, a part or a panel of one, or a group: see `bench figures`. Complete points
+    are skipped, so that an interrupted command goes on where it was.
+    """
+    from bench.files import check_writable
+    from bench.results import Store
+
+    backend = resolve_backend(options["backend"])
+    overrides = selection_overrides(**options)
+    full = options["full"]
+    wanted = find_points(names, backend=backend, full=full, overrides=overrides)
+    store = Store(artifacts)
+    if options["dry_run"]:
+        _print_plan(store, wanted.points, force=force)
+        return
+    draws = not options["no_plot"]
+    if draws:
+        check_writable(store.root / "figures")
+    summary = bring(store, wanted.points, jobs=jobs, force=force, quiet=options["quiet"])
+    if draws and not summary.interrupted:
+        try:
+            draw_all(names, store, backend=backend, full=full, overrides=overrides)
+        except UserError as error:
+            if not summary.failed:
+                raise
+            click.echo(f"not drawn: {error}", err=True)
+    for name, reason in wanted.pending.items():
+        click.echo(f"left out: {name}: {reason}", err=True)
+    tell(summary, store)
+    ctx.exit(summary.exit_status)
+
+
+def find_points(
+    names: Sequence[str], *, backend: str, full: bool, overrides: Mapping[str, Any]
+) -> Wanted:
+    """All points behind `names`.
+
+    Raises UserError for names that are unknown or cannot run, and for a bad file of lengths.
+    """
+    from bench.experiments import registry
+    from bench.experiments.tables import Choice
+
+    chosen = Choice.of(backend=backend, full=full, overrides=overrides)
+    points: dict[PointSpec, None] = {}
+    pending: dict[str, str] = {}
+    for name in names:
+        selection = registry.find(name)
+        selection.require_runnable()
+        pending |= selection.pending
+        points |= dict.fromkeys(p for panel in selection.panels for p in chosen.points(panel))
+    if "lengths" in overrides:
+        _check_lengths(Path(overrides["lengths"]), points)
+    return Wanted(tuple(points), pending)
+
+
+def _check_lengths(path: Path, points: Iterable[PointSpec]) -> None:
+    """The file must be sound, and must not slip into panels of another workload."""
+    from bench.workloads.lengths import load_lengths
+
+    load_lengths(path)
+    for spec in points:
+        if spec.lengths is not None and spec.workload not in SHAREGPT_WORKLOADS:
+            raise UserError(
+                f"--lengths {path} replaces the lengths of ShareGPT, and workload "
+                f"'{spec.workload}' has others: name panels of ShareGPT alone"
+            )
+
+
+def bring(
+    store: Store, points: Sequence[PointSpec], *, jobs: int | None, force: bool, quiet: bool
+) -> Summary:
+    """Run the points with a display that fits; raises UserError if nothing can be written."""
+    from bench.runner import run_points
+
+    return run_points(store, points, jobs=jobs, force=force, display=choose(quiet=quiet))
+
+
+def tell(summary: Summary, store: Store) -> None:
+    """Say on standard error what became of the points; failed ones last, by name."""
+    counts = {
+        "run": len(summary.done),
+        "already complete": len(summary.skipped),
+        "kept though stale": len(summary.kept),
+        "failed": len(summary.failed),
+        "not run": len(summary.unfinished),
+    }
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    stopped = "interrupted: " if summary.interrupted else ""
+    click.echo(f"{stopped}points: {told or 'none'} in {clock(summary.elapsed_s)}", err=True)
+    if summary.interrupted:
+        click.echo("the same command again goes on from here", err=True)
+    for failure in summary.failed:
+        click.echo(f"failed: {store.directory(failure.spec).name}: {failure.error}", err=True)
+
+
+def _print_plan(store: Store, points: Sequence[PointSpec], *, force: bool) -> None:
+    from bench.plan import make_plan
+
+    will_run = set(make_plan(store, points, force=force).run)
+    rows = []
+    for spec in points:
+        check = store.check(spec)
+        state = f"{check.state.value}: {check.reason}" if check.reason else check.state.value
+        rows.append((store.directory(spec).name, state, "yes" if spec in will_run else "no"))
+    print_table(("point", "state", "would run"), rows)
+    click.echo(f"{len(will_run)} of {len(points)} points would run")

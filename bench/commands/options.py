@@ -1,0 +1,230 @@
+"""Options that commands share, and how they become a point's settings."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import click
+
+from bench.point import BACKENDS, PointSpec
+from engines.core.config import MODELS, Preemption, System
+from engines.core.errors import UserError, unknown_name
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+DEFAULTS = {field.name: field.default for field in fields(PointSpec)}
+WORKLOADS = "sharegpt|alpaca|chat|translation-1shot|translation-5shot"
+SAMPLINGS = "n1|n2|n4|n6|beam2|beam4|beam6"
+
+
+def amount(text: str) -> float:
+    """Read a finite number that is not negative; fails in one line."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a number") from None
+    if not (math.isfinite(number) and number >= 0):
+        raise click.BadParameter(f"{text} is not a finite number of at least 0")
+    return number
+
+
+def window(text: str) -> tuple[float, float]:
+    """Read a span of time, START:END in seconds; fails in one line."""
+    try:
+        start, end = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not START:END in seconds, such as 300:900") from None
+    if not (0 <= start < end < math.inf):
+        raise click.BadParameter(f"{text!r} needs 0 <= START < END")
+    return start, end
+
+
+def _setting(flag: str, name: str, help_text: str, **extra: Any) -> Callable[[Function], Function]:
+    """An option for the field `name` of PointSpec, with the field's default."""
+    default = DEFAULTS[name]
+    shown = {"default": default, "show_default": True} if default is not None else {}
+    return click.option(flag, name, help=help_text, **{**shown, **extra})
+
+
+_COUNT = click.IntRange(min=1)
+_EXISTING = click.Path(exists=True, dir_okay=False)
+_POINT_OPTIONS = (
+    click.option(
+        "--system", required=True, metavar="|".join(s.value for s in System), help="Serving system."
+    ),
+    _setting("--model", "model", f"Model: {', '.join(MODELS)}.", metavar="NAME|PATH"),
+    _setting("--workload", "workload", "Workload.", metavar=WORKLOADS),
+    _setting(
+        "--trace",
+        "trace",
+        "Replay a CSV file with columns arrival_s,input_len,output_len instead of a workload.",
+        type=_EXISTING,
+    ),
+    _setting(
+        "--lengths",
+        "lengths",
+        "Lengths of the workload from a file (see `bench data`) instead of shipped statistics.",
+        type=_EXISTING,
+    ),
+    _setting(
+        "--rate", "rate", "Mean arrivals per second (of a trace: its own).", type=float, metavar="R"
+    ),
+    _setting(
+        "--duration",
+        "duration",
+        "Length of the arrivals in seconds (of a trace: its own).",
+        type=float,
+        metavar="S",
+    ),
+    _setting("--seed", "seed", "Seed of all random draws.", type=click.IntRange(min=0)),
+    _setting(
+        "--sampling", "sampling", "Sequences per request, sampled or beams.", metavar=SAMPLINGS
+    ),
+    _setting("--block-size", "block_size", "Tokens in a KV block.", type=click.IntRange(1, 256)),
+    click.option(
+        "--backend",
+        default="auto",
+        show_default=True,
+        metavar="|".join(BACKENDS),
+        help="Run the model (cuda, cpu) or simulate it (sim).",
+    ),
+    _setting(
+        "--device-profile",
+        "device_profile",
+        "Device to simulate.  [default: the paper's for the model]",
+        metavar="NAME|FILE.toml",
+    ),
+    _setting(
+        "--tensor-parallel",
+        "tensor_parallel",
+        "Devices that share the model.  [default: the paper's for the model]",
+        type=_COUNT,
+    ),
+    _setting(
+        "--kv-slots",
+        "kv_slots",
+        "Size of the KV cache in tokens.  [default: from model and device]",
+        type=_COUNT,
+    ),
+    _setting("--swap-space", "swap_space_gib", "CPU swap space.", type=amount, metavar="GIB"),
+    _setting(
+        "--max-batch-size",
+        "max_batch_size",
+        "Requests in a batch of ft.  [default: from model and device]",
+        type=_COUNT,
+    ),
+    _setting("--max-batched-tokens", "max_batched_tokens", "Tokens in one step.", type=_COUNT),
+    _setting(
+        "--max-num-seqs",
+        "max_num_seqs",
+        "Sequences in a batch.  [default: the original's for the system]",
+        type=_COUNT,
+    ),
+    _setting(
+        "--preemption",
+        "preemption",
+        "How a preempted group's cache is kept.",
+        type=click.Choice([p.value for p in Preemption]),
+    ),
+    click.option(
+        "--share-prefix/--no-share-prefix",
+        default=False,
+        show_default=True,
+        help="Compute a registered prefix once and map its blocks into every request.",
+    ),
+    _setting(
+        "--warmup",
+        "warmup",
+        "Requests that arrive earlier do not count for latency, in seconds.  [default: 60, or less "
+        "for a short run]",
+        type=amount,
+        metavar="S",
+    ),
+    _setting(
+        "--window",
+        "window",
+        "Steps over which batch and memory are averaged, in seconds.  [default: all]",
+        type=window,
+        metavar="START:END",
+    ),
+)
+
+
+def point_options(function: Function) -> Function:
+    """Add all options of a point to a command."""
+    for option in reversed(_POINT_OPTIONS):
+        function = option(function)
+    return function
+
+
+def quiet_option(function: Function) -> Function:
+    """Add `--quiet`."""
+    return click.option("--quiet", "-q", is_flag=True, help="Show no progress.")(function)
+
+
+def artifacts_option(function: Function) -> Function:
+    """Add `--artifacts`."""
+    return click.option(
+        "--artifacts",
+        type=click.Path(file_okay=False),
+        default="artifacts",
+        show_default=True,
+        help="Directory of results, figures and report.",
+    )(function)
+
+
+def selection_options(function: Function) -> Function:
+    """Add the options that choose among a figure's possible results."""
+    options = (
+        click.option("--full", is_flag=True, help="The paper's own trace lengths (slower)."),
+        click.option(
+            "--lengths",
+            type=_EXISTING,
+            help="Lengths of ShareGPT from a file (see `bench data`) instead of shipped "
+            "statistics.",
+        ),
+        click.option(
+            "--seed", type=click.IntRange(min=0), help="Another seed than the registry's."
+        ),
+        click.option(
+            "--backend",
+            default="sim",
+            show_default=True,
+            metavar="|".join(BACKENDS),
+            help="Whose results: simulated, or measured with a model on this device.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return artifacts_option(function)
+
+
+def selection_overrides(**choice: Any) -> dict[str, Any]:
+    """The settings that replace the registry's: those of the options that were given."""
+    return {name: choice[name] for name in ("lengths", "seed") if choice.get(name) is not None}
+
+
+def resolve_backend(name: str) -> str:
+    """Settle `auto`, and refuse a backend that is unknown or not installed; raises UserError.
+
+    Engines that run models come with PyTorch; without one, `auto` simulates.
+    """
+    if name not in BACKENDS:
+        raise unknown_name("backend", name, BACKENDS)
+    if name == "auto":
+        return "sim"
+    if name != "sim" and importlib.util.find_spec("torch") is None:
+        raise UserError(
+            f"backend '{name}' needs PyTorch, which is not installed: install it, or use "
+            "--backend sim"
+        )
+    return name
+
+
+def tell_backend(asked: str, used: str) -> None:
+    """Say on standard error what `auto` became."""
+    if asked != used:
+        click.echo(f"backend: {used} (no engine that runs models is installed)", err=True)

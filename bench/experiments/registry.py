@@ -1,0 +1,132 @@
+"""Every figure of the paper, and the names under which it can be run, drawn and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bench.experiments.fig01_fig11 import FIG1, FIG11
+from bench.experiments.fig02 import FIG2
+from bench.experiments.fig12 import FIG12
+from bench.experiments.fig13 import FIG13
+from bench.experiments.fig14_fig15 import FIG14, FIG15
+from bench.experiments.fig16_fig17 import FIG16, FIG17
+from bench.experiments.fig18_fig19 import FIG18A, FIG18B, FIG19A, FIG19B
+from bench.experiments.fig_common import SERVERS, paper_number
+from bench.experiments.model import Calibration, Claim, Figure, Panel, Selection
+from engines.core.errors import unknown_name
+
+FIGURES: dict[str, Figure] = {
+    figure.name: figure
+    for figure in (
+        FIG1,
+        FIG2,
+        FIG11,
+        FIG12,
+        FIG13,
+        FIG14,
+        FIG15,
+        FIG16,
+        FIG17,
+        FIG18A,
+        FIG18B,
+        FIG19A,
+        FIG19B,
+    )
+}
+
+# Parts of a figure under names of their own: figure, and what its panels' names start with.
+PARTS: dict[str, tuple[str, str]] = {
+    "fig12-13b": ("fig12", "fig12-13b-"),
+    "fig12-66b": ("fig12", "fig12-66b-"),
+    "fig12-175b": ("fig12", "fig12-175b-"),
+    "fig14-parallel": ("fig14", "fig14-n"),
+    "fig14-beam": ("fig14", "fig14-beam"),
+}
+
+# Several figures under one name. `all-main` is the paper's main comparison.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "fig18": ("fig18-a", "fig18-b"),
+    "fig19": ("fig19-a", "fig19-b"),
+    "all-main": ("fig2", "fig12", "fig13", "fig14"),
+    "all": tuple(FIGURES),
+}
+
+# Claims about memory by shape: they need no run.
+TABLE1_CLAIMS: tuple[Claim, ...] = tuple(
+    Claim(
+        path=f"table1:kv_slots:{model}",
+        text=f"KV slots from memory by the original's rule, {model}",
+        paper=paper_number(f"table1:kv_slots:{model}"),
+        tolerance=tolerance,
+        kind="relative",
+        measure="kv_slots",
+        args=SERVERS[model],
+        unit="tokens",
+    )
+    for model, tolerance in (("opt-13b", 0.03), ("opt-66b", 0.05), ("opt-175b", 0.05))
+)
+
+CALIBRATIONS: tuple[Calibration, ...] = (
+    Calibration(
+        "step_overhead_s",
+        "device profiles a100-40gb and a100-80gb",
+        "mean batched requests of Astra, ShareGPT at 2 req/s (Fig. 13)",
+        "fig13:sharegpt@2.0:astra",
+    ),
+    Calibration(
+        "sigma of the output lengths",
+        "workload alpaca",
+        "mean batched requests of Orca (Oracle), Alpaca at 30 req/s (Fig. 13)",
+        "fig13:alpaca@30:orca-oracle",
+    ),
+)
+
+
+def names() -> list[str]:
+    """Every name that `find` knows: groups and figures first, then parts and panels."""
+    panels = [panel.name for figure in FIGURES.values() for panel in figure.panels]
+    return list(dict.fromkeys([*GROUPS, *FIGURES, *PARTS, *panels]))
+
+
+def find(name: str) -> Selection:
+    """What `name` stands for: a figure, a part of one, a panel or a group of figures.
+
+    Raises UserError naming the nearest names if there is none.
+    """
+    if name in GROUPS:
+        return _select(name, [FIGURES[member] for member in GROUPS[name]])
+    part = _part(name)
+    if part is None:
+        raise unknown_name("figure", name, names())
+    return _select(name, [part])
+
+
+def find_panel(name: str) -> Panel:
+    """The panel called `name`, which must exist."""
+    found = [panel for f in FIGURES.values() for panel in f.panels if panel.name == name]
+    assert len(found) == 1, f"{len(found)} panels are called '{name}'"
+    return found[0]
+
+
+def _part(name: str) -> Figure | None:
+    if name in FIGURES:
+        return FIGURES[name]
+    if name in PARTS:
+        figure_name, prefix = PARTS[name]
+        figure = FIGURES[figure_name]
+        chosen = tuple(panel for panel in figure.panels if panel.name.startswith(prefix))
+        return figure.restrict(name, chosen)
+    for figure in FIGURES.values():
+        for panel in figure.panels:
+            if panel.name == name:
+                return figure.restrict(name, (panel,))
+    return None
+
+
+def _select(name: str, figures: Iterable[Figure]) -> Selection:
+    chosen = tuple(figures)
+    return Selection(
+        name,
+        tuple(figure for figure in chosen if not figure.pending),
+        {figure.name: figure.pending for figure in chosen if figure.pending},
+    )

@@ -1,0 +1,135 @@
+"""Results arranged as the registry describes them: one row for each registered point.
+
+Everything that is drawn or judged starts here, so that figures and report cannot disagree about
+what is there, what is missing and what is corrupt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pandas as pd
+
+from bench.capacity import Estimate, capacity
+from bench.experiments.model import Panel
+
+if TYPE_CHECKING:
+    from bench.point import PointSpec
+    from bench.results import Check
+
+COMPLETE, STALE = "complete", "stale"
+
+
+class PointStore(Protocol):
+    """What is needed of `bench.results.Store`."""
+
+    def load(self, specs: Iterable[PointSpec]) -> pd.DataFrame:
+        """One row per sound result."""
+        ...
+
+    def check(self, spec: PointSpec) -> Check:
+        """The state of a point, with the reason."""
+        ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which of the possible results of a panel are meant.
+
+    `overrides` are fields of PointSpec that replace the registry's, as the command line's options
+    do. Results of one backend never mix with another's.
+    """
+
+    backend: str = "sim"
+    full: bool = False
+    overrides: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, *, backend: str, full: bool, overrides: Mapping[str, Any] | None = None) -> Choice:
+        """Build a choice from a mapping of overrides."""
+        return cls(backend, full, tuple(sorted((overrides or {}).items())))
+
+    def points(self, panel: Panel) -> list[PointSpec]:
+        """The points of the panel under this choice, in curve order."""
+        return panel.points(full=self.full, **{**dict(self.overrides), "backend": self.backend})
+
+
+@dataclass(frozen=True)
+class PanelTable:
+    """A panel and its results.
+
+    `frame` has one row per registered point: `curve` (its index in the panel), `system`, `rate`,
+    `state` ("complete", "stale", "missing" or "corrupt"), `reason`, `digest`, the other settings,
+    and the metrics, which are NaN where there is no sound result.
+    """
+
+    panel: Panel
+    frame: pd.DataFrame
+    specs: tuple[PointSpec, ...]  # as the rows of `frame`
+
+    @property
+    def sound(self) -> pd.DataFrame:
+        """The rows that hold results."""
+        return self.frame[self.frame["state"].isin([COMPLETE, STALE])]
+
+    @property
+    def sound_specs(self) -> list[PointSpec]:
+        """The points that hold results."""
+        found = set(self.sound["digest"])
+        return [spec for spec in self.specs if spec.digest in found]
+
+    @property
+    def absent(self) -> pd.DataFrame:
+        """The rows of points that are missing or corrupt."""
+        return self.frame[~self.frame["state"].isin([COMPLETE, STALE])]
+
+    def curve(self, index: int) -> pd.DataFrame:
+        """The rows of one curve, at rising rates, those without a result included."""
+        return self.frame[self.frame["curve"] == index].sort_values("rate")
+
+    def curve_of(self, system: str) -> int:
+        """Index of the only curve of `system`."""
+        found = [i for i, curve in enumerate(self.panel.curves) if curve.system == system]
+        assert len(found) == 1, f"panel {self.panel.name} has {len(found)} curves of {system}"
+        return found[0]
+
+    def capacity(self, index: int) -> Estimate | None:
+        """Capacity of a curve from the points that are there; None if there is none."""
+        curve = self.curve(index)
+        if "mean_normalized_latency_s" not in curve:
+            return None
+        curve = curve.dropna(subset=["mean_normalized_latency_s"])
+        if curve.empty:
+            return None
+        return capacity(list(curve["rate"]), list(curve["mean_normalized_latency_s"]))
+
+    def column(self, name: str) -> list[str]:
+        """The distinct values of a column over the sound rows, sorted, as text."""
+        if name not in self.frame:
+            return []
+        return sorted({str(value) for value in self.sound[name].dropna()})
+
+
+def load_panel(store: PointStore, panel: Panel, choice: Choice) -> PanelTable:
+    """Read a panel's results."""
+    specs = choice.points(panel)
+    counts = [len(curve.all_rates) for curve in panel.curves]
+    indices = [index for index, count in enumerate(counts) for _ in range(count)]
+    assert len(indices) == len(specs), f"panel {panel.name} has points outside its curves"
+    loaded = store.load(specs).drop_duplicates("digest").set_index("digest")
+    metrics = loaded.to_dict("index")
+    rows = [_row(store, metrics, index, spec) for index, spec in zip(indices, specs, strict=True)]
+    return PanelTable(panel, pd.DataFrame(rows), tuple(specs))
+
+
+def _row(
+    store: PointStore, metrics: Mapping[Any, Mapping[Any, Any]], curve: int, spec: PointSpec
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"curve": curve, "digest": spec.digest, "reason": "", **spec.to_dict()}
+    found = metrics.get(spec.digest)
+    if found is not None:
+        return {**row, **found, "state": STALE if found["stale"] else COMPLETE}
+    check = store.check(spec)
+    return {**row, "state": check.state.value, "reason": check.reason}

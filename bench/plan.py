@@ -1,0 +1,61 @@
+"""Which points of a set run, decided before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from bench.point import PointSpec
+from bench.results import MEASURED, Check, State, Store, name_of
+from engines.core.request import SamplingParams
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which points run and which do not, decided before anything starts.
+
+    `notes` are lines for the user: what is corrupt, stale or kept, and why.
+    """
+
+    run: tuple[PointSpec, ...]
+    skipped: tuple[PointSpec, ...] = ()
+    kept: tuple[PointSpec, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def weight(spec: PointSpec) -> float:
+    """Expected work of a point: the sequences it serves."""
+    return spec.rate * spec.duration * SamplingParams.parse(spec.sampling).n
+
+
+def make_plan(store: Store, specs: Iterable[PointSpec], *, force: bool = False) -> Plan:
+    """Decide which points run: those that are not complete, or all with `force`.
+
+    Stale results of the simulation are made again; measured ones, which cost hours and hardware,
+    are kept unless `force`.
+    """
+    wanted = list(dict.fromkeys(specs))
+    if force:
+        return Plan(run=tuple(wanted))
+    checks = {spec: store.check(spec) for spec in wanted}
+
+    def chosen(test: Callable[[PointSpec, Check], bool]) -> tuple[PointSpec, ...]:
+        return tuple(spec for spec, check in checks.items() if test(spec, check))
+
+    skipped = chosen(lambda _, check: check.state is State.COMPLETE)
+    kept = chosen(lambda s, check: check.state is State.STALE and s.backend in MEASURED)
+    run = tuple(spec for spec in wanted if spec not in {*skipped, *kept})
+    return Plan(run=run, skipped=skipped, kept=kept, notes=tuple(_notes(checks, set(kept))))
+
+
+def _notes(checks: Mapping[PointSpec, Check], kept: set[PointSpec]) -> Iterable[str]:
+    stale = 0
+    for spec, check in checks.items():
+        if check.state is State.CORRUPT:
+            yield f"corrupt result, run again: {name_of(spec)}: {check.reason}"
+        elif spec in kept:
+            yield f"measured result kept: {name_of(spec)}: {check.reason} (--force measures again)"
+        elif check.state is State.STALE:
+            stale += 1
+    if stale:
+        yield f"{stale} results are stale (sources or input files changed since): run again"

@@ -1,0 +1,172 @@
+"""The report: every claim of the paper beside our number, as Markdown and as JSON.
+
+It is a function of the result tables alone: equal results give equal files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.capacity import Estimate
+from bench.experiments import registry
+from bench.experiments.tables import COMPLETE, Choice, PanelTable, load_panel
+from bench.reporting.document import to_json, to_markdown
+from bench.reporting.measures import Tables, describe_absent
+from bench.reporting.provenance import ReportStore, Summary, summarize
+from bench.reporting.terminal import print_report
+from bench.reporting.verdicts import Status, Verdict, judge
+from engines.core.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MARKDOWN, JSON = "report.md", "report.json"
+
+
+@dataclass(frozen=True)
+class CurveCapacity:
+    """Capacity of one curve; `ratio` is Astra's over it, where both curves are complete."""
+
+    panel: str
+    title: str
+    system: str
+    capacity: Estimate | None
+    ratio: Estimate | None
+    num_sound: int
+    num_points: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """All verdicts and what stands behind them. `problems` name points that do not count."""
+
+    choice: Choice
+    verdicts: tuple[Verdict, ...]
+    capacities: tuple[CurveCapacity, ...]
+    problems: tuple[str, ...]
+    pending: Mapping[str, str]
+    summary: Summary
+    files: tuple[Path, ...] = ()
+
+    def count(self, status: Status) -> int:
+        """How many verdicts have this status."""
+        return sum(verdict.status is status for verdict in self.verdicts)
+
+    @property
+    def failed(self) -> tuple[Verdict, ...]:
+        """Claims that were measured and do not hold."""
+        return tuple(v for v in self.verdicts if v.status is Status.FAIL)
+
+
+def build_report(store: ReportStore, choice: Choice) -> Report:
+    """Judge every claim from whatever results of this choice exist."""
+    tables = {
+        panel.name: load_panel(store, panel, choice)
+        for figure in registry.FIGURES.values()
+        for panel in figure.panels
+    }
+    return Report(
+        choice=choice,
+        verdicts=_verdicts(tables, choice.backend),
+        capacities=_capacities(tables),
+        problems=_problems(tables),
+        pending={f.name: f.pending for f in registry.FIGURES.values() if f.pending},
+        summary=summarize(store, [table for table in tables.values() if not table.sound.empty]),
+    )
+
+
+def write_report(
+    store: ReportStore,
+    out_dir: Path,
+    *,
+    backend: str = "sim",
+    full: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> Report:
+    """Write `report.md` and `report.json` into `out_dir`; print a summary to `console`, if given.
+
+    `overrides` replace the registry's settings as the options of `bench figure` do. Raises
+    UserError where the files cannot be written.
+    """
+    report = build_report(store, Choice.of(backend=backend, full=full, overrides=overrides))
+    contents = {
+        MARKDOWN: to_markdown(report),
+        JSON: json.dumps(to_json(report), indent=2, ensure_ascii=False) + "\n",
+    }
+    for name, text in contents.items():
+        _write(out_dir / name, text)
+    if console is not None:
+        print_report(report, console)
+    return replace(report, files=tuple(out_dir / name for name in contents))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+
+
+def _verdicts(tables: Tables, backend: str) -> tuple[Verdict, ...]:
+    """Claims of figures that can run, and those of others that existing results decide."""
+    static = [judge("table1", claim, tables, backend) for claim in registry.TABLE1_CLAIMS]
+    found = [
+        judge(figure.name, claim, tables, backend)
+        for figure in registry.FIGURES.values()
+        for claim in figure.claims
+    ]
+    pending = {figure.name for figure in registry.FIGURES.values() if figure.pending}
+    undecided = (Status.NOT_RUN, Status.INCOMPLETE, Status.OPEN)
+    shown = [v for v in found if not (v.figure in pending and v.status in undecided)]
+    return (*static, *shown)
+
+
+def _capacities(tables: Tables) -> tuple[CurveCapacity, ...]:
+    return tuple(
+        row
+        for figure in registry.FIGURES.values()
+        if figure.plot == "normalized-latency"
+        for panel in figure.panels
+        if not tables[panel.name].sound.empty
+        for row in _panel_capacities(tables[panel.name])
+    )
+
+
+def _panel_capacities(table: PanelTable) -> list[CurveCapacity]:
+    curves = table.panel.curves
+    known = [table.capacity(index) for index in range(len(curves))]
+    astra = known[table.curve_of("astra")]
+    rows = []
+    for index, (curve, own) in enumerate(zip(curves, known, strict=True)):
+        points = table.curve(index)
+        complete = not set(table.absent["system"]) & {"astra", curve.system}
+        ratio = astra.over(own) if complete and astra is not None and own is not None else None
+        rows.append(
+            CurveCapacity(
+                panel=table.panel.name,
+                title=table.panel.title,
+                system=curve.system,
+                capacity=own,
+                ratio=None if curve.system == "astra" else ratio,
+                num_sound=int(points["digest"].isin(table.sound["digest"]).sum()),
+                num_points=len(points),
+            )
+        )
+    return rows
+
+
+def _problems(tables: Tables) -> tuple[str, ...]:
+    """Every corrupt or stale point, and every missing one of a panel that has been run."""
+    lines = []
+    for name, table in tables.items():
+        run = not table.sound.empty
+        for _, row in table.frame.iterrows():
+            if row["state"] != COMPLETE and (run or row["state"] == "corrupt"):
+                lines.append(describe_absent(name, row))
+    return tuple(lines)

@@ -1,0 +1,131 @@
+"""What the claims measure: each function takes the tables and a claim's arguments.
+
+A measure never works from part of a curve: if a point that it needs is missing or corrupt, it
+names the point and gives no number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from bench.capacity import Bound, Estimate
+from bench.experiments.tables import COMPLETE, STALE, PanelTable
+from engines.core.config import find_model
+from engines.execution.memory import slots_from_memory
+from engines.execution.profile import load_profile
+
+T = TypeVar("T")
+Tables = Mapping[str, PanelTable]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Our number for a claim, or why there is none.
+
+    `absent` are lines that name points without a sound result, `num_points` counts the points
+    needed. `stale` says that some were made by other sources than the present ones.
+    """
+
+    estimate: Estimate | None
+    num_points: int = 0
+    absent: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    stale: bool = False
+
+
+Measure = Callable[..., Measurement]
+
+
+def mean_metric(tables: Tables, *, panel: str, system: str, metrics: Sequence[str]) -> Measurement:
+    """The sum of metrics at a system's only point in a panel."""
+    table = tables[panel]
+    rows = table.curve(table.curve_of(system))
+    assert len(rows) == 1, f"{system} has {len(rows)} points in {panel}, expected one"
+    found = _measurement(panel, rows)
+    if found.absent:
+        return found
+    values = [rows[metric].iloc[0] if metric in rows else float("nan") for metric in metrics]
+    if any(pd.isna(value) for value in values):
+        return replace(found, absent=(f"{panel}: {system} has no {' or '.join(metrics)}",))
+    return replace(found, estimate=Estimate(float(sum(values))))
+
+
+def capacity_ratio(tables: Tables, *, panel: str, over: str, under: str) -> Measurement:
+    """The capacity of one system over another's in the same panel."""
+    table = tables[panel]
+    indices = [table.curve_of(over), table.curve_of(under)]
+    found = _measurement(panel, pd.concat([table.curve(index) for index in indices]))
+    if found.absent:
+        return found
+    upper, lower = (table.capacity(index) for index in indices)
+    assert upper is not None, f"complete curve of {over} in {panel} has no capacity"
+    assert lower is not None, f"complete curve of {under} in {panel} has no capacity"
+    return replace(found, estimate=upper.over(lower))
+
+
+def largest_capacity_ratio(
+    tables: Tables, *, panels: Sequence[str], over: str, under: str
+) -> Measurement:
+    """The largest of the ratios over several panels."""
+    found = [capacity_ratio(tables, panel=panel, over=over, under=under) for panel in panels]
+    estimates = [m.estimate for m in found if m.estimate is not None]
+    largest = max(estimates, key=lambda e: e.value) if len(estimates) == len(found) else None
+    if largest is not None and any(e.bound is Bound.AT_LEAST for e in estimates):
+        largest = Estimate(largest.value, Bound.AT_LEAST)
+    return Measurement(
+        largest,
+        num_points=sum(m.num_points for m in found),
+        absent=tuple(line for m in found for line in m.absent),
+        devices=_unique(device for m in found for device in m.devices),
+        seeds=_unique(seed for m in found for seed in m.seeds),
+        stale=any(m.stale for m in found),
+    )
+
+
+def kv_slots(
+    tables: Tables, *, model: str, device_profile: str, tensor_parallel: int
+) -> Measurement:
+    """KV slots left by the model's parameters and activations; needs no run."""
+    slots = slots_from_memory(find_model(model), load_profile(device_profile), tensor_parallel)
+    device = f"{tensor_parallel}x {device_profile}"
+    return Measurement(Estimate(float(slots)), devices=(device,))
+
+
+def not_measured(tables: Tables) -> Measurement:
+    """For claims that this version cannot measure."""
+    return Measurement(None)
+
+
+MEASURES: dict[str, Measure] = {
+    function.__name__: function
+    for function in (mean_metric, capacity_ratio, largest_capacity_ratio, kv_slots, not_measured)
+}
+
+
+def _measurement(panel: str, rows: pd.DataFrame) -> Measurement:
+    sound = rows[rows["state"].isin([COMPLETE, STALE])]
+    absent = rows[~rows["state"].isin([COMPLETE, STALE])]
+    devices = sound.get("device", pd.Series(dtype=object)).dropna()
+    return Measurement(
+        None,
+        num_points=len(rows),
+        absent=tuple(describe_absent(panel, row) for _, row in absent.iterrows()),
+        devices=_unique(str(device) for device in devices),
+        seeds=_unique(int(seed) for seed in sound["seed"]),
+        stale=bool((sound["state"] == STALE).any()),
+    )
+
+
+def describe_absent(panel: str, row: pd.Series[Any]) -> str:
+    """One line for a point that holds no sound result."""
+    reason = f" ({row['reason']})" if row["reason"] else ""
+    return f"{panel}: {row['system']} at {row['rate']:g} req/s is {row['state']}{reason}"
+
+
+def _unique(values: Iterable[T]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(values))

@@ -1,0 +1,153 @@
+"""A verdict on each claim: how far our number is from the paper's, and whether that passes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bench.capacity import Bound, Estimate
+from bench.experiments.model import Claim
+from bench.reporting.measures import MEASURES, Measurement, Tables
+
+
+class Status(StrEnum):
+    """What became of a claim. Only PASS counts as reproduced."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    OPEN = "open"  # only a bound is known, and it does not decide
+    INCOMPLETE = "incomplete"
+    NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, our measurement, and how far they are apart.
+
+    `deviation` is in the claim's kind: percentage points, or a fraction of the paper's value (of
+    the nearer end of a range; 0 inside it). None where there is no number.
+    """
+
+    figure: str
+    claim: Claim
+    measurement: Measurement
+    status: Status
+    deviation: float | None
+    backend: str
+
+    @property
+    def ours(self) -> Estimate | None:
+        """Our number."""
+        return self.measurement.estimate
+
+    @property
+    def basis(self) -> str:
+        """How our number came about."""
+        if self.backend == "none":
+            return "computed"
+        if self.claim.calibrated:
+            return "calibrated"
+        return "predicted" if self.backend == "sim" else "measured"
+
+
+def judge(figure: str, claim: Claim, tables: Tables, backend: str) -> Verdict:
+    """Measure a claim and compare. `backend` is that of the tables."""
+    found = MEASURES[claim.measure](tables, **claim.args)
+    used = backend if found.num_points or found.estimate is None else "none"
+    deviation = None if found.estimate is None else deviation_of(claim, found.estimate.value)
+    return Verdict(figure, claim, found, _status(claim, found, deviation), deviation, used)
+
+
+def deviation_of(claim: Claim, ours: float) -> float:
+    """Signed distance from the paper's value, or from the nearer end of its range."""
+    low, high = interval(claim)
+    nearest = min(max(ours, low), high)
+    return ours - nearest if claim.kind == "points" else (ours - nearest) / abs(nearest)
+
+
+def interval(claim: Claim) -> tuple[float, float]:
+    """The paper's range; both ends are the value where it gives just one."""
+    if isinstance(claim.paper, tuple):
+        return claim.paper
+    return (-math.inf if claim.kind == "at-most" else claim.paper), claim.paper
+
+
+def _status(claim: Claim, found: Measurement, deviation: float | None) -> Status:
+    if found.absent:
+        all_absent = len(found.absent) == found.num_points
+        return Status.NOT_RUN if all_absent else Status.INCOMPLETE
+    if found.estimate is None or deviation is None:
+        return Status.OPEN if found.num_points else Status.NOT_RUN
+    # A rounding error on the edge of a tolerance is no failure.
+    too_high = deviation > claim.tolerance + 1e-9
+    too_low = deviation < -claim.tolerance - 1e-9
+    bound = found.estimate.bound
+    if bound is Bound.EXACT:
+        return Status.FAIL if too_high or too_low else Status.PASS
+    excluded = too_high if bound is Bound.AT_LEAST else too_low
+    return Status.FAIL if excluded else Status.OPEN
+
+
+def paper_text(claim: Claim) -> str:
+    """The paper's value in print."""
+    if isinstance(claim.paper, tuple):
+        low, high = claim.paper
+        return f"{low:g} to {high:g}{_unit(claim)}"
+    prefix = "at most " if claim.kind == "at-most" else ""
+    return f"{prefix}{claim.paper:g}{_unit(claim)}"
+
+
+def ours_text(verdict: Verdict) -> str:
+    """Our value in print."""
+    if verdict.ours is None:
+        return "-"
+    value = verdict.ours.value
+    digits = f"{value:.0f}" if abs(value) >= 1000 else f"{value:.2f}"
+    return f"{verdict.ours.bound.value}{digits}{_unit(verdict.claim)}"
+
+
+def deviation_text(verdict: Verdict) -> str:
+    """The deviation in print."""
+    if verdict.deviation is None:
+        return "-"
+    if verdict.deviation == 0 and isinstance(verdict.claim.paper, tuple):
+        return "inside"
+    return _amount(verdict.claim, verdict.deviation, sign="+")
+
+
+def tolerance_text(claim: Claim) -> str:
+    """The tolerance in print."""
+    if claim.tolerance == 0:
+        return "inside" if isinstance(claim.paper, tuple) else "none"
+    return f"±{_amount(claim, claim.tolerance)}"
+
+
+def reason_text(verdict: Verdict) -> str:
+    """By how much and why a claim does not hold, or what is missing; "" if it holds."""
+    claim = verdict.claim
+    if verdict.status in (Status.INCOMPLETE, Status.NOT_RUN):
+        found = verdict.measurement
+        if not found.num_points:
+            return "this version cannot measure it"
+        return f"{len(found.absent)} of {found.num_points} points have no sound result"
+    if verdict.status is Status.OPEN:
+        return f"only a bound is known ({ours_text(verdict)}): the rates do not reach the limit"
+    if verdict.status is Status.PASS:
+        return ""
+    why = claim.notes or "no explanation is recorded"
+    allowed = f" where {tolerance_text(claim)} is allowed" if claim.tolerance else ""
+    return (
+        f"{ours_text(verdict)} against {paper_text(claim)}, off by {deviation_text(verdict)}"
+        f"{allowed}: {why}"
+    )
+
+
+def _amount(claim: Claim, value: float, sign: str = "") -> str:
+    if claim.kind == "points":
+        return f"{value:{sign}.2f} points"
+    return f"{100 * value:{sign}.1f} %"
+
+
+def _unit(claim: Claim) -> str:
+    return {"": "", "x": "x"}.get(claim.unit, f" {claim.unit}")

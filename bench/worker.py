@@ -1,0 +1,111 @@
+"""The process that runs one point: it serves it, writes it, and tells the runner over a pipe."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+from bench.files import NoSpaceError
+from bench.point import PointSpec
+from bench.provenance import provenance_of
+from bench.results import State, Store
+from bench.run import Outcome, Progress
+from engines.core.errors import UserError
+
+
+class RunPoint(Protocol):
+    """A function that serves a point; workers import it by its name."""
+
+    def __call__(self, spec: PointSpec, *, on_progress: Progress | None = None) -> Outcome:
+        """Serve the point to the end; like `bench.run.run_point`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a worker needs to know. `shared` is the provenance that all points share."""
+
+    spec: PointSpec
+    root: Path
+    run: RunPoint
+    shared: Mapping[str, Any]
+    force: bool
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """The share of the point that is done, 0 to 1."""
+
+    fraction: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The point lies in the store; `by_other` if another run put it there meanwhile."""
+
+    by_other: bool = False
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The point failed with an exception, in one line; `fatal` if no other can succeed."""
+
+    error: str
+    traceback: str = ""
+    fatal: bool = False
+
+
+def work(task: Task, channel: Connection) -> None:
+    """Serve `task` and report to the runner; never raises, and ends when the runner does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides what Ctrl-C means
+    threading.Thread(target=_end_with_runner, args=(channel,), daemon=True).start()
+    try:
+        message: Finished | Failed = _serve(task, channel)
+    except UserError as error:
+        message = Failed(one_line(str(error)), fatal=isinstance(error, NoSpaceError))
+    except Exception as error:
+        summary = one_line(f"{type(error).__name__}: {error}")
+        message = Failed(summary, traceback.format_exc())
+    with suppress(OSError):  # the runner may be gone
+        channel.send(message)
+
+
+def _serve(task: Task, channel: Connection) -> Finished:
+    """Run and write the point while no other run may touch it."""
+    store = Store(task.root, source=task.shared["source_sha256"])
+    with store.lock(task.spec):
+        if not task.force and store.state(task.spec) is State.COMPLETE:
+            return Finished(by_other=True)
+        started = datetime.now(UTC)
+        outcome = task.run(task.spec, on_progress=lambda share: channel.send(Advanced(share)))
+        provenance = provenance_of(
+            task.spec,
+            shared=task.shared,
+            inputs=outcome.inputs,
+            started=started,
+            ended=datetime.now(UTC),
+        )
+        store.write(task.spec, outcome, provenance=provenance)
+    return Finished()
+
+
+def _end_with_runner(channel: Connection) -> None:
+    """Leave at once when the other end of the pipe closes: the runner is gone, however it went."""
+    try:
+        channel.recv()  # the runner sends nothing
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+def one_line(text: str) -> str:
+    """Fold a message into one line."""
+    return " ".join(text.split())

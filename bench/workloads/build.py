@@ -1,0 +1,218 @@
+"""Workloads by name: arrivals and lengths put together, reproducible from a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.workloads import assumed
+from bench.workloads.arrivals import poisson_arrivals
+from bench.workloads.conversations import (
+    chat_lengths,
+    conversation_rounds,
+    interleave,
+    translation_lengths,
+)
+from bench.workloads.lengths import (
+    EmpiricalLengths,
+    Lengths,
+    LengthSource,
+    alpaca_lengths,
+    real_lengths,
+    sample_lengths,
+)
+from bench.workloads.quantiles import QuantileTable
+from bench.workloads.tables import MAX_ROWS, file_sha256
+from bench.workloads.traces import read_trace
+from engines.core.errors import UserError, unknown_name
+from engines.core.request import Request, SamplingParams
+
+_CHUNK = 1 << 12
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Requests in order of arrival.
+
+    `source` says in one sentence what lengths these are. `arrival_s` is float64 in seconds from
+    the start; lengths are int32 in tokens, (n,) each; `prefix_len` leading tokens of a prompt are
+    shared with the other requests.
+    """
+
+    name: str
+    source: str
+    arrival_s: NDArray[np.float64]
+    input_len: NDArray[np.int32]
+    output_len: NDArray[np.int32]
+    prefix_len: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the requests (not of the names): equal hashes mean equal requests."""
+        digest = hashlib.sha256()
+        digest.update(np.ascontiguousarray(self.arrival_s, dtype="<f8").tobytes())
+        for lengths in (self.input_len, self.output_len, self.prefix_len):
+            digest.update(np.ascontiguousarray(lengths, dtype="<i4").tobytes())
+        return digest.hexdigest()
+
+    @property
+    def mean_input_len(self) -> float:
+        """Mean prompt length in tokens, a shared prefix included."""
+        return float(self.input_len.mean())
+
+    @property
+    def mean_output_len(self) -> float:
+        """Mean output length in tokens."""
+        return float(self.output_len.mean())
+
+    def requests(self, sampling: SamplingParams) -> Iterator[Request]:
+        """The requests, made one by one, with ids 0 to n - 1 in order of arrival."""
+        for first in range(0, len(self), _CHUNK):
+            part = slice(first, first + _CHUNK)
+            columns = (self.arrival_s, self.input_len, self.output_len, self.prefix_len)
+            rows = zip(*(column[part].tolist() for column in columns), strict=True)
+            for index, (arrival_s, input_len, output_len, prefix_len) in enumerate(rows, first):
+                yield Request(index, arrival_s, input_len, output_len, sampling, prefix_len)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How a named workload's lengths are made when no file replaces them."""
+
+    lengths: Callable[[], LengthSource]
+    prefix_len: int = 0
+    chat: bool = False
+    stream: int = 0  # which of a seed's independent streams the lengths come from
+
+
+def sharegpt_lengths() -> QuantileTable:
+    """The shipped statistics of ShareGPT's first turns (paper, Figure 11)."""
+    data = resources.files("bench.workloads").joinpath("data", "sharegpt_lengths.csv").read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    return QuantileTable.parse(
+        data.decode(), f"ShareGPT lengths drawn from shipped quantiles (sha256 {digest})"
+    )
+
+
+_RECIPES = {
+    "sharegpt": _Recipe(sharegpt_lengths, stream=int(assumed.SHAREGPT_STREAM.value)),
+    "alpaca": _Recipe(alpaca_lengths),
+    "chat": _Recipe(sharegpt_lengths, chat=True),
+    "translation-1shot": _Recipe(
+        translation_lengths, int(assumed.TRANSLATION_ONE_SHOT_PREFIX.value)
+    ),
+    "translation-5shot": _Recipe(
+        translation_lengths, int(assumed.TRANSLATION_FIVE_SHOT_PREFIX.value)
+    ),
+}
+WORKLOADS = tuple(_RECIPES)
+
+
+class _Stream(IntEnum):
+    """Independent random streams of one seed; the numbers are part of every result."""
+
+    LENGTHS = 1
+    ROUNDS = 2
+    INTERLEAVING = 3
+
+    def generator(self, seed: int, stream: int = 0) -> np.random.Generator:
+        key = (self.value, stream) if stream else (self.value,)
+        return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def build_workload(
+    name: str,
+    *,
+    rate: float,
+    duration: float,
+    seed: int,
+    lengths: Path | None = None,
+    trace: Path | None = None,
+    max_model_len: int = assumed.LENGTH_LIMIT,
+) -> Workload:
+    """Make a named workload, or replay the file `trace` whole (then rate and duration are unused).
+
+    `rate` is in requests per second, `duration` in seconds. `lengths` is a file of real lengths
+    that replaces the workload's own. Requests longer than `max_model_len` tokens are not drawn.
+    Raises UserError for unknown names, bad files and traces of no request.
+    """
+    if trace is not None:
+        if lengths is not None:
+            raise UserError(
+                f"a trace has its own lengths: give --trace {trace} or --lengths "
+                f"{lengths}, not both"
+            )
+        return _replay(trace, max_model_len)
+    if name not in _RECIPES:
+        raise unknown_name("workload", name, WORKLOADS)
+    _check(rate, duration, seed)
+    arrival_s = poisson_arrivals(rate, duration, seed=seed)
+    if not len(arrival_s):
+        raise UserError(
+            f"no request arrives in {duration:g} s at {rate:g} requests/s: raise the "
+            "rate or the duration, or choose another seed"
+        )
+    recipe = _RECIPES[name]
+    source = recipe.lengths() if lengths is None else real_lengths(lengths)
+    drawn = _draw(recipe, source, count=len(arrival_s), seed=seed, max_model_len=max_model_len)
+    prefix_len = np.full(len(drawn), recipe.prefix_len, dtype=np.int32)
+    note = f", after a shared prefix of {recipe.prefix_len} tokens" if recipe.prefix_len else ""
+    note += ", as rounds of conversations" if recipe.chat else ""
+    return Workload(
+        name,
+        f"{source.description}{note}",
+        arrival_s,
+        drawn.input_len,
+        drawn.output_len,
+        prefix_len,
+    )
+
+
+def _draw(
+    recipe: _Recipe, source: LengthSource, *, count: int, seed: int, max_model_len: int
+) -> Lengths:
+    generator = _Stream.LENGTHS.generator(seed, recipe.stream)
+    if recipe.chat:
+        turns = sample_lengths(source, count, generator=generator, limit=assumed.LENGTH_LIMIT)
+        rounds = conversation_rounds(count, generator=_Stream.ROUNDS.generator(seed))
+        order = interleave(rounds, generator=_Stream.INTERLEAVING.generator(seed))
+        return chat_lengths(turns, order, context=max_model_len)
+    limit = max_model_len - recipe.prefix_len
+    if isinstance(source, EmpiricalLengths):
+        fitting = replace(source, pairs=source.pairs.below(limit))
+        drawn = fitting.shuffled_head(count, seed=seed)
+        return Lengths(drawn.input_len + np.int32(recipe.prefix_len), drawn.output_len)
+    drawn = sample_lengths(source, count, generator=generator, limit=limit)
+    return Lengths(drawn.input_len + np.int32(recipe.prefix_len), drawn.output_len)
+
+
+def _check(rate: float, duration: float, seed: int) -> None:
+    for name, value in (("rate", rate), ("duration", duration)):
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"{name} must be a positive number, got {value:g}")
+    if seed < 0:
+        raise UserError(f"seed must not be negative, got {seed}")
+    if rate * duration > MAX_ROWS:
+        raise UserError(
+            f"{rate:g} requests/s for {duration:g} s are more than {MAX_ROWS} "
+            "requests: lower the rate or the duration"
+        )
+
+
+def _replay(path: Path, max_model_len: int) -> Workload:
+    trace = read_trace(path, max_model_len=max_model_len)
+    columns = {field.name: getattr(trace, field.name) for field in fields(trace)}
+    source = f"trace {path.name} (sha256 {file_sha256(path)})"
+    return Workload(name="trace", source=source, **columns)

@@ -1,0 +1,168 @@
+"""Where request lengths come from: shipped statistics, an assumption, or a real file."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.workloads import assumed
+from bench.workloads.tables import Column, file_sha256, read_table
+from engines.core.errors import UserError
+
+CHUNK = 1 << 16
+LENGTH_COLUMNS = (Column("input_len", 1), Column("output_len", 1))
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Pairs of input and output lengths in tokens, int32 (n,) each."""
+
+    input_len: NDArray[np.int32]
+    output_len: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        assert self.input_len.shape == self.output_len.shape, "lengths come in pairs"
+
+    def __len__(self) -> int:
+        return len(self.input_len)
+
+    def take(self, rows: NDArray[np.int64] | slice) -> Lengths:
+        """The pairs at `rows`, in that order."""
+        return Lengths(self.input_len[rows], self.output_len[rows])
+
+    def below(self, limit: int) -> Lengths:
+        """The pairs with input + output < `limit` (the paper drops the others)."""
+        total = self.input_len.astype(np.int64) + self.output_len
+        return self.take(np.flatnonzero(total < limit))
+
+
+class LengthSource(Protocol):
+    """A distribution of pairs.
+
+    The n-th pair drawn depends on the generator's seed alone, not on how many are drawn at once,
+    so that a longer trace begins with the shorter one's requests.
+    """
+
+    @property
+    def description(self) -> str:
+        """One plain phrase for results: what lengths these are."""
+
+    def draw(self, generator: np.random.Generator, count: int) -> Lengths:
+        """The next `count` pairs."""
+
+
+@dataclass(frozen=True)
+class LogNormalLengths:
+    """Log-normal lengths of given means in tokens, rounded, at least 1.
+
+    `correlation` is that of the two logarithms.
+    """
+
+    input_mean: float
+    input_sigma: float
+    output_mean: float
+    output_sigma: float
+    correlation: float
+    description: str
+
+    def draw(self, generator: np.random.Generator, count: int) -> Lengths:
+        """The next `count` pairs; two normal numbers are used for each."""
+        normal = generator.standard_normal((count, 2))
+        rest = math.sqrt(1 - self.correlation**2)
+        second = self.correlation * normal[:, 0] + rest * normal[:, 1]
+        return Lengths(
+            _log_normal(normal[:, 0], self.input_mean, self.input_sigma),
+            _log_normal(second, self.output_mean, self.output_sigma),
+        )
+
+
+def _log_normal(normal: NDArray[np.float64], mean: float, sigma: float) -> NDArray[np.int32]:
+    # The mean of exp(N(mu, sigma^2)) is exp(mu + sigma^2 / 2).
+    values = np.exp(math.log(mean) - sigma**2 / 2 + sigma * normal)
+    return np.clip(np.rint(values), 1, 2**30).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class EmpiricalLengths:
+    """Real pairs in the order of their file."""
+
+    pairs: Lengths
+    description: str
+
+    def draw(self, generator: np.random.Generator, count: int) -> Lengths:
+        """The next `count` pairs, with replacement; one uniform number is used for each."""
+        rows = (generator.random(count) * len(self.pairs)).astype(np.int64)
+        return self.pairs.take(rows)
+
+    def shuffled_head(self, count: int, *, seed: int) -> Lengths:
+        """The file's first `count` pairs (from the start again if it is shorter), shuffled.
+
+        This is how the original artifact makes a trace; with its data and seed 0 the result is
+        the very sequence of lengths that its runs served.
+        """
+        order = list(range(count))
+        random.Random(seed).shuffle(order)
+        return self.pairs.take(np.array(order, dtype=np.int64) % len(self.pairs))
+
+
+def alpaca_lengths() -> LogNormalLengths:
+    """Synthetic lengths with the means and spread of Alpaca (paper, Figure 11)."""
+    return LogNormalLengths(
+        assumed.ALPACA_INPUT_MEAN.value,
+        assumed.ALPACA_INPUT_SIGMA.value,
+        assumed.ALPACA_OUTPUT_MEAN.value,
+        assumed.ALPACA_OUTPUT_SIGMA.value,
+        correlation=0.0,
+        description="synthetic Alpaca lengths: log-normal with the paper's means "
+        f"{assumed.ALPACA_INPUT_MEAN.value} and {assumed.ALPACA_OUTPUT_MEAN.value}",
+    )
+
+
+def load_lengths(path: Path) -> Lengths:
+    """Read a CSV or CSV.gz with columns input_len,output_len; raises UserError with the line."""
+    table = read_table(path, LENGTH_COLUMNS)
+    return Lengths(
+        np.asarray(table["input_len"], dtype=np.int32),
+        np.asarray(table["output_len"], dtype=np.int32),
+    )
+
+
+def real_lengths(path: Path, *, limit: int = assumed.LENGTH_LIMIT) -> EmpiricalLengths:
+    """Real lengths from a file, without the pairs that reach `limit` tokens in all."""
+    kept = load_lengths(path).below(limit)
+    if not len(kept):
+        raise UserError(f"{path} has no row with input_len + output_len below {limit}")
+    return EmpiricalLengths(
+        kept, f"real lengths from {path.name} ({len(kept)} rows, sha256 {file_sha256(path)})"
+    )
+
+
+def sample_lengths(
+    source: LengthSource, count: int, *, generator: np.random.Generator, limit: int
+) -> Lengths:
+    """The first `count` pairs of the source with input + output < `limit`.
+
+    Raises UserError if next to none of the source's pairs fit.
+    """
+    inputs = np.empty(count, dtype=np.int32)
+    outputs = np.empty(count, dtype=np.int32)
+    filled = drawn = 0
+    while filled < count:
+        fitting = source.draw(generator, CHUNK).below(limit)
+        drawn += CHUNK
+        taken = min(len(fitting), count - filled)
+        inputs[filled : filled + taken] = fitting.input_len[:taken]
+        outputs[filled : filled + taken] = fitting.output_len[:taken]
+        filled += taken
+        if filled < count and filled * 1000 < drawn:
+            raise UserError(
+                f"hardly any request of {source.description} has input + output below {limit} "
+                "tokens: choose a model with a longer context or shorter lengths"
+            )
+    return Lengths(inputs, outputs)

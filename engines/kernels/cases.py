@@ -1,0 +1,216 @@
+"""Random inputs for the kernels, poisoned wherever a kernel must not look, with their errors.
+
+Each case computes an operation and its float64 reference on the same data and returns the largest
+relative error: the error of a head's output vector over that vector's largest entry. Slots that
+hold no token are NaN, as are outputs before the call, and unused entries of block tables point
+nowhere, so whatever reads or leaves them shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engines.kernels import reference
+from engines.kernels.library import Kernels
+
+NOWHERE = 1 << 30  # an entry of a block table that must not be followed
+
+
+@dataclass(frozen=True)
+class Target:
+    """The operations under test and where their tensors live."""
+
+    kernels: Kernels
+    device: str
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of an attention's tensors."""
+
+    dtype: torch.dtype
+    head_size: int
+    block_size: int
+    num_heads: int = 4
+    num_kv_heads: int = 2
+
+    def __str__(self) -> str:
+        name = str(self.dtype).removeprefix("torch.")
+        heads = f"{self.num_heads}/{self.num_kv_heads} heads"
+        return f"{name} head {self.head_size} block {self.block_size} {heads}"
+
+
+@dataclass(frozen=True)
+class PagedContexts:
+    """Caches in scattered blocks [num_blocks, kv_heads, block_size, head_size] and their tables."""
+
+    keys: Tensor
+    values: Tensor
+    tables: Tensor  # int32 [num_seqs, max_blocks], a view with strided rows
+    lengths: Tensor  # int32 [num_seqs]
+
+
+def relative_error(out: Tensor, expected: Tensor) -> float:
+    """Return the largest error of a vector (last dimension) over its largest entry."""
+    if out.numel() == 0:
+        return 0.0
+    error = (out.double() - expected).abs().amax(-1)
+    size = expected.abs().amax(-1)
+    relative = torch.where(error == 0, error, error / size)
+    return float("inf") if relative.isnan().any() else float(relative.max())
+
+
+def random_contexts(shape: Shape, lengths: Sequence[int], device: str) -> PagedContexts:
+    """Scatter contexts over blocks in random order; every slot without a token is NaN."""
+    counts = [-(-length // shape.block_size) for length in lengths]
+    num_blocks = sum(counts) + 2
+    size = (num_blocks, shape.num_kv_heads, shape.block_size, shape.head_size)
+    keys = torch.randn(size, dtype=torch.float32).to(shape.dtype)
+    values = torch.randn(size, dtype=torch.float32).to(shape.dtype)
+    used = torch.zeros(num_blocks, shape.block_size, dtype=torch.bool)
+    order = torch.randperm(num_blocks).tolist()
+    wide = torch.full((len(lengths), 2 * max(1, *counts) + 3), NOWHERE, dtype=torch.int32)
+    tables = wide[:, 2 : 2 + max(1, *counts)]
+    for i, (length, count) in enumerate(zip(lengths, counts, strict=True)):
+        blocks = [order.pop() for _ in range(count)]
+        tables[i, :count] = torch.tensor(blocks, dtype=torch.int32)
+        for j, block in enumerate(blocks):
+            used[block, : length - j * shape.block_size] = True
+    unused = ~used[:, None, :, None].expand(size)
+    keys[unused] = float("nan")
+    values[unused] = float("nan")
+    moved = wide.to(device)[:, 2 : 2 + max(1, *counts)]
+    lens = torch.tensor(lengths, dtype=torch.int32, device=device)
+    return PagedContexts(keys.to(device), values.to(device), moved, lens)
+
+
+def strided_queries(shape: Shape, num_queries: int, device: str) -> Tensor:
+    """Return queries [num_queries, heads, size] as a view of a fused projection."""
+    width = shape.num_heads * shape.head_size
+    fused = torch.randn(num_queries, 3 * width, dtype=torch.float32).to(shape.dtype).to(device)
+    return fused[:, width : 2 * width].view(num_queries, shape.num_heads, shape.head_size)
+
+
+def _outputs(query: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.full_like(query, float("nan")), torch.empty(query.shape, dtype=torch.float64)
+
+
+def paged_error(target: Target, shape: Shape, lengths: Sequence[int]) -> float:
+    """Run paged decode attention over contexts of the given lengths."""
+    contexts = random_contexts(shape, lengths, target.device)
+    query = strided_queries(shape, len(lengths), target.device)
+    out, expected = _outputs(query)
+    scale = shape.head_size**-0.5
+    longest = max(lengths)
+    tables, lens = contexts.tables, contexts.lengths
+    target.kernels.paged_attention(
+        *(out, query, contexts.keys, contexts.values, tables, lens, scale, longest)
+    )
+    doubles = [t.double().cpu() for t in (query, contexts.keys, contexts.values)]
+    reference.paged_attention(expected, *doubles, tables.cpu(), lens.cpu(), scale, longest)
+    return relative_error(out.cpu(), expected)
+
+
+def prefix_error(
+    target: Target, shape: Shape, lengths: Sequence[int], queries: Sequence[int]
+) -> float:
+    """Run prompt attention: the last queries[i] of lengths[i] tokens are new."""
+    contexts = random_contexts(shape, lengths, target.device)
+    query = strided_queries(shape, sum(queries), target.device)
+    out, expected = _outputs(query)
+    starts = torch.tensor([0, *queries]).cumsum(0).int()
+    scale, tables, lens = shape.head_size**-0.5, contexts.tables, contexts.lengths
+    bounds = (max(queries), max(lengths))
+    moved = starts.to(target.device)
+    target.kernels.prefix_attention(
+        *(out, query, contexts.keys, contexts.values, tables, lens, moved, scale, *bounds)
+    )
+    doubles = [t.double().cpu() for t in (query, contexts.keys, contexts.values)]
+    reference.prefix_attention(expected, *doubles, tables.cpu(), lens.cpu(), starts, scale, *bounds)
+    return relative_error(out.cpu(), expected)
+
+
+def contiguous_error(
+    target: Target, shape: Shape, ends: Sequence[int], starts: Sequence[int] | None
+) -> float:
+    """Run contiguous decode attention over slots starts[i] to ends[i]; block size = max_len."""
+    size = (len(ends), shape.num_kv_heads, shape.block_size, shape.head_size)
+    first = [0] * len(ends) if starts is None else list(starts)
+    caches = [torch.full(size, float("nan"), dtype=shape.dtype) for _ in range(2)]
+    for cache in caches:
+        for i, (start, end) in enumerate(zip(first, ends, strict=True)):
+            if end > start:
+                part = cache[i, :, start:end]
+                part.copy_(torch.randn(part.shape, dtype=torch.float32))
+    query = strided_queries(shape, len(ends), target.device)
+    out, expected = _outputs(query)
+    lens = torch.tensor(ends, dtype=torch.int32)
+    offsets = None if starts is None else torch.tensor(starts, dtype=torch.int32)
+    scale, longest = shape.head_size**-0.5, max(ends)
+    moved = [t if t is None else t.to(target.device) for t in (*caches, offsets, lens)]
+    target.kernels.contiguous_attention(out, query, *moved, scale, longest)
+    doubles = [t.double().cpu() for t in (query, *caches)]
+    reference.contiguous_attention(expected, *doubles, offsets, lens, scale, longest)
+    return relative_error(out.cpu(), expected)
+
+
+def _differences(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Count tensors that are not equal to the bit (NaN equals NaN)."""
+    pairs = zip(got, expected, strict=True)
+    return float(sum(not torch.equal(a.cpu().nan_to_num(7e4), b.nan_to_num(7e4)) for a, b in pairs))
+
+
+def write_differences(target: Target, shape: Shape, num_tokens: int) -> float:
+    """Write new keys and values; returns how many caches differ from the reference's."""
+    width = shape.num_kv_heads * shape.head_size
+    fused = torch.randn(num_tokens, 3 * width, dtype=torch.float32).to(shape.dtype)
+    size = (num_tokens, shape.num_kv_heads, shape.block_size, shape.head_size)
+    slots = torch.randperm(size[0] * shape.block_size)[:num_tokens]
+    slots[::5] = -1
+    results = []
+    for kernels, device in ((target.kernels, target.device), (reference, "cpu")):
+        moved = fused.to(device)
+        key, value = (
+            moved[:, i * width : (i + 1) * width].view(num_tokens, *size[1::2]) for i in (1, 2)
+        )
+        caches = [torch.full(size, float("nan"), dtype=shape.dtype, device=device) for _ in "kv"]
+        kernels.write_kv(key, value, *caches, slots.to(device))
+        results.append(caches)
+    return _differences(*results)
+
+
+def copy_differences(target: Target, shape: Shape, num_caches: int) -> float:
+    """Copy blocks, some of them written before they are read, within several caches."""
+    size = (12, shape.num_kv_heads, shape.block_size, shape.head_size)
+    caches = [torch.randn(size, dtype=torch.float32).to(shape.dtype) for _ in range(num_caches)]
+    pairs = torch.tensor([[0, 5], [1, 6], [5, 7], [2, 5], [3, 3], [7, 0], [9, 10]])
+    results = [cache.clone().to(target.device) for cache in caches]
+    target.kernels.copy_blocks(results, pairs)
+    reference.copy_blocks(caches, pairs)
+    return _differences(results, caches)
+
+
+def swap_differences(target: Target, shape: Shape, num_caches: int, staging_blocks: int) -> float:
+    """Swap blocks out and others in; compares host pool and caches with the reference's."""
+    size = (9, shape.num_kv_heads, shape.block_size, shape.head_size)
+    caches = [torch.randn(size, dtype=torch.float32).to(shape.dtype) for _ in range(num_caches)]
+    row = caches[0][0].numel() * num_caches
+    pool = torch.randn(8, row, dtype=torch.float32).to(shape.dtype)
+    out_pairs = torch.tensor([[4, 2], [0, 3], [8, 4], [1, 7], [6, 0]])
+    in_pairs = torch.tensor([[3, 5], [4, 2], [1, 8], [7, 0]])
+    on_device = [cache.clone().to(target.device) for cache in caches]
+    own_pool = pool.clone()
+    if target.device == "cuda":
+        own_pool = own_pool.pin_memory()
+    staging = torch.empty(staging_blocks, row, dtype=shape.dtype, device=target.device)
+    target.kernels.swap_out(on_device, own_pool, staging, out_pairs)
+    target.kernels.swap_in(on_device, own_pool, staging, in_pairs)
+    reference.swap_out(caches, pool, staging, out_pairs)
+    reference.swap_in(caches, pool, staging, in_pairs)
+    if target.device == "cuda":
+        torch.cuda.synchronize()
+    return _differences([*on_device, own_pool], [*caches, pool])

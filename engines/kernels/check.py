@@ -1,0 +1,172 @@
+"""Checks every kernel of a device against float64: `python -m engines.kernels.check --device cuda`.
+
+`check_all` returns one result per case; the command prints them and exits with status 1 if any
+exceeds its limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from engines.core.errors import UserError
+from engines.kernels.cases import (
+    Shape,
+    Target,
+    contiguous_error,
+    copy_differences,
+    paged_error,
+    prefix_error,
+    swap_differences,
+    write_differences,
+)
+from engines.kernels.library import load_kernels
+
+LIMITS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+HEAD_SIZES = (64, 80, 96, 128, 256)
+BLOCK_SIZES = (1, 2, 3, 7, 8, 16, 17, 32, 64, 128, 256)
+LONG_CONTEXTS = (511, 512, 513, 1024, 1025, 2047, 2048, 4095, 4096)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One check: `run` returns its largest error."""
+
+    name: str
+    limit: float
+    run: Callable[[Target], float]
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """A case's largest error against what is allowed."""
+
+    name: str
+    max_error: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the limit."""
+        return self.max_error <= self.limit
+
+
+def data_types(device: str) -> tuple[torch.dtype, ...]:
+    """Return the types that a device's kernels support."""
+    if device == "cpu":
+        return (torch.float32, torch.bfloat16)
+    return (torch.float32, torch.float16, torch.bfloat16)
+
+
+def boundary_lengths(block_size: int) -> list[int]:
+    """Return context lengths around the ends of blocks, an empty context among them."""
+    around = {0, 1, block_size - 1, block_size, block_size + 1, 3 * block_size + 1, 33}
+    return sorted(around - {-1})
+
+
+def attention_cases(dtype: torch.dtype) -> Iterator[Case]:
+    """Yield the attentions' cases: every block size with every head size, long contexts."""
+    limit = LIMITS[dtype]
+    for block_size in BLOCK_SIZES:
+        lengths = boundary_lengths(block_size)
+        for head_size in HEAD_SIZES:
+            shape = Shape(dtype, head_size, block_size)
+            yield Case(f"paged {shape}", limit, partial(_paged, shape=shape, lengths=lengths))
+            yield Case(f"prefix {shape}", limit, partial(_prefix, shape=shape, lengths=lengths))
+    for head_size in HEAD_SIZES:
+        for num_heads, num_kv_heads in ((3, 3), (8, 1), (12, 2)):
+            shape = Shape(dtype, head_size, 16, num_heads, num_kv_heads)
+            yield Case(f"paged {shape}", limit, partial(_paged, shape=shape, lengths=[40, 1, 300]))
+        for padded in (False, True):
+            shape = Shape(dtype, head_size, 70)
+            name = f"contiguous {shape}{' left-padded' if padded else ''}"
+            yield Case(name, limit, partial(_contiguous, shape=shape, padded=padded))
+    for length in LONG_CONTEXTS:
+        shape = Shape(dtype, 64, 16, 2, 1)
+        name = f"paged {shape} context {length}"
+        yield Case(name, limit, partial(_paged, shape=shape, lengths=[length, 5]))
+
+
+def movement_cases(dtype: torch.dtype) -> Iterator[Case]:
+    """Yield the cases of writing, copying and swapping, which must be exact."""
+    for block_size in BLOCK_SIZES:
+        shape = Shape(dtype, 64, block_size)
+        yield Case(f"write {shape}", 0, partial(_write, shape=shape))
+        yield Case(f"copy {shape}", 0, partial(_copy, shape=shape, num_caches=6))
+        for staging in (0, 2, 16):
+            name = f"swap {shape} staging {staging}"
+            yield Case(name, 0, partial(_swap, shape=shape, staging=staging))
+    shape = Shape(dtype, 64, 2, 2, 1)
+    yield Case(f"copy {shape} 300 caches", 0, partial(_copy, shape=shape, num_caches=300))
+
+
+def _paged(target: Target, *, shape: Shape, lengths: list[int]) -> float:
+    return paged_error(target, shape, lengths)
+
+
+def _prefix(target: Target, *, shape: Shape, lengths: list[int]) -> float:
+    """Each context once with one new token, once with half of it new, once with all of it."""
+    rises = [*lengths, *lengths, *lengths]
+    new = [*(min(1, n) for n in lengths), *(n // 2 for n in lengths), *lengths]
+    return prefix_error(target, shape, rises, new)
+
+
+def _contiguous(target: Target, *, shape: Shape, padded: bool) -> float:
+    ends = [shape.block_size, 1, 33, 0, 64]
+    starts = [shape.block_size - 1, 0, 32, 0, 7] if padded else None
+    return contiguous_error(target, shape, ends, starts)
+
+
+def _write(target: Target, *, shape: Shape) -> float:
+    return write_differences(target, shape, 29)
+
+
+def _copy(target: Target, *, shape: Shape, num_caches: int) -> float:
+    return copy_differences(target, shape, num_caches)
+
+
+def _swap(target: Target, *, shape: Shape, staging: int) -> float:
+    return swap_differences(target, shape, 4, staging)
+
+
+def all_cases(device: str) -> Iterator[Case]:
+    """Yield every case of a device."""
+    for dtype in data_types(device):
+        yield from attention_cases(dtype)
+        yield from movement_cases(dtype)
+
+
+def check_all(device: str) -> list[CheckResult]:
+    """Run every case on a device's compiled kernels; raises UserError if there are none."""
+    kernels = load_kernels(device)
+    if not kernels.compiled:
+        raise UserError(f"no compiled {device} kernels: run python -m engines.kernels.build")
+    target = Target(kernels, device)
+    torch.manual_seed(0)
+    return [CheckResult(c.name, c.run(target), c.limit) for c in all_cases(device)]
+
+
+def main() -> int:
+    """Check from the command line; exit status 1 if a case fails, 2 if nothing can be checked."""
+    parser = argparse.ArgumentParser(description="Check a device's kernels against float64.")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    try:
+        results = check_all(parser.parse_args().device)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for result in results:
+        state = "ok" if result.passed else "FAILED"
+        print(f"{state:6} {result.max_error:9.2e} (limit {result.limit:7.0e})  {result.name}")
+    failed = sum(not result.passed for result in results)
+    print(f"{len(results) - failed} of {len(results)} cases within their limits")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

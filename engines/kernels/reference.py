@@ -1,0 +1,129 @@
+"""Each operation in plain PyTorch: what the kernels must compute, and the fallback without them.
+
+Shapes and meanings are those of `engines.kernels.ops`. Attention computes in the wider of the
+query's type and float32, so float64 tensors give a float64 reference.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """Attend causally: the queries [q, heads, size] are the last of the tokens.
+
+    keys and values are [kv_heads, tokens, size]; returns [q, heads, size].
+    """
+    wide = torch.promote_types(query.dtype, torch.float32)
+    group = query.shape[1] // keys.shape[0]
+    keys = keys.to(wide).repeat_interleave(group, 0)
+    values = values.to(wide).repeat_interleave(group, 0)
+    scores = torch.einsum("qhd,htd->hqt", query.to(wide), keys) * scale
+    num_queries, num_tokens = scores.shape[1:]
+    visible = torch.ones(num_queries, num_tokens, dtype=torch.bool, device=query.device)
+    hidden = ~visible.tril(num_tokens - num_queries)
+    weights = torch.softmax(scores.masked_fill(hidden, float("-inf")), dim=-1)
+    return torch.einsum("hqt,htd->qhd", weights, values)
+
+
+def _gather(cache: Tensor, table: Tensor, length: int) -> Tensor:
+    """Return a sequence's first `length` rows [kv_heads, length, size] from its blocks."""
+    num_blocks = -(-length // cache.shape[2])
+    blocks = cache[table[:num_blocks].long()]
+    return blocks.transpose(0, 1).flatten(1, 2)[:, :length]
+
+
+def paged_attention(
+    out: Tensor,
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    scale: float,
+    max_context_len: int,
+) -> None:
+    """See `ops.paged_attention`."""
+    starts = torch.arange(len(context_lens) + 1, dtype=torch.int32)
+    prefix_attention(
+        *(out, query, key_cache, value_cache, block_tables, context_lens, starts, scale),
+        *(1, max_context_len),
+    )
+
+
+def contiguous_attention(
+    out: Tensor,
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    start_offsets: Tensor | None,
+    context_lens: Tensor,
+    scale: float,
+    _max_context_len: int,
+) -> None:
+    """See `ops.contiguous_attention`."""
+    starts = [0] * len(context_lens) if start_offsets is None else start_offsets.tolist()
+    for i, (start, end) in enumerate(zip(starts, context_lens.tolist(), strict=True)):
+        if end <= start:
+            out[i] = 0
+            continue
+        keys, values = key_cache[i, :, start:end], value_cache[i, :, start:end]
+        out[i] = _attend(query[i : i + 1], keys, values, scale)[0].to(out.dtype)
+
+
+def prefix_attention(
+    out: Tensor,
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    query_starts: Tensor,
+    scale: float,
+    _max_query_len: int,
+    _max_context_len: int,
+) -> None:
+    """See `ops.prefix_attention`; here a query with an empty context yields zeros."""
+    starts = query_starts.tolist()
+    for i, length in enumerate(context_lens.tolist()):
+        rows = slice(starts[i], starts[i + 1])
+        if length == 0:
+            out[rows] = 0
+            continue
+        keys = _gather(key_cache, block_tables[i], length)
+        values = _gather(value_cache, block_tables[i], length)
+        out[rows] = _attend(query[rows], keys, values, scale).to(out.dtype)
+
+
+def write_kv(
+    key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
+) -> None:
+    """See `ops.write_kv`."""
+    kept = slot_mapping >= 0
+    slots = slot_mapping[kept]
+    block_size = key_cache.shape[2]
+    block, offset = slots // block_size, slots % block_size
+    key_cache[block, :, offset] = key[kept]
+    value_cache[block, :, offset] = value[kept]
+
+
+def copy_blocks(caches: list[Tensor], pairs: Tensor) -> None:
+    """See `ops.copy_blocks`."""
+    for source, target in pairs.tolist():
+        for cache in caches:
+            cache[target] = cache[source]
+
+
+def swap_out(caches: list[Tensor], host_pool: Tensor, _staging: Tensor, pairs: Tensor) -> None:
+    """See `ops.swap_out`."""
+    for block, row in pairs.tolist():
+        host_pool[row] = torch.cat([cache[block].flatten() for cache in caches]).cpu()
+
+
+def swap_in(caches: list[Tensor], host_pool: Tensor, _staging: Tensor, pairs: Tensor) -> None:
+    """See `ops.swap_in`."""
+    for row, block in pairs.tolist():
+        parts = host_pool[row].chunk(len(caches))
+        for cache, part in zip(caches, parts, strict=True):
+            cache[block] = part.view(cache.shape[1:]).to(cache.device)

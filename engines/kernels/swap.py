@@ -1,0 +1,38 @@
+"""Swap space: pinned host memory for blocks, and the staging memory that makes transfers large."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from engines.kernels import ops
+
+STAGING_BYTES = 64 << 20  # large enough for full bus bandwidth, small beside a KV cache
+
+
+class SwapSpace:
+    """Room for `num_host_blocks` blocks of all caches in host memory.
+
+    One host block holds a block of every cache side by side, so it crosses the bus in a single
+    transfer whatever the block size (Figure 19a shows what small transfers cost). `staged=False`
+    moves every block of every cache by itself, as the original system does.
+    """
+
+    def __init__(self, caches: list[Tensor], num_host_blocks: int, *, staged: bool = True) -> None:
+        first = caches[0]
+        row = first[0].numel() * len(caches)
+        row_bytes = row * first.element_size()
+        staging_blocks = max(1, STAGING_BYTES // row_bytes) if staged and first.is_cuda else 0
+        self._caches = caches
+        self._staging = torch.empty(staging_blocks, row, dtype=first.dtype, device=first.device)
+        self.pool = torch.empty(
+            num_host_blocks, row, dtype=first.dtype, device="cpu", pin_memory=first.is_cuda
+        )
+
+    def swap_out(self, pairs: Tensor) -> None:
+        """Copy blocks out; pairs: int64 [n, 2] of (device block, host block)."""
+        ops.swap_out(self._caches, self.pool, self._staging, pairs)
+
+    def swap_in(self, pairs: Tensor) -> None:
+        """Copy blocks back; pairs: int64 [n, 2] of (host block, device block)."""
+        ops.swap_in(self._caches, self.pool, self._staging, pairs)

@@ -1,0 +1,100 @@
+"""Draw figures by name: read the tables, call the figure's drawer, write PDF and PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import style
+from matplotlib.figure import Figure as Canvas
+
+from bench.experiments import registry
+from bench.experiments.model import Figure
+from bench.experiments.tables import Choice, PanelTable, PointStore, load_panel
+from engines.core.errors import UserError
+from plot.batched import draw_batched
+from plot.kv_memory import draw_kv_memory
+from plot.latency import draw_latency
+from plot.layout import finish
+from plot.summary import footer, gaps
+
+STYLE = Path(__file__).with_name("paper.mplstyle")
+
+Drawer = Callable[[Figure, Sequence[PanelTable]], Canvas]
+DRAWERS: dict[str, Drawer] = {
+    "kv-memory": draw_kv_memory,
+    "normalized-latency": draw_latency,
+    "batched-requests": draw_batched,
+}
+# No dates and no versions: equal tables give equal files.
+METADATA: dict[str, dict[str, Any]] = {
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+}
+
+
+def draw(
+    name: str,
+    store: PointStore,
+    out_dir: Path,
+    *,
+    backend: str = "sim",
+    full: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Draw everything that `name` stands for; returns the files written, PDF and PNG of each.
+
+    `overrides` replace the registry's settings as the options of `bench figure` do. Figures of
+    which there is no result are left out. Raises UserError for an unknown name, when there is
+    nothing at all to draw, and for corrupt results, which are named and never drawn.
+    """
+    selection = registry.find(name)
+    selection.require_runnable()
+    choice = Choice.of(backend=backend, full=full, overrides=overrides)
+    loaded = [
+        (figure, [load_panel(store, panel, choice) for panel in figure.panels])
+        for figure in selection.figures
+        if figure.plot
+    ]
+    _refuse_corrupt(table for _, tables in loaded for table in tables)
+    drawn = [(f, tables) for f, tables in loaded if any(not t.sound.empty for t in tables)]
+    if not drawn:
+        raise UserError(
+            f"no results of '{name}' with backend {backend}: run 'bench figure {name} "
+            f"--backend {backend}' first"
+        )
+    return [
+        path for figure, tables in drawn for path in draw_figure(figure, tables, out_dir, backend)
+    ]
+
+
+def draw_figure(
+    figure: Figure, tables: Sequence[PanelTable], out_dir: Path, backend: str
+) -> list[Path]:
+    """Draw one figure from its tables and write `<name>.pdf` and `<name>.png`."""
+    with style.context(STYLE):
+        canvas = DRAWERS[figure.plot](figure, tables)
+        finish(canvas, footer=footer(tables, backend), gaps=gaps(tables))
+        return [_save(canvas, out_dir / f"{figure.name}.{kind}", kind) for kind in METADATA]
+
+
+def _save(canvas: Canvas, path: Path, kind: str) -> Path:
+    content = io.BytesIO()
+    canvas.savefig(content, format=kind, metadata=METADATA[kind])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.getvalue())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+    return path
+
+
+def _refuse_corrupt(tables: Iterable[PanelTable]) -> None:
+    for table in tables:
+        for row in table.frame[table.frame["state"] == "corrupt"].itertuples():
+            raise UserError(
+                f"result of {row.system} at {row.rate:g} req/s in {table.panel.name} is corrupt "
+                f"({row.reason}): run 'bench figure {table.panel.name}' again"
+            )

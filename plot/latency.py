@@ -1,0 +1,143 @@
+"""Normalized latency against request rate: Figures 12, 14, 16 and 17."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from bench.capacity import LIMIT_S_PER_TOKEN, Bound, Estimate
+from bench.experiments.model import Figure
+from bench.experiments.tables import PanelTable
+from plot.layout import panel_letter, place_legend
+from plot.summary import latency_curves
+from plot.systems import in_order, style_of
+
+PANEL_WIDTHS_IN = {1: 3.5, 2: 2.7, 3: 2.35}  # by the number of panels in a row
+PANEL_HEIGHT_IN = 1.72
+NARROWEST_LEGEND_ROW_IN = 5.0  # below, the legend takes two rows
+
+
+def draw_latency(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
+    """One set of axes for each panel, three (or two) in a row, with a common legend."""
+    columns = min(len(tables), 2 if len(tables) in (2, 4) else 3)
+    rows = math.ceil(len(tables) / columns)
+    size = (
+        columns * PANEL_WIDTHS_IN[columns],
+        rows * PANEL_HEIGHT_IN + 0.62 + (0.3 if columns == 1 else 0.0),
+    )
+    canvas = Canvas(figsize=size, layout="constrained")
+    axes = canvas.subplots(rows, columns, squeeze=False)
+    for index, ax in enumerate(axes.flat):
+        if index >= len(tables):
+            ax.set_axis_off()
+            continue
+        draw_panel(ax, tables[index])
+        letter = panel_letter(index) if len(tables) > 1 else ""
+        ax.set_title(f"{letter}{tables[index].panel.title}")
+        if index % columns == 0:
+            ax.set_ylabel("Normalized latency (s/token)")
+        if index + columns >= len(tables):
+            ax.set_xlabel("Request rate (req/s)")
+    handles = _handles(tables)
+    wide = size[0] >= NARROWEST_LEGEND_ROW_IN
+    place_legend(canvas, handles, columns=None if wide else math.ceil(len(handles) / 2))
+    return canvas
+
+
+def draw_panel(ax: Axes, table: PanelTable) -> None:
+    """Draw the curves of one panel; a missing point breaks its line."""
+    data = latency_curves(table)
+    for index, curve in data.groupby("curve", sort=True):
+        _draw_curve(ax, table.panel.curves[int(str(index))].system, curve)
+    capacities = [table.capacity(index) for index in range(len(table.panel.curves))]
+    ax.set_ylim(0, LIMIT_S_PER_TOKEN)
+    ax.set_xlim(0, _right_end(data, capacities))
+    ax.yaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    if data["latency_s"].isna().all():
+        ax.set_xticks([])
+        ax.text(0.5, 0.5, "no results yet", transform=ax.transAxes, ha="center", color="#999999")
+    _mark_ratio(ax, table)
+
+
+def _draw_curve(ax: Axes, system: str, curve: pd.DataFrame) -> None:
+    style = style_of(system)
+    rates = curve["rate"].to_numpy(dtype=float)
+    latencies = curve["latency_s"].to_numpy(dtype=float)
+    ax.plot(rates, latencies, color=style.colour, linestyle=style.line)
+    inside = latencies <= LIMIT_S_PER_TOKEN
+    if not inside.any():
+        return  # an empty unclipped artist would upset the layout
+    ax.plot(
+        rates[inside],
+        latencies[inside],
+        color=style.colour,
+        marker=style.marker,
+        linestyle="none",
+        markeredgecolor="white",
+        markeredgewidth=0.4,
+        clip_on=False,
+        zorder=3,
+    )
+
+
+def _right_end(data: pd.DataFrame, capacities: Sequence[Estimate | None]) -> float:
+    """A little beyond the last crossing or the last point below the limit."""
+    visible = data.loc[data["latency_s"] <= LIMIT_S_PER_TOKEN, "rate"]
+    ends = [estimate.value for estimate in capacities if estimate is not None]
+    return 1.06 * float(np.max([*visible, *ends], initial=1e-3))
+
+
+def _mark_ratio(ax: Axes, table: PanelTable) -> None:
+    """Write Astra's capacity over Orca (Oracle)'s between the two crossings, if both are exact."""
+    systems = [curve.system for curve in table.panel.curves]
+    if systems.count("astra") != 1 or systems.count("orca-oracle") != 1:
+        return
+    over = table.capacity(table.curve_of("astra"))
+    under = table.capacity(table.curve_of("orca-oracle"))
+    if over is None or under is None or {over.bound, under.bound} != {Bound.EXACT}:
+        return
+    if set(table.absent["system"]) & {"astra", "orca-oracle"}:
+        return
+    ratio = over.value / under.value
+    if ratio < 1.15:
+        return
+    arrow = {"arrowstyle": "<->", "color": "#444444", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
+    height = LIMIT_S_PER_TOKEN
+    ax.annotate(
+        "", (under.value, height), (over.value, height), arrowprops=arrow, annotation_clip=False
+    )
+    ax.text(
+        (under.value + over.value) / 2,
+        height,
+        f"{ratio:.1f}$\\times$",
+        ha="center",
+        va="center",
+        fontsize=6,
+        color="#222222",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+    )
+
+
+def _handles(tables: Sequence[PanelTable]) -> list[Line2D]:
+    systems = {curve.system for table in tables for curve in table.panel.curves}
+    return [
+        Line2D(
+            [],
+            [],
+            color=style.colour,
+            linestyle=style.line,
+            marker=style.marker,
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+            label=style.label,
+        )
+        for style in map(style_of, in_order(systems))
+    ]

@@ -1,0 +1,199 @@
+"""Checkpoints in every form load alike; damaged ones give one clear line."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import PROMPT, Runner, on_ranks, save_bin
+
+from engines.core.errors import UserError
+from engines.models.checkpoint import Checkpoint
+from engines.models.load import load_model
+
+
+def load(directory, **settings):
+    return load_model(directory, **{"dtype": torch.float32, "device": "cpu", **settings})
+
+
+def logits_of(directory):
+    return Runner(load(directory)).step({0: PROMPT})[0]
+
+
+@pytest.fixture
+def opt_copy(checkpoint, tmp_path):
+    """A checkpoint of one safetensors file that a test may damage."""
+    return Path(shutil.copytree(checkpoint("opt")[1], tmp_path / "damaged"))
+
+
+def edit_tensors(directory, edit):
+    file = directory / "model.safetensors"
+    tensors = load_file(file)
+    edit(tensors)
+    save_file(tensors, file)
+
+
+@pytest.mark.parametrize("kind", ["opt-post-norm", "llama", "llama-gqa-tied"])
+def test_every_format_gives_the_same_logits(checkpoint, tmp_path, kind):
+    model, directory = checkpoint(kind)
+    expected = logits_of(directory)
+    forms = {
+        "sharded": lambda path: model.save_pretrained(path, max_shard_size="60KB"),
+        "bin": lambda path: save_bin(model, path, num_shards=1),
+        "sharded-bin": lambda path: save_bin(model, path, num_shards=3),
+    }
+    for form, save in forms.items():
+        path = tmp_path / form
+        path.mkdir()
+        save(path)
+        assert (len(list(path.glob("*.index.json"))) == 1) == form.startswith("sharded")
+        assert torch.equal(logits_of(path), expected), form
+
+
+def test_names_without_the_model_prefix(checkpoint, tmp_path):
+    model, directory = checkpoint("opt")
+    model.model.save_pretrained(tmp_path)  # the base model, as facebook's own files
+    assert torch.equal(logits_of(tmp_path), logits_of(directory))
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_tensors_are_read_from_the_mapped_file(checkpoint, tmp_path, form):
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("needs Linux's list of mapped files")
+    model, directory = checkpoint("llama")
+    if form == "bin":
+        save_bin(model, tmp_path, num_shards=1)
+        directory = tmp_path
+    stored = Checkpoint(directory).tensors["layers.1.mlp.down_proj.weight"]
+    part = stored.read((slice(3, 9), slice(2, 5)))
+    mapped = [line for line in maps.read_text().splitlines() if line.endswith(str(stored.file))]
+    ranges = [[int(end, 16) for end in line.split()[0].split("-")] for line in mapped]
+    assert any(low <= part.data_ptr() < high for low, high in ranges)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_each_rank_reads_only_its_slices(checkpoint, tmp_path, monkeypatch, form):
+    model, directory = checkpoint("llama")
+    if form == "bin":
+        save_bin(model, tmp_path, num_shards=2)
+        directory = tmp_path
+    reads = []
+    fill = Checkpoint.fill
+
+    def recording_fill(self, target, name, shape, start):
+        stored = self.tensors[name]
+
+        def read(part):
+            values = stored.read(part)
+            reads.append((name, values.numel(), math.prod(shape)))
+            return values
+
+        self.tensors[name] = replace(stored, read=read)
+        fill(self, target, name, shape, start)
+
+    monkeypatch.setattr(Checkpoint, "fill", recording_fill)
+    on_ranks(4, lambda communicator: load(directory, communicator=communicator))
+    assert len({name for name, _, _ in reads}) == len(Checkpoint(directory).tensors)
+    for name, num_read, num_stored in reads:
+        share = 1 if name.endswith("norm.weight") else 4
+        rounding = 64 if num_stored == 99 * 64 else 0  # a quarter of 99 tokens, rounded up
+        assert num_read <= num_stored / share + rounding, name
+
+
+def test_other_types_are_converted(checkpoint, tmp_path):
+    model, _ = checkpoint("opt")
+    save_bin(model.double(), tmp_path, num_shards=1)
+    converted = Runner(load(tmp_path)).step({0: PROMPT})[0]
+    model.float()
+    assert torch.equal(converted, logits_of(checkpoint("opt")[1]))
+
+
+def test_missing_unexpected_and_misshapen_are_one_error(opt_copy):
+    def edit(tensors):
+        del tensors["model.decoder.layers.0.fc1.bias"]
+        tensors["model.decoder.layers.9.fc1.bias"] = torch.zeros(3)
+        tensors["model.decoder.layers.1.fc1.weight"] = torch.zeros(5, 7)
+
+    edit_tensors(opt_copy, edit)
+    with pytest.raises(UserError) as caught:
+        load(opt_copy)
+    message = str(caught.value)
+    assert "missing: decoder.layers.0.fc1.bias;" in message
+    assert "unexpected: decoder.layers.9.fc1.bias;" in message
+    expected = "decoder.layers.1.fc1.weight is [5, 7] in model.safetensors, expected [144, 64]"
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_config_that_does_not_match_the_weights(opt_copy):
+    config = json.loads((opt_copy / "config.json").read_text())
+    config["num_hidden_layers"] = 5
+    (opt_copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"missing: decoder\.layers\.3\..* and 29 more"):
+        load(opt_copy)
+
+
+def test_quantized_weights(opt_copy):
+    name = "model.decoder.layers.0.fc1.weight"
+    edit_tensors(opt_copy, lambda tensors: tensors.update({name: tensors[name].to(torch.int8)}))
+    with pytest.raises(UserError, match=r"fc1\.weight in .* has type torch\.int8"):
+        load(opt_copy)
+
+
+def test_truncated_safetensors(opt_copy):
+    file = opt_copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model\.safetensors is not a readable safetensors file"):
+        load(opt_copy)
+
+
+def test_truncated_bin(checkpoint, tmp_path):
+    save_bin(checkpoint("opt")[0], tmp_path, num_shards=1)
+    file = tmp_path / "pytorch_model.bin"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(UserError, match=r"pytorch_model\.bin cannot be mapped"):
+        load(tmp_path)
+
+
+class _Trap:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickled call was executed",))
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_pickled_objects_are_not_executed(checkpoint, tmp_path, writer):
+    checkpoint("opt")[0].config.save_pretrained(tmp_path)
+    file = tmp_path / "pytorch_model.bin"
+    if writer == "torch":
+        torch.save({"weight": _Trap()}, file)
+    else:
+        file.write_bytes(pickle.dumps({"weight": _Trap()}))
+    with pytest.raises(UserError, match=r"pytorch_model\.bin"):
+        load(tmp_path)
+
+
+def test_absent_files(opt_copy, tmp_path):
+    (opt_copy / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"holds no weights: expected model\.safetensors or"):
+        load(opt_copy)
+    index = opt_copy / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "one.safetensors"}}))
+    with pytest.raises(UserError, match=r"lacks one\.safetensors, named in model\.safetensors\.in"):
+        load(opt_copy)
+    index.write_text("[]")
+    with pytest.raises(UserError, match="is not an index of shards"):
+        load(opt_copy)
+    with pytest.raises(UserError, match=r"absent is not a directory"):
+        load(tmp_path / "absent")
+    with pytest.raises(UserError, match=r"unknown model 'opt-14b': did you mean opt-13b"):
+        load("opt-14b")
+    with pytest.raises(UserError, match=r"config\.json does not exist"):
+        load(tmp_path)

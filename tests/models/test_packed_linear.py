@@ -1,0 +1,69 @@
+"""Packed weights give the plain product, or are not used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from engines.models import packed
+from engines.models.builder import Builder
+from engines.models.dummy import DummyWeights
+from engines.models.interfaces import SingleProcess
+from engines.models.linear import Linear, Share
+from engines.models.packed import PackedLinear, Packer
+
+CPU = torch.device("cpu")
+needs_mkl = pytest.mark.skipif(
+    not Packer.serves(torch.float32, CPU), reason="this torch is built without MKL"
+)
+
+
+@needs_mkl
+@pytest.mark.parametrize("shape", [(2304, 768), (36, 100), (1, 64), (99, 1)])
+def test_packed_product_equals_the_plain_one(shape):
+    weight, bias = torch.randn(shape), torch.randn(shape[0])
+    for layer_bias in (bias, None):
+        layer = Packer().pack(weight, layer_bias)
+        assert layer is not None
+        for rows in (0, 1, 2, 15, 16, 17, 96, 255, 256, 257, 600):
+            x = torch.randn(rows, shape[1])
+            expected = functional.linear(x.double(), weight.double(), bias.double())
+            expected = expected if layer_bias is not None else expected - bias.double()
+            torch.testing.assert_close(layer(x).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@needs_mkl
+def test_packing_does_not_depend_on_the_number_of_threads():
+    weight, x = torch.randn(300, 200), torch.randn(33, 200)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        layer = PackedLinear(weight, None)
+        torch.set_num_threads(1)
+        torch.testing.assert_close(layer(x), x @ weight.T, rtol=1e-4, atol=1e-4)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@needs_mkl
+def test_a_layout_that_fails_its_proof_is_not_used(monkeypatch):
+    call = PackedLinear.__call__
+    monkeypatch.setattr(PackedLinear, "__call__", lambda self, x: call(self, x) + (len(x) == 33))
+    assert Packer().pack(torch.randn(64, 64), None) is None
+
+
+def column(dtype):
+    source = DummyWeights(0, longest=64, device=CPU)
+    builder = Builder(source, SingleProcess(), dtype=dtype, device=CPU)
+    return builder.column(["layer"], [Share.whole(64)], 32, bias=True)
+
+
+@needs_mkl
+def test_float32_is_packed():
+    assert isinstance(column(torch.float32), PackedLinear)
+
+
+def test_other_types_are_not():
+    assert isinstance(column(torch.bfloat16), Linear)
+    assert not packed.Packer.serves(torch.float32, torch.device("meta"))

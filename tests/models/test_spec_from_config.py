@@ -1,0 +1,123 @@
+"""config.json gives shape and architecture; what we do not support is named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from engines.core.config import MODELS
+from engines.core.errors import UserError
+from engines.models.spec import RopeScaling, arch_from_spec, spec_from_config
+
+OPT = {
+    "model_type": "opt", "vocab_size": 50272, "hidden_size": 768, "num_hidden_layers": 12,
+    "ffn_dim": 3072, "num_attention_heads": 12, "max_position_embeddings": 2048,
+    "word_embed_proj_dim": 768, "activation_function": "relu", "eos_token_id": 2,
+    "do_layer_norm_before": True, "torch_dtype": "float16",
+}  # fmt: skip
+LLAMA = {
+    "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32,
+    "intermediate_size": 11008, "num_attention_heads": 32, "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-6, "hidden_act": "silu", "eos_token_id": [2, 3], "rope_scaling": None,
+}  # fmt: skip
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+def parse(tmp_path, config, **changes):
+    values = {key: value for key, value in {**config, **changes}.items() if value != "absent"}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    return spec_from_config(tmp_path)
+
+
+def test_opt_125m(tmp_path):
+    spec, arch = parse(tmp_path, OPT)
+    assert spec.num_parameters == MODELS["opt-125m"].num_parameters
+    assert arch == arch_from_spec(MODELS["opt-125m"])
+    assert (spec.name, spec.dtype_bytes) == (tmp_path.name, 2)
+
+
+def test_opt_350m(tmp_path):
+    spec, arch = parse(
+        tmp_path, OPT, num_hidden_layers=24, hidden_size=1024, num_attention_heads=16,
+        ffn_dim=4096, word_embed_proj_dim=512, do_layer_norm_before=False,
+    )  # fmt: skip
+    assert spec.num_parameters == MODELS["opt-350m"].num_parameters
+    assert arch == arch_from_spec(MODELS["opt-350m"])
+
+
+def test_published_type(tmp_path):
+    spec, arch = parse(tmp_path, OPT, torch_dtype="absent", dtype="float32")
+    assert (arch.dtype, spec.dtype_bytes) == ("float32", 4)
+    spec, arch = parse(tmp_path, LLAMA)
+    assert (arch.dtype, spec.dtype_bytes) == ("float16", 2)
+
+
+def test_opt_without_final_norm(tmp_path):
+    arch = parse(tmp_path, OPT, _remove_final_layer_norm=True)[1]
+    assert arch.pre_norm
+    assert not arch.final_norm
+
+
+def test_llama_defaults(tmp_path):
+    spec, arch = parse(tmp_path, LLAMA)
+    assert spec.kv_heads == 32
+    assert arch.norm_eps == 1e-6
+    assert arch.rope_theta == 10000.0
+    assert arch.rope_scaling is None
+    assert arch.eos_token_ids == (2, 3)
+
+
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+def test_llama3_rope_in_either_form(tmp_path, key):
+    rope = {**LLAMA3, "rope_type": "llama3", "original_max_position_embeddings": 8192}
+    arch = parse(tmp_path, LLAMA, num_key_value_heads=8, rope_theta=5e5, **{key: rope})[1]
+    assert arch.rope_theta == 5e5
+    assert arch.rope_scaling == RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
+
+
+def test_old_spelling_of_linear_rope(tmp_path):
+    arch = parse(tmp_path, LLAMA, rope_scaling={"type": "linear", "factor": 2.0})[1]
+    assert arch.rope_scaling == RopeScaling("linear", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (OPT, {"model_type": "bloom"}, "unsupported model_type 'bloom': supported: llama, opt"),
+        (OPT, {"model_type": "absent"}, "unsupported model_type 'None'"),
+        (OPT, {"activation_function": "gelu"}, "unsupported activation_function 'gelu'"),
+        (OPT, {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine False"),
+        (OPT, {"ffn_dim": "absent"}, "ffn_dim is missing"),
+        (OPT, {"hidden_size": 770}, "12 heads do not divide hidden_size 770"),
+        (OPT, {"vocab_size": -1}, "vocab_size must be a positive integer, got -1"),
+        (OPT, {"vocab_size": "many"}, "vocab_size must be a positive integer, got 'many'"),
+        (OPT, {"enable_bias": 1}, "enable_bias must be true or false, got 1"),
+        (OPT, {"eos_token_id": "</s>"}, "eos_token_id must be integers, got '</s>'"),
+        (OPT, {"torch_dtype": "int8"}, "unsupported dtype 'int8': supported: float32, float16"),
+        (OPT, {"quantization_config": {}}, "quantized checkpoints are not supported"),
+        (LLAMA, {"hidden_act": "gelu"}, "unsupported hidden_act 'gelu': supported: 'silu'"),
+        (LLAMA, {"head_dim": 64}, "unsupported head_dim 64: supported: 128"),
+        (LLAMA, {"num_key_value_heads": 5}, "num_key_value_heads 5 does not divide"),
+        (LLAMA, {"rms_norm_eps": 0}, "rms_norm_eps must be a positive number, got 0"),
+        (LLAMA, {"rope_scaling": {"type": "yarn"}}, "unsupported rope type 'yarn'"),
+        (LLAMA, {"rope_scaling": {"type": "linear"}}, "factor is missing"),
+        (LLAMA, {"rope_scaling": [1]}, r"rope_scaling must be an object, got \[1\]"),
+        (LLAMA, {"hidden_size": 96}, "rotary embedding needs even heads, got 3"),
+    ],
+)
+def test_unsupported_or_malformed(tmp_path, config, changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        parse(tmp_path, config, **changes)
+    assert "config.json" in str(caught.value)
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(UserError, match=r"config\.json does not exist"):
+        spec_from_config(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="is not valid JSON"):
+        spec_from_config(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="must hold a JSON object, got list"):
+        spec_from_config(tmp_path)

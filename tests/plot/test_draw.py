@@ -1,0 +1,94 @@
+"""Figures as files."""
+
+import pytest
+from matplotlib.figure import Figure as Canvas
+
+from bench.experiments import registry
+from bench.experiments.tables import Choice, load_panel
+from bench.results import State
+from engines.core.errors import UserError
+from plot.draw import DRAWERS, draw
+from plot.latency import draw_panel
+
+SHAREGPT = "fig12-13b-sharegpt"
+
+
+@pytest.mark.parametrize("name", ["fig2", "fig12-13b", "fig13", SHAREGPT])
+def test_each_figure_is_a_pdf_and_a_png(made_up, tmp_path, name):
+    files = draw(name, made_up(), tmp_path)
+    assert [path.name for path in files] == [f"{name}.pdf", f"{name}.png"]
+    assert files[0].read_bytes().startswith(b"%PDF")
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_group_draws_each_of_its_figures(made_up, tmp_path):
+    files = draw("all-main", made_up(), tmp_path)
+    assert {path.stem for path in files} == {"fig2", "fig12", "fig13"}
+
+
+def test_equal_results_give_equal_bytes(made_up, tmp_path):
+    first, second = (draw("fig2", made_up(), tmp_path / name) for name in "ab")
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_fonts_are_embedded_as_outlines_that_printers_take(made_up, tmp_path):
+    pdf = draw("fig2", made_up(), tmp_path)[0].read_bytes()
+    assert b"/Type3" not in pdf
+    assert b"/CreationDate" not in pdf
+
+
+def test_corrupt_results_are_named_and_never_drawn(made_up, tmp_path):
+    store = made_up(lambda spec: State.CORRUPT if spec.system == "orca-max" else None)
+    with pytest.raises(UserError, match=r"orca-max at 4 req/s .* corrupt"):
+        draw("fig2", store, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_to_draw_says_how_to_get_results(made_up, tmp_path):
+    store = made_up(lambda spec: State.MISSING)
+    with pytest.raises(UserError, match="bench figure fig2"):
+        draw("fig2", store, tmp_path)
+
+
+def test_figures_without_results_are_left_out_of_a_group(made_up, tmp_path):
+    store = made_up(lambda spec: None if spec.rate == 4.0 else State.MISSING)
+    stems = {path.stem for path in draw("all-main", store, tmp_path)}
+    assert "fig13" not in stems
+    assert "fig2" in stems
+
+
+def test_a_figure_with_gaps_is_still_drawn(made_up, tmp_path):
+    store = made_up(lambda spec: State.MISSING if spec.system in ("astra", "ft") else None)
+    for name in ("fig2", "fig13", SHAREGPT):
+        assert draw(name, store, tmp_path)
+
+
+def test_pending_figure_says_why_it_is_not_drawn(made_up, tmp_path):
+    with pytest.raises(UserError, match="fig17"):
+        draw("fig17", made_up(), tmp_path)
+
+
+def test_unwritable_place_is_one_clear_line(made_up, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        draw("fig2", made_up(), tmp_path / "file")
+
+
+def test_missing_point_breaks_the_line(made_up):
+    lost = made_up(
+        lambda spec: State.MISSING if (spec.system, spec.rate) == ("astra", 1.5) else None
+    )
+    ax = Canvas().subplots()
+    draw_panel(ax, load_panel(lost, registry.find_panel(SHAREGPT), Choice()))
+    (line,) = [
+        line for line in ax.lines if line.get_linestyle() == "-" and line.get_color() == "#0072B2"
+    ]
+    points = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
+    assert points[1.5] != points[1.5]
+    assert points[1.25] == points[1.25]
+
+
+def test_every_figure_that_can_run_has_a_drawer():
+    for figure in registry.FIGURES.values():
+        if not figure.pending:
+            assert figure.plot in DRAWERS

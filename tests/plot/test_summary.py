@@ -1,0 +1,89 @@
+"""From tables to what is drawn."""
+
+import numpy as np
+import pytest
+
+from bench.experiments import registry
+from bench.experiments.tables import Choice, PanelTable, load_panel
+from bench.results import State
+from plot.summary import (
+    CATEGORIES,
+    footer,
+    gaps,
+    kv_breakdown,
+    latency_curves,
+    paper_values,
+    system_metric,
+)
+from plot.systems import SYSTEMS
+
+SHAREGPT = "fig12-13b-sharegpt"
+
+
+def table(store, name: str) -> PanelTable:
+    return load_panel(store, registry.find_panel(name), Choice())
+
+
+def lost_at(system: str, rate: float, state: State = State.MISSING):
+    return lambda spec: state if (spec.system, spec.rate) == (system, rate) else None
+
+
+def test_curves_rise_in_rate_and_hold_every_registered_point(made_up):
+    data = latency_curves(table(made_up(), SHAREGPT))
+    panel = registry.find_panel(SHAREGPT)
+    for index, curve in enumerate(panel.curves):
+        mine = data[data["curve"] == index]
+        assert list(mine["rate"]) == list(curve.all_rates)
+        assert set(mine["system"]) == {curve.system}
+    assert not data["latency_s"].isna().any()
+
+
+def test_a_missing_point_is_a_gap_at_its_rate(made_up):
+    data = latency_curves(table(made_up(lost_at("astra", 1.5)), SHAREGPT))
+    empty = data[data["latency_s"].isna()]
+    assert [(row.system, row.rate) for row in empty.itertuples()] == [("astra", 1.5)]
+
+
+def test_breakdown_has_every_system_and_category(made_up):
+    data = kv_breakdown(table(made_up(), "fig2-13b-sharegpt"))
+    assert list(data.index) == ["orca-max", "orca-pow2", "orca-oracle", "astra"]
+    assert tuple(data.columns) == CATEGORIES
+    assert np.allclose(data.sum(axis=1), 100.0)
+
+
+def test_a_metric_that_no_point_has_is_nan(made_up):
+    values = system_metric(table(made_up(), "fig2-13b-sharegpt"), "never_recorded")
+    assert values.isna().all()
+    assert len(values) == 4
+
+
+def test_paper_values_come_from_the_claims():
+    figure = registry.FIGURES["fig2"]
+    found = paper_values(figure, "fig2-13b-sharegpt", "orca-max")
+    assert found[("kv_pct_token",)] == 20.4
+    assert sum(found.values()) == pytest.approx(100, abs=0.2)
+    astra = paper_values(figure, "fig2-13b-sharegpt", "astra")
+    assert sum(astra.values()) == pytest.approx(100)
+
+
+def test_footer_says_how_the_numbers_came_about(made_up):
+    text = footer([table(made_up(), SHAREGPT)], "sim")
+    for part in ("Simulated", "1x made-up", "proxy", "request-level policy", "600 s", "seed 0"):
+        assert part in text
+    assert "Measured on CPU" in footer([table(made_up(), "fig2-13b-sharegpt")], "cpu")
+
+
+def test_gaps_name_missing_and_stale_points(made_up):
+    assert gaps([table(made_up(), SHAREGPT)]) == []
+    (line,) = gaps([table(made_up(lost_at("astra", 1.5)), SHAREGPT)])
+    assert "1 missing (astra 1.5 req/s)" in line
+    (line,) = gaps([table(made_up(lost_at("ft", 0.2, State.STALE)), SHAREGPT)])
+    assert "stale" in line
+
+
+def test_every_system_has_a_look_of_its_own():
+    for attribute in ("label", "colour", "marker"):
+        values = [getattr(style, attribute) for style in SYSTEMS.values()]
+        assert len(set(values)) == len(values)
+    registered = {p.system for figure in registry.FIGURES.values() for p in figure.points()}
+    assert registered <= set(SYSTEMS)
