@@ -21,7 +21,7 @@ class PointSpec:
 
     Times are in seconds, `rate` in requests per second. `window` bounds the steps over which
     running requests and memory are averaged; `warmup` drops early arrivals from latency.
-    `trace` replays a file; `lengths` replaces a workload's shipped length statistics by a file.
+    `timeout` ends serving early, with requests unfinished. `trace` replays a file; `lengths` replaces a workload's shipped length statistics by a file.
     """
 
     system: str
@@ -45,6 +45,7 @@ class PointSpec:
     preemption: str = "auto"
     share_prefix: bool = False
     warmup: float | None = None
+    timeout: float | None = None
     window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -56,6 +57,8 @@ class PointSpec:
                 raise UserError(f"{name} must be a positive number, got {value:g}")
         if self.warmup is not None and not self.warmup >= 0:
             raise UserError(f"warmup must not be negative, got {self.warmup:g}")
+        if self.timeout is not None and not self.timeout > 0:
+            raise UserError(f"timeout must be positive, got {self.timeout:g}")
         if self.backend not in BACKENDS:
             raise UserError(f"unknown backend '{self.backend}': known: {', '.join(BACKENDS)}")
         if self.preemption not in [p.value for p in Preemption]:

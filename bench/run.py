@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -93,7 +94,9 @@ def run_point(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcom
     )
     log = RequestLog(workload)
     started = time.perf_counter()
-    serve(engine, workload.requests(setting.sampling), log, on_progress=on_progress)
+    until_s = math.inf if spec.timeout is None else spec.timeout
+    requests = workload.requests(setting.sampling)
+    serve(engine, requests, log, until_s=until_s, on_progress=on_progress)
     wall_s = time.perf_counter() - started
     metrics = summarize(setting, workload, log, engine)
     metrics["wall_s"] = wall_s
@@ -173,21 +176,24 @@ def serve(
     requests: Iterator[Request],
     log: RequestLog,
     *,
+    until_s: float = math.inf,
     on_progress: Progress | None = None,
 ) -> None:
-    """Feed requests as they arrive and step the engine until all are finished."""
+    """Feed requests as they arrive and step the engine until all are finished, or to `until_s`."""
     clock: Clock = engine.clock
     total = len(log.finish_s)
     upcoming = next(requests, None)
     next_report = PROGRESS_PERIOD_STEPS
     while upcoming is not None or engine.has_work:
         now = clock.now
+        if now >= until_s:
+            return
         while upcoming is not None and upcoming.arrival_s <= now:
             engine.add_request(upcoming)
             upcoming = next(requests, None)
         if not engine.has_work:
             assert upcoming is not None
-            clock.wait_until(upcoming.arrival_s)
+            clock.wait_until(min(upcoming.arrival_s, until_s))
             continue
         for group in engine.step():
             log.add(group)
@@ -201,18 +207,23 @@ def summarize(
 ) -> dict[str, Any]:
     """The result's metrics under the contract's keys, without wall-clock times.
 
-    Latency is (finish - arrival) / output length over requests that arrived after the warm-up
-    (paper, section 6.1); throughput is output tokens of all sequences over the time to the last.
+    Latency is (finish - arrival) / output length over finished requests that arrived after the
+    warm-up (paper, section 6.1); throughput is output tokens of all their sequences over the time
+    to the last one.
     """
     spec = setting.spec
-    counted = workload.arrival_s >= setting.warmup_s
+    finished = np.isfinite(log.finish_s)
+    counted = finished & (workload.arrival_s >= setting.warmup_s)
+    if not counted.any():
+        raise UserError("no request that arrived after the warm-up finished: lower --warmup or "
+                        "raise --timeout")
     arrival_s, output_len = workload.arrival_s[counted], workload.output_len[counted]
     first_s, finish_s = log.first_token_s[counted], log.finish_s[counted]
     latency = (finish_s - arrival_s) / output_len
     several = output_len > 1
     tpot = (finish_s - first_s)[several] / (output_len[several] - 1)
     p50, p90, p99 = np.percentile(latency, (50, 90, 99)).tolist()
-    total_tokens = int(workload.output_len.sum(dtype=np.int64)) * setting.sampling.n
+    total_tokens = int(workload.output_len[finished].sum(dtype=np.int64)) * setting.sampling.n
     metrics: dict[str, Any] = {
         "system": spec.system,
         "model": spec.model,
@@ -231,7 +242,7 @@ def summarize(
         "p99_normalized_latency_s": p99,
         "mean_ttft_s": float((first_s - arrival_s).mean()),
         "mean_tpot_s": float(tpot.mean()) if several.any() else None,
-        "throughput_tok_s": total_tokens / float(log.finish_s.max()),
+        "throughput_tok_s": total_tokens / float(log.finish_s[finished].max()),
         "preemptions": engine.scheduler.num_preemptions,
         "kv_slots": setting.config.num_slots,
     }

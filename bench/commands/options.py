@@ -144,6 +144,13 @@ _POINT_OPTIONS = (
         metavar="S",
     ),
     _setting(
+        "--timeout",
+        "timeout",
+        "Stop serving at this time, in seconds, with requests unfinished.  [default: never]",
+        type=amount,
+        metavar="S",
+    ),
+    _setting(
         "--window",
         "window",
         "Steps over which batch and memory are averaged, in seconds.  [default: all]",

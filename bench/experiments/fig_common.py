@@ -29,7 +29,7 @@ HARDWARE = {
 SCRIPT_TRACE = {"duration": 600.0, "warmup": 60.0}
 PAPER_TRACE = {"duration": 3600.0}
 # Overload whose steady state is averaged: 900 s, of which the first 300 s fill the cache.
-OVERLOAD_TRACE = {"duration": 900.0, "window": (300.0, 900.0)}
+OVERLOAD_TRACE = {"duration": 900.0, "window": (300.0, 900.0), "timeout": 900.0}
 
 # Why large batches of short requests are served faster than by the original (notes of claims).
 HOST_COST = (

@@ -59,16 +59,46 @@ class RowCursor {
 
 inline int at_most(int value, int limit) { return value < limit ? value : limit; }
 
+// Hands out the rows of a context tile by tile, with the fetching of later tiles under way.
+template <class T, int kSize>
+class TileStream {
+ public:
+  TileStream(RowCursor<T, kSize> cursor, int tokens) : cursor_(cursor), left_(tokens) {
+    for (int i = 0; i < kAhead; ++i) fetch();
+  }
+
+  // The next tile's rows, valid until kAhead tiles later.
+  const T* const* next() {
+    fetch();
+    return rows_[handed_++ % kTiles];
+  }
+
+ private:
+  static constexpr int kAhead = 1;  // more does not help
+  static constexpr int kTiles = kAhead + 1;
+
+  void fetch() {
+    if (left_ > 0) cursor_.take(rows_[fetched_ % kTiles], at_most(kTile, left_));
+    left_ -= kTile;
+    ++fetched_;
+  }
+
+  RowCursor<T, kSize> cursor_;
+  int left_;
+  unsigned fetched_ = 0;
+  unsigned handed_ = 0;
+  const T* rows_[kTiles][kTile];
+};
+
 // scores[r][t] = query[r] . key[t] for t < tokens; query is [kRows, kSize].
 template <class T, int kSize, int kRows>
 void compute_scores(const float* query, RowCursor<T, kSize> keys, int tokens, float* scores,
                     int64_t stride) {
-  const T* rows[2][kTile];
-  keys.take(rows[0], at_most(kTile, tokens));
-  for (int t = 0, side = 0; t < tokens; t += kTile, side ^= 1) {
-    if (t + kTile < tokens) keys.take(rows[side ^ 1], at_most(kTile, tokens - t - kTile));
+  TileStream<T, kSize> stream(keys, tokens);
+  for (int t = 0; t < tokens; t += kTile) {
+    const T* const* rows = stream.next();
     for (int part = 0; part < kTile; part += kWidth) {
-      const T* const* tile = rows[side] + part;
+      const T* const* tile = rows + part;
       for (int r = 0; r < kRows; ++r) {
         Floats sums[kWidth] = {};
         for (int at = 0; at < kSize; at += kWidth) {
@@ -135,14 +165,13 @@ void sum_values(const float* weights, int64_t stride, RowCursor<T, kSize> values
   constexpr int kVectors = kSize / kWidth;
   constexpr int kChunk = kVectors < kAccumulators / kRows ? kVectors : kAccumulators / kRows;
   for (int i = 0; i < kRows * kSize; i += kWidth) store(sums + i, Floats{});
-  const T* rows[2][kTile];
-  values.take(rows[0], at_most(kTile, tokens));
-  for (int t = 0, side = 0; t < tokens; t += kTile, side ^= 1) {
-    if (t + kTile < tokens) values.take(rows[side ^ 1], at_most(kTile, tokens - t - kTile));
-    int count = at_most(kTile, tokens - t);
+  TileStream<T, kSize> stream(values, tokens);
+  for (int t = 0; t < tokens; t += kTile) {
+    const T* const* rows = stream.next();
+    const int count = at_most(kTile, tokens - t);
     const T* shifted[kTile];
     for (int v = 0; v < kVectors; v += kChunk) {
-      for (int i = 0; i < count; ++i) shifted[i] = rows[side][i] + v * kWidth;
+      for (int i = 0; i < count; ++i) shifted[i] = rows[i] + v * kWidth;
       float* part = sums + v * kWidth;
       if (v + kChunk <= kVectors) {
         add_rows<T, kSize, kRows, kChunk>(shifted, count, weights + t, stride, part);

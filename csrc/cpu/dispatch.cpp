@@ -1,26 +1,25 @@
-// Chooses the widest instruction set that this processor has; attend.cpp is compiled for each.
+// Chooses the widest instruction set that this processor has, of those attend.cpp was compiled for.
 #include "attend.h"
 
 namespace astra {
 
-namespace plain {
-AttendFunctions find_attend(DataType dtype, int head_size);
-}
-#ifdef __x86_64__
-namespace avx2 {
-AttendFunctions find_attend(DataType dtype, int head_size);
-}
-namespace avx512 {
-AttendFunctions find_attend(DataType dtype, int head_size);
-}
-#endif
+#define ASTRA_DECLARE(set)                                       \
+  namespace set {                                                \
+  AttendFunctions find_attend(DataType dtype, int head_size);    \
+  }
+
+ASTRA_DECLARE(plain)
+ASTRA_DECLARE(avx2)
+ASTRA_DECLARE(avx512)
 
 AttendFunctions find_attend(DataType dtype, int head_size) {
-#ifdef __x86_64__
+#ifdef ASTRA_WITH_avx512
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     return avx512::find_attend(dtype, head_size);
   }
+#endif
+#ifdef ASTRA_WITH_avx2
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     return avx2::find_attend(dtype, head_size);
   }

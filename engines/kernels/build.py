@@ -30,7 +30,7 @@ ARCHITECTURES = ("sm_80", "sm_90")
 _PACKAGE = Path(__file__).resolve().parent
 _COMMON_FLAGS = ("-std=c++17", "-O3", f"-DTORCH_TARGET_VERSION={TARGET_TORCH:#x}")
 _HOST_FLAGS = ("-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-Wno-psabi")
-_INSTRUCTION_SETS = {
+_INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
     "plain": (),
     "avx2": ("-mavx2", "-mfma"),
     "avx512": (
@@ -98,19 +98,24 @@ def find_compiler(device: str) -> str | None:
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
-def compile_units(device: str, folder: Path) -> list[Unit]:
+def instruction_sets() -> tuple[str, ...]:
+    """Return the instruction sets that a CPU library is compiled for; it chooses at run time."""
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    return tuple(_INSTRUCTION_SETS) if x86 else ("plain",)
+
+
+def compile_units(device: str, folder: Path, sets: Sequence[str]) -> list[Unit]:
     """Return what a device's library is compiled from."""
     units = [Unit(folder / "bindings.cpp", "bindings.o")]
     suffix = ".cu" if device == "cuda" else ".cpp"
     for source in sorted((folder / device).glob(f"*{suffix}")):
         if device == "cpu" and source.stem == _PER_INSTRUCTION_SET:
-            x86 = platform.machine() in ("x86_64", "AMD64")
-            for name, flags in _INSTRUCTION_SETS.items():
-                if x86 or name == "plain":
-                    flag = f"-DASTRA_INSTRUCTION_SET={name}"
-                    units.append(Unit(source, f"{source.stem}_{name}.o", (*flags, flag)))
+            for name in sets:
+                flags = (*_INSTRUCTION_SETS[name], f"-DASTRA_INSTRUCTION_SET={name}")
+                units.append(Unit(source, f"{source.stem}_{name}.o", flags))
         else:
-            units.append(Unit(source, f"{source.stem}.o"))
+            defines = tuple(f"-DASTRA_WITH_{name}" for name in sets if device == "cpu")
+            units.append(Unit(source, f"{source.stem}.o", defines))
     return units
 
 
@@ -136,6 +141,15 @@ def _link_flags(device: str, torch: Path, workspace: Path, compiler: str) -> lis
     return ["-shared", "-cudart=static", "-Xlinker=--no-as-needed,--exclude-libs=ALL", *libraries]
 
 
+def _compile_all(units: Sequence[Unit], compiler: Sequence[str], workspace: Path) -> None:
+    commands = [
+        [*compiler, *unit.flags, "-c", str(unit.source), "-o", str(workspace / unit.object_name)]
+        for unit in units
+    ]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        list(pool.map(_call, commands))
+
+
 def _call(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -144,10 +158,16 @@ def _call(command: Sequence[str]) -> None:
 
 
 def build(
-    device: str, *, architectures: Sequence[str] = ARCHITECTURES, into: Path | None = None
+    device: str,
+    *,
+    architectures: Sequence[str] = ARCHITECTURES,
+    sets: Sequence[str] | None = None,
+    into: Path | None = None,
 ) -> Path:
     """Compile a device's library and return its path; one that is there already is kept.
 
+    architectures: for CUDA. sets: for a CPU, names of instruction sets, "plain" among them
+    (default: all that this kind of processor may have). into: another folder to build in.
     Raises UserError where sources, torch's headers or the compiler are missing, or compiling
     fails.
     """
@@ -163,16 +183,11 @@ def build(
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         return target
+    units = compile_units(device, folder, sets or instruction_sets())
+    flags = [*_device_flags(device, architectures), "-isystem", str(torch / "include")]
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         workspace = Path(name)
-        flags = [*_device_flags(device, architectures), "-isystem", str(torch / "include")]
-        commands = [
-            [compiler, *flags, *unit.flags, "-c", str(unit.source)]
-            + ["-o", str(workspace / unit.object_name)]
-            for unit in compile_units(device, folder)
-        ]
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            list(pool.map(_call, commands))
+        _compile_all(units, [compiler, *flags], workspace)
         objects = [str(path) for path in sorted(workspace.glob("*.o"))]
         library = workspace / "library.so"
         link = _link_flags(device, torch, workspace, compiler)

@@ -30,6 +30,7 @@ from engines.kernels.library import load_kernels
 LIMITS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 HEAD_SIZES = (64, 80, 96, 128, 256)
 BLOCK_SIZES = (1, 2, 3, 7, 8, 16, 17, 32, 64, 128, 256)
+NEW_SHARES = (1.0, 0.5, 0.0, 0.25, 0.75)  # of a context's tokens, at least one, by head size
 LONG_CONTEXTS = (511, 512, 513, 1024, 1025, 2047, 2048, 4095, 4096)
 
 
@@ -74,10 +75,11 @@ def attention_cases(dtype: torch.dtype) -> Iterator[Case]:
     limit = LIMITS[dtype]
     for block_size in BLOCK_SIZES:
         lengths = boundary_lengths(block_size)
-        for head_size in HEAD_SIZES:
+        for head_size, share in zip(HEAD_SIZES, NEW_SHARES, strict=True):
             shape = Shape(dtype, head_size, block_size)
             yield Case(f"paged {shape}", limit, partial(_paged, shape=shape, lengths=lengths))
-            yield Case(f"prefix {shape}", limit, partial(_prefix, shape=shape, lengths=lengths))
+            run = partial(_prefix, shape=shape, lengths=lengths, share=share)
+            yield Case(f"prefix {shape} new {share:.0%}", limit, run)
     for head_size in HEAD_SIZES:
         for num_heads, num_kv_heads in ((3, 3), (8, 1), (12, 2)):
             shape = Shape(dtype, head_size, 16, num_heads, num_kv_heads)
@@ -109,11 +111,8 @@ def _paged(target: Target, *, shape: Shape, lengths: list[int]) -> float:
     return paged_error(target, shape, lengths)
 
 
-def _prefix(target: Target, *, shape: Shape, lengths: list[int]) -> float:
-    """Each context once with one new token, once with half of it new, once with all of it."""
-    rises = [*lengths, *lengths, *lengths]
-    new = [*(min(1, n) for n in lengths), *(n // 2 for n in lengths), *lengths]
-    return prefix_error(target, shape, rises, new)
+def _prefix(target: Target, *, shape: Shape, lengths: list[int], share: float) -> float:
+    return prefix_error(target, shape, lengths, [min(n, max(1, int(share * n))) for n in lengths])
 
 
 def _contiguous(target: Target, *, shape: Shape, padded: bool) -> float:

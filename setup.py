@@ -1,0 +1,39 @@
+"""Adds the kernels to a built wheel: their sources, and the CPU library where one can be made.
+
+Everything else is in pyproject.toml. The library needs PyTorch's headers and a C++ compiler; where
+either is missing the wheel carries the sources alone and the library is compiled on first use.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+
+
+class BuildWithKernels(build_py):
+    """Copies csrc/ into engines/kernels/ and compiles it for the CPU."""
+
+    def run(self) -> None:
+        """Build the packages, then the kernels unless the install is an editable one."""
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / "engines" / "kernels"
+        shutil.copytree(ROOT / "csrc", target / "csrc", dirs_exist_ok=True)
+        sys.path.insert(0, str(ROOT))
+        from engines.core.errors import UserError
+        from engines.kernels.build import build
+
+        try:
+            build("cpu", into=target / "lib")
+        except UserError as error:
+            print(f"notice: the CPU kernels are not compiled now: {error}", file=sys.stderr)
+
+
+setup(cmdclass={"build_py": BuildWithKernels})
