@@ -21,7 +21,8 @@ class PointSpec:
 
     Times are in seconds, `rate` in requests per second. `window` bounds the steps over which
     running requests and memory are averaged; `warmup` drops early arrivals from latency.
-    `timeout` ends serving early, with requests unfinished. `trace` replays a file; `lengths` replaces a workload's shipped length statistics by a file.
+    `timeout` ends serving early, with requests unfinished. `trace` replays a file; `lengths`
+    replaces a workload's shipped length statistics by a file.
     """
 
     system: str
@@ -59,6 +60,12 @@ class PointSpec:
             raise UserError(f"warmup must not be negative, got {self.warmup:g}")
         if self.timeout is not None and not self.timeout > 0:
             raise UserError(f"timeout must be positive, got {self.timeout:g}")
+        if not (math.isfinite(self.swap_space_gib) and self.swap_space_gib >= 0):
+            raise UserError(f"swap space must not be negative, got {self.swap_space_gib:g}")
+        if self.tensor_parallel is not None and self.tensor_parallel < 1:
+            raise UserError(
+                f"tensor-parallel degree must be at least 1, got {self.tensor_parallel}"
+            )
         if self.backend not in BACKENDS:
             raise UserError(f"unknown backend '{self.backend}': known: {', '.join(BACKENDS)}")
         if self.preemption not in [p.value for p in Preemption]:

@@ -134,8 +134,16 @@ def resolve(spec: PointSpec) -> Setting:
         share_prefix=spec.share_prefix,
     )
     warmup_s = min(DEFAULT_WARMUP_S, spec.duration / 10) if spec.warmup is None else spec.warmup
-    return Setting(spec, model, profile, degree, config, SamplingParams.parse(spec.sampling),
-                   warmup_s, spec.window or (0.0, spec.duration))
+    return Setting(
+        spec,
+        model,
+        profile,
+        degree,
+        config,
+        SamplingParams.parse(spec.sampling),
+        warmup_s,
+        spec.window or (0.0, spec.duration),
+    )
 
 
 class RequestLog:
@@ -215,8 +223,9 @@ def summarize(
     finished = np.isfinite(log.finish_s)
     counted = finished & (workload.arrival_s >= setting.warmup_s)
     if not counted.any():
-        raise UserError("no request that arrived after the warm-up finished: lower --warmup or "
-                        "raise --timeout")
+        raise UserError(
+            "no request that arrived after the warm-up finished: lower --warmup or raise --timeout"
+        )
     arrival_s, output_len = workload.arrival_s[counted], workload.output_len[counted]
     first_s, finish_s = log.first_token_s[counted], log.finish_s[counted]
     latency = (finish_s - arrival_s) / output_len
@@ -253,8 +262,10 @@ def _memory_metrics(setting: Setting, recorder: StepRecorder) -> dict[str, Any]:
     means = recorder.means(setting.config.num_slots)
     if means is None:
         start_s, end_s = setting.window_s
-        raise UserError(f"no step fell into the window {start_s:g}:{end_s:g}: choose --window "
-                        f"within the {setting.spec.duration:g} s of the run")
+        raise UserError(
+            f"no step fell into the window {start_s:g}:{end_s:g}: choose --window "
+            f"within the {setting.spec.duration:g} s of the run"
+        )
     return {
         "mean_running_requests": means.running_requests,
         "kv_pct": {
@@ -270,8 +281,10 @@ def _memory_metrics(setting: Setting, recorder: StepRecorder) -> dict[str, Any]:
 
 def _check_warmup(setting: Setting, workload: Workload) -> None:
     if not (workload.arrival_s >= setting.warmup_s).any():
-        raise UserError(f"no request arrives after the warm-up of {setting.warmup_s:g} s: lower "
-                        "--warmup or raise --duration")
+        raise UserError(
+            f"no request arrives after the warm-up of {setting.warmup_s:g} s: lower "
+            "--warmup or raise --duration"
+        )
 
 
 def _sim_executor(setting: Setting) -> Executor:

@@ -39,12 +39,18 @@ class BlockManager:
         n = request.sampling.n
         shared = request.prompt_len // self.block_size
         own = self.num_blocks_for(request.prompt_len + request.output_len - 1) - shared
-        prefix = sum(len(blocks) for blocks in self._prefixes.values())
-        needed = prefix + shared + n * (own + 1) + self.watermark
+        others = self.num_prefix_blocks - len(self._prefix_of(request))
+        needed = others + shared + n * (own + 1) + self.watermark
         if needed > self.pool.num_blocks:
             raise UserError(
                 f"request {request.request_id} may need {needed} blocks of {self.block_size} "
-                f"tokens but the KV cache has {self.pool.num_blocks}: raise --kv-slots")
+                f"tokens but the KV cache has {self.pool.num_blocks}: raise --kv-slots"
+            )
+
+    @property
+    def num_prefix_blocks(self) -> int:
+        """Blocks that registered prefixes keep for good."""
+        return sum(len(blocks) for blocks in self._prefixes.values())
 
     def num_blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold `num_tokens`."""
@@ -125,9 +131,11 @@ class BlockManager:
         """
         blocks = self._own_blocks(group)
         if len(blocks) > self.swap_pool.num_free:
-            raise UserError(f"preempting request {group.request.request_id} needs {len(blocks)} "
-                            f"swap blocks but {self.swap_pool.num_free} are free: raise "
-                            "--swap-space or lower the request rate")
+            raise UserError(
+                f"preempting request {group.request.request_id} needs {len(blocks)} "
+                f"swap blocks but {self.swap_pool.num_free} are free: raise "
+                "--swap-space or lower the request rate"
+            )
         self._entries -= sum(len(s.blocks) for s in group.running)
         pairs = self._move(group, self.pool, self.swap_pool)
         batch.swap_out.extend(pairs)
@@ -157,8 +165,14 @@ class BlockManager:
             if extra:
                 unfilled -= extra * (-prompt.num_tokens % self.block_size)
         used = used_blocks * self.block_size
-        return KVUsage(token=used - unfilled, reservation=0, internal=unfilled, used=used,
-                       physical_blocks=used_blocks, logical_blocks=self._entries)
+        return KVUsage(
+            token=used - unfilled,
+            reservation=0,
+            internal=unfilled,
+            used=used,
+            physical_blocks=used_blocks,
+            logical_blocks=self._entries,
+        )
 
     def check_integrity(self) -> None:
         """Assert that both pools' references equal the table entries and that none is lost."""

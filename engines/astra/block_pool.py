@@ -29,7 +29,7 @@ class BlockPool:
 
     def allocate(self, references: int = 1) -> int:
         """Take a free block with the given reference count; asserts that there is one."""
-        assert self._free, f"block pool of {self.num_blocks} is exhausted: admission must prevent it"
+        assert self._free, f"no block of {self.num_blocks} is free: admission must prevent it"
         block = self._free.pop()
         self._references[block] = references
         return block

@@ -45,9 +45,11 @@ class AstraScheduler(Scheduler):
         request, limit = group.request, self.config.max_batched_tokens
         longest = request.prompt_len + request.output_len - 1
         if self._recomputes(group) and longest > limit:
-            raise UserError(f"request {request.request_id}: recomputing {longest} tokens would "
-                            f"exceed {limit} per batch: raise --max-batched-tokens or use "
-                            "--preemption swap")
+            raise UserError(
+                f"request {request.request_id}: recomputing {longest} tokens would "
+                f"exceed {limit} per batch: raise --max-batched-tokens or use "
+                "--preemption swap"
+            )
 
     def schedule(self, step: int) -> Batch:
         """Give running groups their slots, then resume swapped ones, then admit new ones."""
@@ -57,8 +59,10 @@ class AstraScheduler(Scheduler):
         if self.swapped and not batch.swap_out:
             self._resume(step)
         batch.fix_decodes()
-        if self.waiting and not self.swapped:
+        if self.waiting and self._may_fit and not self.swapped:
             self._admit()
+        if not self.running and self.has_work:
+            self._refuse()
         return batch
 
     def fork(self, group: SequenceGroup, parents: list[int]) -> None:
@@ -79,8 +83,9 @@ class AstraScheduler(Scheduler):
         filed = self._grow_at.pop(step, None)
         if filed is None:
             return []
-        return [g for g in dict.fromkeys(filed)
-                if g.grow_step == step and g.status is Status.RUNNING]
+        return [
+            g for g in dict.fromkeys(filed) if g.grow_step == step and g.status is Status.RUNNING
+        ]
 
     def _reserve_or_preempt(self, growing: list[SequenceGroup], step: int) -> None:
         """Do what the original's loop over all groups does: in order, a group that could not
@@ -106,6 +111,14 @@ class AstraScheduler(Scheduler):
             self._append(target, step)
             index = bisect_right(running, target.order(), lo=index, key=SequenceGroup.order)
 
+    def _refuse(self) -> None:
+        """An empty cache without room for the next group: prefixes that came after it fill it."""
+        group = (self.swapped or self.waiting)[0]
+        raise UserError(
+            f"request {group.request.request_id} does not fit beside "
+            f"{self.kv.num_prefix_blocks} blocks of shared prefixes: raise --kv-slots"
+        )
+
     def _append(self, group: SequenceGroup, step: int) -> None:
         context_len = group.context_len(step)
         self.kv.append(group, context_len, self.batch)
@@ -113,7 +126,7 @@ class AstraScheduler(Scheduler):
 
     def _file_growth(self, group: SequenceGroup, step: int) -> None:
         group.grow_step = step
-        if step <= self._last_step(group):
+        if step <= group.last_step:
             self._grow_at.setdefault(step, []).append(group)
 
     def _join(self, group: SequenceGroup, context_len: int) -> None:
@@ -125,8 +138,8 @@ class AstraScheduler(Scheduler):
             self._file_growth(group, step + self.kv.next_append(context_len) - context_len)
 
     def _recomputes(self, group: SequenceGroup) -> bool:
-        """Groups of several sequences are always swapped: they could not recompute what they share."""
-        return len(group.unfinished) == 1 and self.config.preemption is not Preemption.SWAP
+        """Groups of several sequences are swapped: recomputing would lose what they share."""
+        return len(group.sequences) == 1 and self.config.preemption is not Preemption.SWAP
 
     def _preempt(self, group: SequenceGroup, step: int) -> None:
         group.next_len = group.context_len(step)
@@ -135,6 +148,7 @@ class AstraScheduler(Scheduler):
         self.num_preemptions += 1
         self.batch.leave(group, group.running)
         self.running.remove(group)
+        self._may_fit = True
         if self._recomputes(group):
             for sequence in group.running:
                 self.kv.free(sequence)

@@ -24,10 +24,10 @@ class Prompt:
 
 
 class TableChange(NamedTuple):
-    """`sequence.blocks[index]` became `block`: appended, or replaced by copy-on-write."""
+    """`sequence.blocks[position]` became `block`: appended, or replaced by copy-on-write."""
 
     sequence: Sequence
-    index: int
+    position: int
     block: int
 
 
@@ -55,9 +55,22 @@ class Batch:
     each sequence that was running before.
     """
 
-    __slots__ = ("beam_groups", "context_tokens", "copies", "decode_context_tokens", "forked",
-                 "joined", "left", "num_decodes", "num_seqs", "prompts", "step", "swap_in",
-                 "swap_out", "table_changes")
+    __slots__ = (
+        "beam_groups",
+        "context_tokens",
+        "copies",
+        "decode_context_tokens",
+        "forked",
+        "joined",
+        "left",
+        "num_decodes",
+        "num_seqs",
+        "prompts",
+        "step",
+        "swap_in",
+        "swap_out",
+        "table_changes",
+    )
 
     def __init__(self) -> None:
         self.step = 0
@@ -96,10 +109,15 @@ class Batch:
             self.beam_groups[group.request.request_id] = group
 
     def leave(self, group: SequenceGroup, sequences: list[Sequence]) -> None:
-        """Remove some or all of a group's running sequences."""
+        """Remove some or all of a group's running sequences.
+
+        Of those, none is reported as forked: executors drop who left before they apply the forks.
+        """
         self.num_seqs -= len(sequences)
         self.context_tokens -= len(sequences) * group.context_len(self.step)
         self.left.extend(sequences)
+        if self.forked:
+            self.forked = [s for s in self.forked if s not in sequences]
         self.beam_groups.pop(group.request.request_id, None)
 
     def clear_changes(self) -> None:

@@ -11,7 +11,7 @@ GIB = 1 << 30
 
 
 class System(StrEnum):
-    """The serving systems under comparison, under their one name everywhere (paper, section 6.1)."""
+    """The serving systems under comparison, by their one name everywhere (paper, section 6.1)."""
 
     ASTRA = "astra"
     ORCA_ORACLE = "orca-oracle"
@@ -31,7 +31,7 @@ class System(StrEnum):
 class Preemption(StrEnum):
     """How a preempted group's KV cache is kept (paper, section 4.5).
 
-    AUTO recomputes a group of one sequence and swaps a group of several.
+    AUTO and RECOMPUTE recompute a group of one sequence and swap a group of several.
     """
 
     AUTO = "auto"
@@ -86,9 +86,12 @@ class ModelSpec:
         return self.num_layers * layer + edges
 
 
-def _opt(name: str, layers: int, heads: int, hidden: int, embedding: int | None = None) -> ModelSpec:
-    return ModelSpec(f"opt-{name}", "opt", layers, heads, hidden, 4 * hidden, 50272,
-                     embedding_size=embedding)
+def _opt(
+    name: str, layers: int, heads: int, hidden: int, embedding: int | None = None
+) -> ModelSpec:
+    return ModelSpec(
+        f"opt-{name}", "opt", layers, heads, hidden, 4 * hidden, 50272, embedding_size=embedding
+    )
 
 
 _SPECS = (
@@ -136,8 +139,14 @@ class EngineConfig:
     watermark: float = 0.01
 
     def __post_init__(self) -> None:
-        limits = ("num_slots", "block_size", "max_batched_tokens", "max_num_seqs",
-                  "max_batch_size", "max_model_len")
+        limits = (
+            "num_slots",
+            "block_size",
+            "max_batched_tokens",
+            "max_num_seqs",
+            "max_batch_size",
+            "max_model_len",
+        )
         for name in limits:
             value = getattr(self, name)
             if value < 1:

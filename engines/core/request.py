@@ -99,9 +99,21 @@ class SequenceGroup:
     step in which a waiting or swapped group joins the batch (again).
     """
 
-    __slots__ = ("finish_s", "first_token_s", "grow_step", "next_len", "num_preemptions",
-                 "preempted_step", "request", "running", "sequences", "start_len", "start_step",
-                 "status")
+    __slots__ = (
+        "finish_s",
+        "first_token_s",
+        "grow_step",
+        "last_step",
+        "next_len",
+        "num_preemptions",
+        "preempted_step",
+        "request",
+        "running",
+        "sequences",
+        "start_len",
+        "start_step",
+        "status",
+    )
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -111,6 +123,7 @@ class SequenceGroup:
         self.start_step = 0
         self.start_len = 0
         self.next_len = request.prompt_len
+        self.last_step = -1  # the step that makes its last token, while it runs
         self.grow_step = -1  # the step at which a paged cache has to be touched next
         self.preempted_step = -1
         self.num_preemptions = 0

@@ -30,6 +30,8 @@ class Scheduler(ABC):
         self.waiting: deque[SequenceGroup] = deque()
         self.running: list[SequenceGroup] = []
         self.num_preemptions = 0
+        # Whether memory was freed since a group did not fit; until then it need not be tried again.
+        self._may_fit = True
         self._finish_at: dict[int, list[SequenceGroup]] = {}
 
     def check_request(self, group: SequenceGroup) -> None:
@@ -38,19 +40,31 @@ class Scheduler(ABC):
         total = request.prompt_len + request.output_len
         name = f"request {request.request_id}"
         if request.prompt_len < 1 or request.output_len < 1:
-            raise UserError(f"{name}: prompt and output must have at least 1 token, got "
-                            f"{request.prompt_len} and {request.output_len}")
+            raise UserError(
+                f"{name}: prompt and output must have at least 1 token, got "
+                f"{request.prompt_len} and {request.output_len}"
+            )
         if total > config.max_model_len:
-            raise UserError(f"{name}: {request.prompt_len} + {request.output_len} tokens exceed "
-                            f"the model's context of {config.max_model_len}: shorten it")
-        prompt_tokens = self._copies(group) * request.prompt_len
-        if prompt_tokens > config.max_batched_tokens:
-            raise UserError(f"{name}: {prompt_tokens} prompt tokens exceed "
-                            f"{config.max_batched_tokens} per batch: raise --max-batched-tokens")
+            raise UserError(
+                f"{name}: {request.prompt_len} + {request.output_len} tokens exceed "
+                f"the model's context of {config.max_model_len}: shorten it"
+            )
+        self._check_batched_tokens(group)
         if request.sampling.n > config.max_num_seqs:
-            raise UserError(f"{name}: {request.sampling.n} sequences exceed the limit of "
-                            f"{config.max_num_seqs}: raise --max-num-seqs")
+            raise UserError(
+                f"{name}: {request.sampling.n} sequences exceed the limit of "
+                f"{config.max_num_seqs}: raise --max-num-seqs"
+            )
         self.kv.check_request(request)
+
+    def _check_batched_tokens(self, group: SequenceGroup) -> None:
+        """Raise UserError for a prompt that would not fit into a batch of its own."""
+        tokens, limit = self._batched_tokens(group), self.config.max_batched_tokens
+        if tokens > limit:
+            raise UserError(
+                f"request {group.request.request_id}: {tokens} prompt tokens exceed "
+                f"{limit} per batch: raise --max-batched-tokens"
+            )
 
     def add(self, group: SequenceGroup) -> None:
         """Queue a new group; raises UserError if it could never finish."""
@@ -72,7 +86,7 @@ class Scheduler(ABC):
         due = self._finish_at.pop(step, None)
         if due is None:
             return []
-        finished = [g for g in due if g.status is Status.RUNNING and self._last_step(g) == step]
+        finished = [g for g in due if g.status is Status.RUNNING and g.last_step == step]
         for group in finished:
             self.stop(group, group.running)
         return finished
@@ -80,6 +94,7 @@ class Scheduler(ABC):
     def stop(self, group: SequenceGroup, sequences: list[Sequence]) -> None:
         """End some running sequences of a group, and the group with the last of them."""
         ending = list(sequences)
+        self._may_fit = True
         self.batch.leave(group, ending)
         for sequence in ending:
             sequence.finished = True
@@ -92,9 +107,14 @@ class Scheduler(ABC):
     def fork(self, group: SequenceGroup, parents: list[int]) -> None:
         """Let beams continue other beams: `parents[i]` is the beam that number i continues."""
         self.kv.fork(group, parents, self.batch)
+        self._may_fit = True
 
     def _copies(self, group: SequenceGroup) -> int:
         return 1 if self.shares_prompts else group.request.sampling.n
+
+    def _batched_tokens(self, group: SequenceGroup) -> int:
+        """Tokens that a group takes of a batch's limit: its prompt, then one per sequence."""
+        return max(group.next_len * self._copies(group), len(group.unfinished))
 
     def _last_step(self, group: SequenceGroup) -> int:
         request = group.request
@@ -107,7 +127,8 @@ class Scheduler(ABC):
             self.running.append(group)
         else:
             insort(self.running, group, key=SequenceGroup.order)
-        self._finish_at.setdefault(self._last_step(group), []).append(group)
+        group.last_step = self._last_step(group)
+        self._finish_at.setdefault(group.last_step, []).append(group)
 
     def _admit(self) -> None:
         """Admit waiting groups in order until one does not fit (no overtaking)."""
@@ -116,13 +137,15 @@ class Scheduler(ABC):
         while self.waiting:
             group = self.waiting[0]
             length = group.next_len
-            tokens = length * self._copies(group)
+            tokens = self._batched_tokens(group)
             if (
                 group.preempted_step == batch.step
                 or num_tokens + tokens > config.max_batched_tokens
                 or batch.num_seqs + len(group.unfinished) > config.max_num_seqs
-                or not self.kv.can_admit(group, length)
             ):
+                return
+            if not self.kv.can_admit(group, length):
+                self._may_fit = False
                 return
             self.waiting.popleft()
             num_tokens += tokens

@@ -28,8 +28,18 @@ class StepMeans:
 class StepRecorder:
     """Adds up each step's state while the clock is within a window."""
 
-    __slots__ = ("_internal", "_reservation", "_running", "_saving", "_shared_steps", "_steps",
-                 "_token", "_used", "end_s", "start_s")
+    __slots__ = (
+        "_internal",
+        "_reservation",
+        "_running",
+        "_saving",
+        "_shared_steps",
+        "_steps",
+        "_token",
+        "_used",
+        "end_s",
+        "start_s",
+    )
 
     def __init__(self, start_s: float, end_s: float) -> None:
         self.start_s = start_s

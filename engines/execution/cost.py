@@ -39,7 +39,8 @@ class StepCost:
     - allreduce = 2*L*(link_latency + 2*(tp-1)/tp * T*H*s / link_bandwidth), 0 if tp is 1
     - copies = 2 * copied bytes / copy_bandwidth
     - swap = swapped bytes / pcie_bandwidth + transfers * pcie_latency
-    - host = step_overhead, and with `python_host` sequence_overhead for each sequence
+    - host = step_overhead, and with `python_host` worker_overhead for each device and
+      sequence_overhead for each sequence
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class StepCost:
         python_host: bool,
     ) -> None:
         if tensor_parallel < 1 or model.num_heads % tensor_parallel:
-            raise UserError(f"tensor-parallel degree {tensor_parallel} does not divide the "
-                            f"{model.num_heads} heads of {model.name}")
+            raise UserError(
+                f"tensor-parallel degree {tensor_parallel} does not divide the "
+                f"{model.num_heads} heads of {model.name}"
+            )
         tp, layers, hidden = tensor_parallel, model.num_layers, model.hidden_size
         parameters, size = model.num_parameters, model.dtype_bytes
         efficiency = profile.kv_block_efficiency.get(block_size, 1.0)
@@ -64,6 +67,8 @@ class StepCost:
         self._fixed_s = profile.step_overhead_s
         self._sequence_s = profile.sequence_overhead_s if python_host else 0.0
         self._reduce_token_s = 0.0
+        if python_host:
+            self._fixed_s += tp * profile.worker_overhead_s
         if tp > 1:
             self._fixed_s += 2 * layers * profile.link_latency_s
             reduced = 2 * (tp - 1) / tp * hidden * size / profile.link_bandwidth
@@ -77,17 +82,22 @@ class StepCost:
         return self._base_seconds(decodes, decodes, context_tokens)
 
     def _base_seconds(self, tokens: int, sequences: int, context_tokens: int) -> float:
-        linear = tokens * self._token_flops_s
-        if linear < self._read_weights_s:
-            linear = self._read_weights_s
-        return (self._fixed_s + linear + tokens * self._reduce_token_s
-                + sequences * self._sequence_s + context_tokens * self._context_s)
+        linear = max(tokens * self._token_flops_s, self._read_weights_s)
+        return (
+            self._fixed_s
+            + linear
+            + tokens * self._reduce_token_s
+            + sequences * self._sequence_s
+            + context_tokens * self._context_s
+        )
 
     def seconds(self, work: Work) -> float:
         """Duration of any step."""
         tokens = work.prompt_tokens + work.decodes
-        return (self._base_seconds(tokens, work.decodes + work.prompts, work.context_tokens)
-                + work.prompt_squares * self._square_s
-                + work.copied_bytes * self._copy_byte_s
-                + work.swapped_bytes * self._swap_byte_s
-                + work.transfers * self._transfer_s)
+        return (
+            self._base_seconds(tokens, work.decodes + work.prompts, work.context_tokens)
+            + work.prompt_squares * self._square_s
+            + work.copied_bytes * self._copy_byte_s
+            + work.swapped_bytes * self._swap_byte_s
+            + work.transfers * self._transfer_s
+        )

@@ -59,7 +59,8 @@ def slots_from_memory(
             f"{model.name} does not fit: {parameters / GIB:.1f} GiB of parameters and "
             f"{tensor_parallel * overhead / GIB:.1f} GiB of workspace on {tensor_parallel} x "
             f"{profile.name} with {usable / GIB:.1f} GiB usable: raise --tensor-parallel or take "
-            "a larger device")
+            "a larger device"
+        )
     return slots
 
 

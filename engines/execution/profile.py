@@ -20,8 +20,9 @@ class DeviceProfile:
 
     Bandwidths in B/s, `flops` for dense layers and `attention_flops` for prompt attention in
     FLOP/s, times in seconds. `kv_block_efficiency` maps a block size to a factor on
-    `kv_bandwidth`. `sequence_overhead_s` is host time per sequence that gets a token, for systems
-    that prepare inputs and sample in Python. `calibrated` names the parameters that were fitted and on which number.
+    `kv_bandwidth`. `worker_overhead_s` per device and `sequence_overhead_s` per sequence that gets
+    a token are host time of systems that drive workers, prepare inputs and sample in Python. `calibrated` names the parameters that were fitted
+    and on which number.
     """
 
     name: str
@@ -36,22 +37,27 @@ class DeviceProfile:
     link_bandwidth: float
     link_latency_s: float
     step_overhead_s: float
+    worker_overhead_s: float = 0.0
     sequence_overhead_s: float = 0.0
     kv_block_efficiency: dict[int, float] = field(default_factory=dict, hash=False)
     calibrated: dict[str, str] = field(default_factory=dict, hash=False)
     sha256: str = ""
 
     def __post_init__(self) -> None:
-        latencies = ("pcie_latency_s", "link_latency_s", "step_overhead_s", "sequence_overhead_s")
+        latencies = [f.name for f in fields(self) if f.name.endswith(("latency_s", "overhead_s"))]
         for spec in fields(self):
             value = getattr(self, spec.name)
             if spec.type != "float":
                 continue
             least = 0.0 if spec.name in latencies else math.nextafter(0, 1)
             if math.isnan(value) or value < least:
-                raise UserError(f"device profile '{self.name}': {spec.name} must be "
-                                f"{'at least 0' if least == 0 else 'positive'}, got {value}")
-        if not all(0 < factor for factor in self.kv_block_efficiency.values()):
+                raise UserError(
+                    f"device profile '{self.name}': {spec.name} must be "
+                    f"{'at least 0' if least == 0 else 'positive'}, got {value}"
+                )
+            if math.isinf(value) and spec.name in (*latencies, "memory_bytes"):
+                raise UserError(f"device profile '{self.name}': {spec.name} must be finite")
+        if not all(factor > 0 for factor in self.kv_block_efficiency.values()):
             raise UserError(f"device profile '{self.name}': kv_block_efficiency must be positive")
 
     @cached_property
@@ -63,7 +69,8 @@ class DeviceProfile:
 def profile_names() -> list[str]:
     """Names of the profiles that ship with the project."""
     folder = resources.files("engines.execution") / "profiles"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    names = [file.name for file in folder.iterdir()]
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 def load_profile(name_or_path: str) -> DeviceProfile:
@@ -87,7 +94,7 @@ def _parse(text: bytes, source: str) -> DeviceProfile:
         raise UserError(f"device profile {source} is not valid TOML: {error}") from None
     known = {f.name: f for f in fields(DeviceProfile) if f.name != "sha256"}
     tables = {"kv_block_efficiency", "calibrated"}
-    optional = tables | {"sequence_overhead_s"}
+    optional = tables | {"worker_overhead_s", "sequence_overhead_s"}
     missing = sorted(known.keys() - optional - values.keys())
     unknown = sorted(values.keys() - known.keys())
     if missing or unknown:
@@ -106,5 +113,7 @@ def _block_table(table: dict[str, Any], source: str) -> dict[int, float]:
     try:
         return {int(size): float(factor) for size, factor in table.items()}
     except (TypeError, ValueError):
-        raise UserError(f"device profile {source}: kv_block_efficiency maps block sizes to "
-                        f"numbers, got {table!r}") from None
+        raise UserError(
+            f"device profile {source}: kv_block_efficiency maps block sizes to "
+            f"numbers, got {table!r}"
+        ) from None

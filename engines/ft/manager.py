@@ -26,8 +26,10 @@ class PaddedManager:
         """Raise UserError unless the request fits alone."""
         needed = request.sampling.n * (request.prompt_len + request.output_len)
         if needed > self.num_slots:
-            raise UserError(f"request {request.request_id} needs {needed} KV slots but there are "
-                            f"{self.num_slots}: raise --kv-slots")
+            raise UserError(
+                f"request {request.request_id} needs {needed} KV slots but there are "
+                f"{self.num_slots}: raise --kv-slots"
+            )
 
     def form_batch(self, row_len: int, step: int) -> None:
         """Set the slots per sequence of the batch that starts in `step`."""
@@ -65,8 +67,14 @@ class PaddedManager:
             token += request.prompt_len + min(generated, request.output_len)
             final += request.prompt_len + request.output_len
         used = len(self._rows) * self.row_len
-        return KVUsage(token=token, reservation=final - token, internal=used - final, used=used,
-                       physical_blocks=len(self._rows), logical_blocks=len(self._rows))
+        return KVUsage(
+            token=token,
+            reservation=final - token,
+            internal=used - final,
+            used=used,
+            physical_blocks=len(self._rows),
+            logical_blocks=len(self._rows),
+        )
 
     def check_integrity(self) -> None:
         """Assert that rows are disjoint and within the cache."""

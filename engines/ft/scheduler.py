@@ -57,13 +57,16 @@ class FTScheduler(Scheduler):
             num_seqs += request.sampling.n
             row_len = prompt_len + output_len
             fits = row_len <= limit and num_seqs * row_len <= self.kv.num_slots
+            fits = fits and num_seqs <= self.config.max_num_seqs
             alike = not selected or request.sampling == selected[0].request.sampling
-            if selected and not (
-                fits and alike and len(selected) < self.config.max_batch_size
-            ):
+            room = len(selected) < self.config.max_batch_size
+            if selected and not (fits and alike and room):
                 break
             selected.append(group)
         return selected
+
+    def _check_batched_tokens(self, group: SequenceGroup) -> None:
+        """Accept any: a batch is limited in requests, not in tokens."""
 
     def _last_step(self, group: SequenceGroup) -> int:
         """All of a batch finish together."""

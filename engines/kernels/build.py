@@ -59,7 +59,7 @@ def source_folder() -> Path | None:
 
 
 def source_hash(device: str, folder: Path) -> str:
-    """Return a hash of what a device's library is made from: sources, flags, this machine's kind."""
+    """Return a hash of what a device's library is made from: sources, flags, kind of processor."""
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*"), *(folder / device).glob("*")]):
         if path.is_file():

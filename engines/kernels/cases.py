@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engines.kernels import reference
-from engines.kernels.library import Kernels
+from engines.kernels.interface import ContiguousContext, Kernels, NewTokens, PagedContext
+from engines.kernels.reference import ReferenceKernels
 
+REFERENCE: Kernels = ReferenceKernels()
 NOWHERE = 1 << 30  # an entry of a block table that must not be followed
 
 
@@ -38,20 +39,15 @@ class Shape:
     num_heads: int = 4
     num_kv_heads: int = 2
 
+    @property
+    def scale(self) -> float:
+        """The usual factor on scores."""
+        return float(self.head_size**-0.5)
+
     def __str__(self) -> str:
         name = str(self.dtype).removeprefix("torch.")
         heads = f"{self.num_heads}/{self.num_kv_heads} heads"
         return f"{name} head {self.head_size} block {self.block_size} {heads}"
-
-
-@dataclass(frozen=True)
-class PagedContexts:
-    """Caches in scattered blocks [num_blocks, kv_heads, block_size, head_size] and their tables."""
-
-    keys: Tensor
-    values: Tensor
-    tables: Tensor  # int32 [num_seqs, max_blocks], a view with strided rows
-    lengths: Tensor  # int32 [num_seqs]
 
 
 def relative_error(out: Tensor, expected: Tensor) -> float:
@@ -64,7 +60,7 @@ def relative_error(out: Tensor, expected: Tensor) -> float:
     return float("inf") if relative.isnan().any() else float(relative.max())
 
 
-def random_contexts(shape: Shape, lengths: Sequence[int], device: str) -> PagedContexts:
+def random_contexts(shape: Shape, lengths: Sequence[int], device: str) -> PagedContext:
     """Scatter contexts over blocks in random order; every slot without a token is NaN."""
     counts = [-(-length // shape.block_size) for length in lengths]
     num_blocks = sum(counts) + 2
@@ -85,7 +81,7 @@ def random_contexts(shape: Shape, lengths: Sequence[int], device: str) -> PagedC
     values[unused] = float("nan")
     moved = wide.to(device)[:, 2 : 2 + max(1, *counts)]
     lens = torch.tensor(lengths, dtype=torch.int32, device=device)
-    return PagedContexts(keys.to(device), values.to(device), moved, lens)
+    return PagedContext(keys.to(device), values.to(device), moved, lens, max(lengths))
 
 
 def strided_queries(shape: Shape, num_queries: int, device: str) -> Tensor:
@@ -99,19 +95,20 @@ def _outputs(query: Tensor) -> tuple[Tensor, Tensor]:
     return torch.full_like(query, float("nan")), torch.empty(query.shape, dtype=torch.float64)
 
 
+def _exact(context: PagedContext) -> PagedContext:
+    """Return the context in float64 on the host."""
+    keys, values = context.key_cache.double().cpu(), context.value_cache.double().cpu()
+    tables, lengths = context.block_tables.cpu(), context.context_lens.cpu()
+    return PagedContext(keys, values, tables, lengths, context.max_context_len)
+
+
 def paged_error(target: Target, shape: Shape, lengths: Sequence[int]) -> float:
     """Run paged decode attention over contexts of the given lengths."""
-    contexts = random_contexts(shape, lengths, target.device)
+    context = random_contexts(shape, lengths, target.device)
     query = strided_queries(shape, len(lengths), target.device)
     out, expected = _outputs(query)
-    scale = shape.head_size**-0.5
-    longest = max(lengths)
-    tables, lens = contexts.tables, contexts.lengths
-    target.kernels.paged_attention(
-        *(out, query, contexts.keys, contexts.values, tables, lens, scale, longest)
-    )
-    doubles = [t.double().cpu() for t in (query, contexts.keys, contexts.values)]
-    reference.paged_attention(expected, *doubles, tables.cpu(), lens.cpu(), scale, longest)
+    target.kernels.paged_attention(out, query, context, shape.scale)
+    REFERENCE.paged_attention(expected, query.double().cpu(), _exact(context), shape.scale)
     return relative_error(out.cpu(), expected)
 
 
@@ -119,18 +116,14 @@ def prefix_error(
     target: Target, shape: Shape, lengths: Sequence[int], queries: Sequence[int]
 ) -> float:
     """Run prompt attention: the last queries[i] of lengths[i] tokens are new."""
-    contexts = random_contexts(shape, lengths, target.device)
+    context = random_contexts(shape, lengths, target.device)
     query = strided_queries(shape, sum(queries), target.device)
     out, expected = _outputs(query)
     starts = torch.tensor([0, *queries]).cumsum(0).int()
-    scale, tables, lens = shape.head_size**-0.5, contexts.tables, contexts.lengths
-    bounds = (max(queries), max(lengths))
-    moved = starts.to(target.device)
-    target.kernels.prefix_attention(
-        *(out, query, contexts.keys, contexts.values, tables, lens, moved, scale, *bounds)
-    )
-    doubles = [t.double().cpu() for t in (query, contexts.keys, contexts.values)]
-    reference.prefix_attention(expected, *doubles, tables.cpu(), lens.cpu(), starts, scale, *bounds)
+    new = NewTokens(starts.to(target.device), max(queries))
+    target.kernels.prefix_attention(out, query, context, new, shape.scale)
+    new = NewTokens(starts, max(queries))
+    REFERENCE.prefix_attention(expected, query.double().cpu(), _exact(context), new, shape.scale)
     return relative_error(out.cpu(), expected)
 
 
@@ -150,11 +143,12 @@ def contiguous_error(
     out, expected = _outputs(query)
     lens = torch.tensor(ends, dtype=torch.int32)
     offsets = None if starts is None else torch.tensor(starts, dtype=torch.int32)
-    scale, longest = shape.head_size**-0.5, max(ends)
-    moved = [t if t is None else t.to(target.device) for t in (*caches, offsets, lens)]
-    target.kernels.contiguous_attention(out, query, *moved, scale, longest)
-    doubles = [t.double().cpu() for t in (query, *caches)]
-    reference.contiguous_attention(expected, *doubles, offsets, lens, scale, longest)
+    keys, values = (cache.to(target.device) for cache in caches)
+    moved = None if offsets is None else offsets.to(target.device)
+    context = ContiguousContext(keys, values, lens.to(target.device), max(ends), moved)
+    target.kernels.contiguous_attention(out, query, context, shape.scale)
+    exact = ContiguousContext(caches[0].double(), caches[1].double(), lens, max(ends), offsets)
+    REFERENCE.contiguous_attention(expected, query.double().cpu(), exact, shape.scale)
     return relative_error(out.cpu(), expected)
 
 
@@ -172,13 +166,13 @@ def write_differences(target: Target, shape: Shape, num_tokens: int) -> float:
     slots = torch.randperm(size[0] * shape.block_size)[:num_tokens]
     slots[::5] = -1
     results = []
-    for kernels, device in ((target.kernels, target.device), (reference, "cpu")):
+    for kernels, device in ((target.kernels, target.device), (REFERENCE, "cpu")):
         moved = fused.to(device)
         key, value = (
             moved[:, i * width : (i + 1) * width].view(num_tokens, *size[1::2]) for i in (1, 2)
         )
         caches = [torch.full(size, float("nan"), dtype=shape.dtype, device=device) for _ in "kv"]
-        kernels.write_kv(key, value, *caches, slots.to(device))
+        kernels.write_kv(key, value, caches[0], caches[1], slots.to(device))
         results.append(caches)
     return _differences(*results)
 
@@ -190,7 +184,7 @@ def copy_differences(target: Target, shape: Shape, num_caches: int) -> float:
     pairs = torch.tensor([[0, 5], [1, 6], [5, 7], [2, 5], [3, 3], [7, 0], [9, 10]])
     results = [cache.clone().to(target.device) for cache in caches]
     target.kernels.copy_blocks(results, pairs)
-    reference.copy_blocks(caches, pairs)
+    REFERENCE.copy_blocks(caches, pairs)
     return _differences(results, caches)
 
 
@@ -209,8 +203,8 @@ def swap_differences(target: Target, shape: Shape, num_caches: int, staging_bloc
     staging = torch.empty(staging_blocks, row, dtype=shape.dtype, device=target.device)
     target.kernels.swap_out(on_device, own_pool, staging, out_pairs)
     target.kernels.swap_in(on_device, own_pool, staging, in_pairs)
-    reference.swap_out(caches, pool, staging, out_pairs)
-    reference.swap_in(caches, pool, staging, in_pairs)
+    REFERENCE.swap_out(caches, pool, staging, out_pairs)
+    REFERENCE.swap_in(caches, pool, staging, in_pairs)
     if target.device == "cuda":
         torch.cuda.synchronize()
     return _differences([*on_device, own_pool], [*caches, pool])

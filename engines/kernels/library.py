@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from engines.core.errors import UserError
-from engines.kernels import build, fatbinary, reference
+from engines.kernels import build, fatbinary
+from engines.kernels.interface import ContiguousContext, Kernels, NewTokens, PagedContext
+from engines.kernels.reference import ReferenceKernels
 
 logger = logging.getLogger(__name__)
 
@@ -26,49 +28,61 @@ OPERATIONS = (
 )
 
 
-class Operation(Protocol):
-    """One operation: mutates its arguments as its schema says and returns nothing."""
+class CompiledKernels:
+    """The operations of a loaded library, registered with torch under `namespace`."""
 
-    def __call__(self, *arguments: Any) -> None:
-        """Run on the arguments' device."""
+    compiled = True
+
+    def __init__(self, namespace: str) -> None:
+        found: dict[str, Callable[..., None]] = {}
+        for name in OPERATIONS:
+            torch.library.register_fake(f"{namespace}::{name}", _fake)
+            found[name] = getattr(getattr(torch.ops, namespace), name).default
+        self._operations = found
+        self.write_kv = found["write_kv"]
+        self.copy_blocks = found["copy_blocks"]
+        self.swap_out = found["swap_out"]
+        self.swap_in = found["swap_in"]
+
+    def paged_attention(
+        self, out: Tensor, query: Tensor, context: PagedContext, scale: float
+    ) -> None:
+        """See `ops.paged_attention`."""
+        c = context
+        self._operations["paged_attention"](
+            *(out, query, c.key_cache, c.value_cache, c.block_tables, c.context_lens),
+            *(scale, c.max_context_len),
+        )
+
+    def contiguous_attention(
+        self, out: Tensor, query: Tensor, context: ContiguousContext, scale: float
+    ) -> None:
+        """See `ops.contiguous_attention`."""
+        c = context
+        self._operations["contiguous_attention"](
+            *(out, query, c.key_cache, c.value_cache, c.start_offsets, c.context_lens),
+            *(scale, c.max_context_len),
+        )
+
+    def prefix_attention(
+        self, out: Tensor, query: Tensor, context: PagedContext, new: NewTokens, scale: float
+    ) -> None:
+        """See `ops.prefix_attention`."""
+        c = context
+        self._operations["prefix_attention"](
+            *(out, query, c.key_cache, c.value_cache, c.block_tables, c.context_lens),
+            *(new.starts, scale, new.max_len, c.max_context_len),
+        )
 
 
-class Kernels:
-    """The operations of one device, compiled or reference.
-
-    Attributes:
-        compiled: whether they come from a compiled library.
-
-    """
-
-    def __init__(self, operations: dict[str, Operation], *, compiled: bool) -> None:
-        self.compiled = compiled
-        self.paged_attention = operations["paged_attention"]
-        self.contiguous_attention = operations["contiguous_attention"]
-        self.prefix_attention = operations["prefix_attention"]
-        self.write_kv = operations["write_kv"]
-        self.copy_blocks = operations["copy_blocks"]
-        self.swap_out = operations["swap_out"]
-        self.swap_in = operations["swap_in"]
-
-
-def reference_kernels() -> Kernels:
-    """Return the plain PyTorch operations, which run on any device."""
-    return Kernels({name: getattr(reference, name) for name in OPERATIONS}, compiled=False)
-
-
-def load_library(path: Path, device: str) -> Kernels:
+def load_library(path: Path, namespace: str) -> CompiledKernels:
     """Load a compiled library and give its operations fake kernels for tracing."""
-    torch.ops.load_library(str(path))
-    namespace = f"astra_{device}"
-    operations: dict[str, Operation] = {}
-    for name in OPERATIONS:
-        torch.library.register_fake(f"{namespace}::{name}", _fake)
-        operations[name] = getattr(getattr(torch.ops, namespace), name).default
-    return Kernels(operations, compiled=True)
+    load: Callable[[str], None] = torch.ops.load_library
+    load(str(path))
+    return CompiledKernels(namespace)
 
 
-def _fake(*_arguments: Tensor | float | list[Tensor] | None) -> None:
+def _fake(*_arguments: object) -> None:
     """Stand in for every operation while tracing: they only write to their arguments."""
 
 
@@ -80,10 +94,10 @@ def load_kernels(device: str) -> Kernels:
     takes minutes, only by `python -m engines.kernels.build --device cuda`.
     """
     try:
-        return load_library(_find_or_build(device), device)
+        return load_library(_find_or_build(device), f"astra_{device}")
     except UserError as error:
         logger.warning("the %s kernels run as their PyTorch reference, slowly: %s", device, error)
-        return reference_kernels()
+        return ReferenceKernels()
 
 
 def _find_or_build(device: str) -> Path:

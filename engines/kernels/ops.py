@@ -1,102 +1,59 @@
 """The operations on the KV cache, on whichever device their tensors are.
 
-A cache is [num_blocks, num_kv_heads, block_size, head_size], one tensor for keys and one for
-values per layer. Block sizes 1 to 256; head sizes 64, 80, 96, 128, 256; float32 and bfloat16 on a
-CPU, also float16 on CUDA. Every operation writes into its arguments and returns nothing. Wrong
-shapes, types or sizes raise RuntimeError naming the values.
+Head sizes 64, 80, 96, 128, 256; float32 and bfloat16 on a CPU, also float16 on CUDA. Every
+operation writes into its arguments and returns nothing. Wrong shapes, types or sizes raise
+RuntimeError naming the values.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from engines.kernels.interface import ContiguousContext, NewTokens, PagedContext
 from engines.kernels.library import load_kernels
 
+__all__ = ["ContiguousContext", "NewTokens", "PagedContext"]
 
-def paged_attention(
-    out: Tensor,
-    query: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    *,
-    block_tables: Tensor,
-    context_lens: Tensor,
-    scale: float,
-    max_context_len: int,
-) -> None:
+
+def paged_attention(out: Tensor, query: Tensor, context: PagedContext, *, scale: float) -> None:
     """Attend with one query per sequence to its cached context (paper, section 4.1).
 
-    Args:
-        out: [num_seqs, num_heads, head_size], written; zeros where a context is empty.
-        query: as `out`; rows may be strided, as in a view of a fused projection.
-        key_cache: the layer's keys.
-        value_cache: the layer's values.
-        block_tables: int32 [num_seqs, max_blocks]; rows may be strided.
-        context_lens: int32 [num_seqs], tokens in the cache, the query's own among them.
-        scale: factor on the scores.
-        max_context_len: a bound on context_lens (CUDA: only steers how contexts are split).
-
+    out and query: [num_seqs, num_heads, head_size]; rows may be strided, as in a view of a fused
+    projection. out is written, with zeros where a context is empty. scale: factor on the scores.
     """
-    load_kernels(query.device.type).paged_attention(
-        *(out, query, key_cache, value_cache, block_tables, context_lens, scale, max_context_len)
-    )
+    load_kernels(query.device.type).paged_attention(out, query, context, scale)
 
 
 def contiguous_attention(
-    out: Tensor,
-    query: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    *,
-    context_lens: Tensor,
-    scale: float,
-    max_context_len: int,
-    start_offsets: Tensor | None = None,
+    out: Tensor, query: Tensor, context: ContiguousContext, *, scale: float
 ) -> None:
-    """Attend as `paged_attention`, to caches [num_seqs, num_kv_heads, max_len, head_size].
+    """Attend as `paged_attention`, to caches without blocks (FasterTransformer's; Figure 18a).
 
-    Sequence i attends to slots start_offsets[i] (0 without; int32, left padding) up to
-    context_lens[i]. Writing such a cache is `write_kv` with slot = sequence * max_len + position.
+    Writing such a cache is `write_kv` with slot = sequence * max_len + position.
     """
-    load_kernels(query.device.type).contiguous_attention(
-        *(out, query, key_cache, value_cache, start_offsets, context_lens, scale, max_context_len)
-    )
+    load_kernels(query.device.type).contiguous_attention(out, query, context, scale)
 
 
 def prefix_attention(
-    out: Tensor,
-    query: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    *,
-    block_tables: Tensor,
-    context_lens: Tensor,
-    query_starts: Tensor,
-    scale: float,
-    max_query_len: int,
-    max_context_len: int,
+    out: Tensor, query: Tensor, context: PagedContext, new: NewTokens, *, scale: float
 ) -> None:
-    """Attend causally with the last tokens of every context, packed without padding.
+    """Attend causally with the last tokens of every context (paper, section 4.4).
 
-    Rows query_starts[i] to query_starts[i + 1] (int32 [num_seqs + 1]) of query and out are the
-    last tokens of sequence i's context, whose keys and values are in the cache already. Used for
-    prompts with a cached prefix (paper, section 4.4); an empty prefix is a plain prompt.
+    out and query: [num_new_tokens, num_heads, head_size], as `paged_attention`'s. The new tokens'
+    keys and values are in the cache already. An empty prefix is a plain prompt.
     """
-    load_kernels(query.device.type).prefix_attention(
-        *(out, query, key_cache, value_cache, block_tables, context_lens, query_starts, scale),
-        *(max_query_len, max_context_len),
-    )
+    load_kernels(query.device.type).prefix_attention(out, query, context, new, scale)
 
 
 def write_kv(
-    key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, *, slot_mapping: Tensor
+    key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, *, slots: Tensor
 ) -> None:
     """Write new keys and values [num_tokens, num_kv_heads, head_size] into their blocks.
 
-    slot_mapping: int64 [num_tokens], block * block_size + offset; negative: the token is skipped.
+    slots: int64 [num_tokens], block * block_size + offset; negative: the token is skipped.
     Rows of key and value may be strided.
     """
-    load_kernels(key.device.type).write_kv(key, value, key_cache, value_cache, slot_mapping)
+    load_kernels(key.device.type).write_kv(key, value, key_cache, value_cache, slots)
 
 
 def copy_blocks(caches: list[Tensor], pairs: Tensor) -> None:

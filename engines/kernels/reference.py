@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from engines.kernels.interface import ContiguousContext, NewTokens, PagedContext
+
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     """Attend causally: the queries [q, heads, size] are the last of the tokens.
@@ -34,96 +36,74 @@ def _gather(cache: Tensor, table: Tensor, length: int) -> Tensor:
     return blocks.transpose(0, 1).flatten(1, 2)[:, :length]
 
 
-def paged_attention(
-    out: Tensor,
-    query: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    block_tables: Tensor,
-    context_lens: Tensor,
-    scale: float,
-    max_context_len: int,
-) -> None:
-    """See `ops.paged_attention`."""
-    starts = torch.arange(len(context_lens) + 1, dtype=torch.int32)
-    prefix_attention(
-        *(out, query, key_cache, value_cache, block_tables, context_lens, starts, scale),
-        *(1, max_context_len),
-    )
+class ReferenceKernels:
+    """The operations in plain PyTorch, for tensors on any device."""
 
+    compiled = False
 
-def contiguous_attention(
-    out: Tensor,
-    query: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    start_offsets: Tensor | None,
-    context_lens: Tensor,
-    scale: float,
-    _max_context_len: int,
-) -> None:
-    """See `ops.contiguous_attention`."""
-    starts = [0] * len(context_lens) if start_offsets is None else start_offsets.tolist()
-    for i, (start, end) in enumerate(zip(starts, context_lens.tolist(), strict=True)):
-        if end <= start:
-            out[i] = 0
-            continue
-        keys, values = key_cache[i, :, start:end], value_cache[i, :, start:end]
-        out[i] = _attend(query[i : i + 1], keys, values, scale)[0].to(out.dtype)
+    def paged_attention(
+        self, out: Tensor, query: Tensor, context: PagedContext, scale: float
+    ) -> None:
+        """See `ops.paged_attention`."""
+        starts = torch.arange(len(context.context_lens) + 1, dtype=torch.int32)
+        self.prefix_attention(out, query, context, NewTokens(starts, 1), scale)
 
+    def contiguous_attention(
+        self, out: Tensor, query: Tensor, context: ContiguousContext, scale: float
+    ) -> None:
+        """See `ops.contiguous_attention`."""
+        ends = context.context_lens.tolist()
+        offsets = context.start_offsets
+        starts = [0] * len(ends) if offsets is None else offsets.tolist()
+        for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            if end <= start:
+                out[i] = 0
+                continue
+            keys, values = context.key_cache[i, :, start:end], context.value_cache[i, :, start:end]
+            out[i] = _attend(query[i : i + 1], keys, values, scale)[0].to(out.dtype)
 
-def prefix_attention(
-    out: Tensor,
-    query: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    block_tables: Tensor,
-    context_lens: Tensor,
-    query_starts: Tensor,
-    scale: float,
-    _max_query_len: int,
-    _max_context_len: int,
-) -> None:
-    """See `ops.prefix_attention`; here a query with an empty context yields zeros."""
-    starts = query_starts.tolist()
-    for i, length in enumerate(context_lens.tolist()):
-        rows = slice(starts[i], starts[i + 1])
-        if length == 0:
-            out[rows] = 0
-            continue
-        keys = _gather(key_cache, block_tables[i], length)
-        values = _gather(value_cache, block_tables[i], length)
-        out[rows] = _attend(query[rows], keys, values, scale).to(out.dtype)
+    def prefix_attention(
+        self, out: Tensor, query: Tensor, context: PagedContext, new: NewTokens, scale: float
+    ) -> None:
+        """See `ops.prefix_attention`; here a query with an empty context yields zeros."""
+        starts = new.starts.tolist()
+        for i, length in enumerate(context.context_lens.tolist()):
+            rows = slice(starts[i], starts[i + 1])
+            if length == 0:
+                out[rows] = 0
+                continue
+            keys = _gather(context.key_cache, context.block_tables[i], length)
+            values = _gather(context.value_cache, context.block_tables[i], length)
+            out[rows] = _attend(query[rows], keys, values, scale).to(out.dtype)
 
+    def write_kv(
+        self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor
+    ) -> None:
+        """See `ops.write_kv`."""
+        kept = slots >= 0
+        block_size = key_cache.shape[2]
+        block, offset = slots[kept] // block_size, slots[kept] % block_size
+        key_cache[block, :, offset] = key[kept]
+        value_cache[block, :, offset] = value[kept]
 
-def write_kv(
-    key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
-) -> None:
-    """See `ops.write_kv`."""
-    kept = slot_mapping >= 0
-    slots = slot_mapping[kept]
-    block_size = key_cache.shape[2]
-    block, offset = slots // block_size, slots % block_size
-    key_cache[block, :, offset] = key[kept]
-    value_cache[block, :, offset] = value[kept]
+    def copy_blocks(self, caches: list[Tensor], pairs: Tensor) -> None:
+        """See `ops.copy_blocks`."""
+        for source, target in pairs.tolist():
+            for cache in caches:
+                cache[target] = cache[source]
 
+    def swap_out(
+        self, caches: list[Tensor], host_pool: Tensor, staging: Tensor, pairs: Tensor
+    ) -> None:
+        """See `ops.swap_out`."""
+        for block, row in pairs.tolist():
+            host_pool[row] = torch.cat([cache[block].flatten() for cache in caches]).cpu()
 
-def copy_blocks(caches: list[Tensor], pairs: Tensor) -> None:
-    """See `ops.copy_blocks`."""
-    for source, target in pairs.tolist():
-        for cache in caches:
-            cache[target] = cache[source]
-
-
-def swap_out(caches: list[Tensor], host_pool: Tensor, _staging: Tensor, pairs: Tensor) -> None:
-    """See `ops.swap_out`."""
-    for block, row in pairs.tolist():
-        host_pool[row] = torch.cat([cache[block].flatten() for cache in caches]).cpu()
-
-
-def swap_in(caches: list[Tensor], host_pool: Tensor, _staging: Tensor, pairs: Tensor) -> None:
-    """See `ops.swap_in`."""
-    for row, block in pairs.tolist():
-        parts = host_pool[row].chunk(len(caches))
-        for cache, part in zip(caches, parts, strict=True):
-            cache[block] = part.view(cache.shape[1:]).to(cache.device)
+    def swap_in(
+        self, caches: list[Tensor], host_pool: Tensor, staging: Tensor, pairs: Tensor
+    ) -> None:
+        """See `ops.swap_in`."""
+        for row, block in pairs.tolist():
+            parts = host_pool[row].chunk(len(caches))
+            for cache, part in zip(caches, parts, strict=True):
+                cache[block] = part.view(cache.shape[1:]).to(cache.device)

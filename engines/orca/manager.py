@@ -29,10 +29,11 @@ class BuddyManager:
     def check_request(self, request: Request) -> None:
         """Raise UserError unless all sequences' reservations fit into an empty cache."""
         size = self.reserved_len(request)
-        if not BuddyAllocator(self.num_slots).can_allocate(size, request.sampling.n):
+        if self.num_slots >> BuddyAllocator.order_for(size) < request.sampling.n:
             raise UserError(
                 f"request {request.request_id} reserves {request.sampling.n} x {size} contiguous "
-                f"KV slots, more than {self.num_slots} slots provide: raise --kv-slots")
+                f"KV slots, more than {self.num_slots} slots provide: raise --kv-slots"
+            )
 
     def can_admit(self, group: SequenceGroup, num_tokens: int) -> bool:
         """Whether a chunk is free for each sequence."""

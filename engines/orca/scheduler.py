@@ -16,6 +16,6 @@ class OrcaScheduler(Scheduler):
         batch = self.batch
         batch.begin(step)
         batch.fix_decodes()
-        if self.waiting:
+        if self.waiting and self._may_fit:
             self._admit()
         return batch

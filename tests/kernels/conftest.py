@@ -1,4 +1,4 @@
-"""The kernels under test: a device's compiled library, or the CUDA kernels on an emulated device."""
+"""The kernels under test: a device's compiled library, or CUDA's on an emulated device."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def emulated_target(tmp_path_factory: pytest.TempPathFactory) -> Target:
         path = _build_emulated(tmp_path_factory.mktemp("emulated"), nvcc, compiler, pytorch)
     except UserError as error:
         pytest.fail(str(error))
-    return Target(library.load_library(path, "emulated"), "cpu")
+    return Target(library.load_library(path, "astra_emulated"), "cpu")
 
 
 def _build_emulated(folder: Path, nvcc: str, compiler: str, pytorch: Path) -> Path:

@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 
-from engines.kernels.cases import Target  # noqa: E402
-from engines.kernels.check import Case, all_cases  # noqa: E402
+from engines.kernels.cases import Target
+from engines.kernels.check import Case, all_cases
 
 CPU_CASES = list(all_cases("cpu"))
 CUDA_CASES = list(all_cases("cuda"))

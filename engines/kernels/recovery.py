@@ -1,0 +1,107 @@
+"""Times bringing back a preempted sequence: swapping against recomputing (Figure 19a)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from engines.core.config import ModelSpec
+from engines.kernels.swap import SwapSpace
+from engines.kernels.timing import sample_seconds
+
+WEIGHT_BYTES = 2 << 30  # distinct weights kept for timing a forward pass
+
+
+@dataclass(frozen=True)
+class RecoveryTiming:
+    """What it takes to bring back one preempted sequence (Figure 19a), median seconds."""
+
+    block_size: int
+    swap_out_s: float
+    swap_in_s: float
+    recompute_s: float
+    swapped_bytes: int  # one way
+
+
+def time_swap_vs_recompute(
+    spec: ModelSpec,
+    block_sizes: Sequence[int],
+    *,
+    dtype: torch.dtype,
+    device: str,
+    num_tokens: int = 256,
+    staged: bool = True,
+) -> list[RecoveryTiming]:
+    """Time swapping one sequence out and in, and recomputing its keys and values.
+
+    staged: gather blocks into large transfers; False moves each block of each layer's keys or
+    values by itself, as the original system does and the figure shows.
+    """
+    recompute_s = statistics.median(
+        sample_seconds(_forward_run(spec, num_tokens, dtype, device), device, samples=7)
+    )
+    results = []
+    for block_size in block_sizes:
+        blocks = -(-num_tokens // block_size)
+        size = (2 * blocks, spec.kv_heads, block_size, spec.head_size)
+        caches = [torch.randn(size, dtype=dtype, device=device) for _ in range(2 * spec.num_layers)]
+        space = SwapSpace(caches, blocks, staged=staged)
+        scattered = torch.randperm(2 * blocks)[:blocks]
+        out_pairs = torch.stack([scattered, torch.arange(blocks)], dim=1)
+        in_pairs = out_pairs.flip(1).contiguous()
+        out_s, in_s = (
+            statistics.median(sample_seconds(run, device, samples=7))
+            for run in (_swapping(space.swap_out, out_pairs), _swapping(space.swap_in, in_pairs))
+        )
+        swapped_bytes = space.pool.numel() * space.pool.element_size()
+        results.append(RecoveryTiming(block_size, out_s, in_s, recompute_s, swapped_bytes))
+    return results
+
+
+def _swapping(swap: Callable[[Tensor], None], pairs: Tensor) -> Callable[[], None]:
+    return lambda: swap(pairs)
+
+
+def _forward_run(
+    spec: ModelSpec, num_tokens: int, dtype: torch.dtype, device: str
+) -> Callable[[], None]:
+    """Return a forward pass over one prompt: matrix products and attention of every layer.
+
+    Layers share weights where they would exceed WEIGHT_BYTES; one layer alone is larger than any
+    cache at the sizes where that happens. A gated feed-forward has a third matrix.
+    """
+    hidden, ffn, kv = spec.hidden_size, spec.ffn_size, spec.kv_heads * spec.head_size
+    up = 2 * ffn if spec.family == "llama" else ffn
+    shapes = [(hidden + 2 * kv, hidden), (hidden, hidden), (up, hidden), (hidden, ffn)]
+    layer_bytes = sum(rows * columns for rows, columns in shapes) * dtype.itemsize
+    copies = max(1, min(spec.num_layers, WEIGHT_BYTES // layer_bytes))
+    layers = [
+        [torch.randn(shape, dtype=dtype, device=device) * 0.02 for shape in shapes]
+        for _ in range(copies)
+    ]
+    tokens = torch.randn(num_tokens, hidden, dtype=dtype, device=device)
+
+    def run() -> None:
+        state = tokens
+        for i in range(spec.num_layers):
+            state = _layer(spec, state, layers[i % copies])
+
+    return run
+
+
+def _layer(spec: ModelSpec, state: Tensor, weights: list[Tensor]) -> Tensor:
+    hidden, kv = spec.hidden_size, spec.kv_heads * spec.head_size
+    parts = torch.split(state @ weights[0].T, [hidden, kv, kv], dim=1)
+    query, key, value = (
+        part.view(len(state), -1, spec.head_size).transpose(0, 1)[None] for part in parts
+    )
+    grouped = spec.kv_heads != spec.num_heads
+    attended = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+    mixed = attended[0].transpose(0, 1).reshape(len(state), hidden) @ weights[1].T
+    wide = torch.relu(mixed @ weights[2].T)[:, : spec.ffn_size]
+    return wide @ weights[3].T
