@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+KERNELS = Path("engines") / "kernels"
 
 
 class BuildWithKernels(build_py):
@@ -24,7 +26,7 @@ class BuildWithKernels(build_py):
         super().run()
         if self.editable_mode:
             return
-        target = Path(self.build_lib) / "engines" / "kernels"
+        target = Path(self.build_lib) / KERNELS
         shutil.copytree(ROOT / "csrc", target / "csrc", dirs_exist_ok=True)
         sys.path.insert(0, str(ROOT))
         from engines.core.errors import UserError
@@ -36,4 +38,17 @@ class BuildWithKernels(build_py):
             print(f"notice: the CPU kernels are not compiled now: {error}", file=sys.stderr)
 
 
-setup(cmdclass={"build_py": BuildWithKernels})
+class WheelWithKernels(bdist_wheel):
+    """Names the platform on a wheel that carries a compiled library."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Return the wheel's tag: any Python 3, and the platform if a library is inside."""
+        built = Path(self.get_finalized_command("build_py").build_lib) / KERNELS / "lib"
+        if not any(built.glob("*.so")):
+            return super().get_tag()
+        self.root_is_pure = False
+        _, _, platform = super().get_tag()
+        return "py3", "none", platform
+
+
+setup(cmdclass={"build_py": BuildWithKernels, "bdist_wheel": WheelWithKernels})

@@ -114,7 +114,8 @@ void contiguous_attention(const Tensor& out, const Tensor& query, const Tensor& 
   a.scale = static_cast<float>(scale);
   a.max_context_len = static_cast<int>(max_context_len);
   check_contexts(a, a.block_size, key_cache.size(0));
-  run_attention("contiguous_attention", launch_decode_attention, decode_attention_workspace, a, query);
+  run_attention("contiguous_attention", launch_decode_attention, decode_attention_workspace, a,
+                query);
 }
 
 void prefix_attention(const Tensor& out, const Tensor& query, const Tensor& key_cache,

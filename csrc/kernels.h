@@ -23,7 +23,8 @@ struct Launch {
 // Tasks handed out one by one to the threads of torch's own pool.
 class TaskQueue {
  public:
-  TaskQueue(int64_t num_tasks, int num_workers) : num_tasks_(num_tasks), num_workers_(num_workers) {}
+  TaskQueue(int64_t num_tasks, int num_workers)
+      : num_tasks_(num_tasks), num_workers_(num_workers) {}
   int num_workers() const { return num_workers_; }
   int join() { return __atomic_fetch_add(&next_worker_, 1, __ATOMIC_RELAXED); }
   bool take(int64_t* task) {
@@ -83,10 +84,12 @@ int64_t decode_attention_workspace(const AttentionArguments& arguments, const La
 int64_t prompt_attention_workspace(const AttentionArguments& arguments, const Launch& launch);
 
 // One query per sequence attends to its whole context; an empty context yields zeros.
-Status launch_decode_attention(const AttentionArguments& arguments, float* workspace, const Launch& launch);
+Status launch_decode_attention(const AttentionArguments& arguments, float* workspace,
+                               const Launch& launch);
 
 // A sequence's queries are the last tokens of its context, and each attends up to itself.
-Status launch_prompt_attention(const AttentionArguments& arguments, float* workspace, const Launch& launch);
+Status launch_prompt_attention(const AttentionArguments& arguments, float* workspace,
+                               const Launch& launch);
 
 // Writes row i of key and value [num_tokens, num_kv_heads, head_size] into slot
 // slots[i] = block * block_size + offset; a negative slot is skipped. Strides count bytes.

@@ -38,6 +38,8 @@ struct LaunchScope {
   explicit LaunchScope(const torch::stable::Tensor& tensor) : guard(tensor.get_device_index()) {
     const int device = tensor.get_device_index();
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &launch.stream));
+    // This library's own CUDA runtime, too, must know the device.
+    check_done(cudaSetDevice(device), "selecting the device");
     check_done(cudaDeviceGetAttribute(&launch.num_multiprocessors,
                                       cudaDevAttrMultiProcessorCount, device),
                "reading the number of multiprocessors");

@@ -18,11 +18,10 @@ FT_BATCH_SIZES = {
 
 NOTES = {
     "opt-175b": (
-        "Astra batches more than twice the requests of Orca (Oracle), but the simulated step grows "
-        "with the batch (reading all sequences' caches, computing prompts). The original drove the "
-        "GPUs through Ray at a cost per step that rises with their number; the profile's step "
-        "overhead was fitted on one GPU. The missing fixed cost makes simulated rates higher than "
-        "the paper's and the gain from larger batches smaller"
+        "with 60,100 slots Orca batches 29 (Max) to 52 (Oracle) requests, so its steps already "
+        "share the cost of reading the weights; what Astra's larger batch adds then depends on how "
+        "a step's time splits into a fixed part and one per sequence, which is fitted on OPT-13B "
+        "for the latter and only on Astra's own rate for the former"
     ),
 }
 

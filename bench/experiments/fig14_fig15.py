@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bench.experiments.fig_common import (
     HARDWARE,
-    HOST_COST,
     NOT_RUNNABLE,
     OVERLOAD_TRACE,
     PAPER_TRACE,
@@ -94,7 +93,7 @@ FIG14 = Figure(
     panels=tuple(_latency_panel(sampling) for sampling in RATES),
     plot="normalized-latency",
     claims=(
-        _ratio("fig14:n1", "fig12-13b-alpaca", "one output", HOST_COST),
+        _ratio("fig14:n1", "fig12-13b-alpaca", "one output"),
         _ratio("fig14:beam6", "fig14-beam6", "beam width 6"),
     ),
     hardware=HARDWARE["opt-13b"],

@@ -31,11 +31,6 @@ PAPER_TRACE = {"duration": 3600.0}
 # Overload whose steady state is averaged: 900 s, of which the first 300 s fill the cache.
 OVERLOAD_TRACE = {"duration": 900.0, "window": (300.0, 900.0), "timeout": 900.0}
 
-# Why large batches of short requests are served faster than by the original (notes of claims).
-HOST_COST = (
-    "the profile's step overhead is a constant, while the original's Python took longer the more "
-    "sequences it batched"
-)
 NOT_RUNNABLE = "this version describes the figure but cannot run it yet"
 
 

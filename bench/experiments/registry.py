@@ -68,10 +68,22 @@ TABLE1_CLAIMS: tuple[Claim, ...] = tuple(
 
 CALIBRATIONS: tuple[Calibration, ...] = (
     Calibration(
-        "step_overhead_s",
+        "sequence_overhead_s",
         "device profiles a100-40gb and a100-80gb",
         "mean batched requests of Astra, ShareGPT at 2 req/s (Fig. 13)",
         "fig13:sharegpt@2.0:astra",
+    ),
+    Calibration(
+        "worker_overhead_s",
+        "device profiles a100-40gb and a100-80gb",
+        "the last rate that the original serves Astra with, OPT-175B, ShareGPT: 3 req/s (Fig. 12)",
+        "",
+    ),
+    Calibration(
+        "random stream of the shipped lengths",
+        "workload sharegpt, seed 0, without real lengths",
+        "the trace of the original artifact (Figs. 2 and 13)",
+        "fig2",
     ),
     Calibration(
         "sigma of the output lengths",

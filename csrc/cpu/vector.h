@@ -40,7 +40,8 @@ inline Floats load(const float* from) { return *reinterpret_cast<const LooseFloa
 
 inline Floats load(const BFloat16* from) {
 #if defined(__AVX512F__)  // the general form below compiles to three instructions more
-  Words words = (Words)_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256((const __m256i*)from));
+  __m256i halves = _mm256_loadu_si256((const __m256i*)from);
+  Words words = (Words)_mm512_maskz_cvtepu16_epi32(0xffff, halves);
 #elif defined(__AVX2__)
   Words words = (Words)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)from));
 #else

@@ -36,13 +36,16 @@ __global__ void __launch_bounds__(kThreads) move_kernel(const MoveArguments m) {
     return reinterpret_cast<uint4*>(m.staging + block * m.staging_stride) +
            (m.first_cache + cache) * m.block_words;
   };
-  const uint4* from = kMove == Move::kFromStaging ? in_staging(m.from[pair]) : in_cache(m.from[pair]);
-  uint4* to = kMove == Move::kToStaging ? in_staging(m.to[pair]) : in_cache(m.to[pair]);
+  const int source = m.from[pair], target = m.to[pair];
+  const uint4* from = kMove == Move::kFromStaging ? in_staging(source) : in_cache(source);
+  uint4* to = kMove == Move::kToStaging ? in_staging(target) : in_cache(target);
   const int64_t step = int64_t{gridDim.z} * kThreads;
   for (int64_t i = blockIdx.z * kThreads + threadIdx.x; i < m.block_words; i += step) {
     to[i] = from[i];
   }
 }
+
+int count_of(int64_t left, int most) { return left < most ? static_cast<int>(left) : most; }
 
 // Moves up to kMaxPairs blocks; from(i) and to(i) give the pairs.
 template <Move kMove, class From, class To>
@@ -109,7 +112,7 @@ Status transfer_rows(const SwapArguments& s, const int64_t* pairs, int count, cu
 Status launch_copy_blocks(const BlockArguments& b, const Launch& launch) {
   for (int64_t done = 0; done < b.num_pairs; done += kMaxPairs) {
     const int64_t* pairs = b.pairs + 2 * done;
-    const int count = static_cast<int>(b.num_pairs - done < kMaxPairs ? b.num_pairs - done : kMaxPairs);
+    const int count = count_of(b.num_pairs - done, kMaxPairs);
     const Status status = move_blocks<Move::kWithin>(
         b, nullptr, count, [&](int i) { return pairs[2 * i]; },
         [&](int i) { return pairs[2 * i + 1]; }, launch);
@@ -122,11 +125,11 @@ Status launch_swap_blocks(const SwapArguments& s, const Launch& launch) {
   const auto stream = static_cast<cudaStream_t>(launch.stream);
   if (s.staging_blocks == 0) return swap_one_by_one(s, stream);
   const bool out = s.direction == SwapDirection::kOut;
-  const int most = s.staging_blocks < kMaxPairs ? static_cast<int>(s.staging_blocks) : kMaxPairs;
+  const int most = count_of(s.staging_blocks, kMaxPairs);
   // Everything runs in the stream's order, so the staging memory can be used again at once.
   for (int64_t done = 0; done < s.blocks.num_pairs; done += most) {
     const int64_t* pairs = s.blocks.pairs + 2 * done;
-    const int count = static_cast<int>(s.blocks.num_pairs - done < most ? s.blocks.num_pairs - done : most);
+    const int count = count_of(s.blocks.num_pairs - done, most);
     auto in_staging = [](int i) { return i; };
     Status status;
     if (out) {

@@ -13,10 +13,10 @@ from engines.core.request import SequenceGroup
 class BeamProcess:
     """Draws candidate scores for every beam and keeps the best.
 
-    A beam's candidates lie below one another by independent exponential steps of mean
-    `peakedness` (in nats), the best one such a step below certainty. The more peaked, the more
-    the drawn differences between beams outweigh those within, the sooner all beams descend from
-    one and share its cache.
+    A beam's candidates lie below one another by independent exponential steps of mean 1; the best
+    one lies a step of mean `peakedness` below its beam. Only ratios matter, so this is the one
+    parameter: the larger it is, the more the differences between beams outweigh those within, the
+    sooner all beams descend from one and share its cache.
     """
 
     def __init__(self, *, peakedness: float, seed: int) -> None:
@@ -39,7 +39,8 @@ class BeamProcess:
     def _advance(self, groups: list[SequenceGroup], width: int) -> list[Fork]:
         ids = [g.request.request_id for g in groups]
         scores = np.stack([self._scores.get(i, np.zeros(width)) for i in ids])
-        steps = self._random.exponential(self._peakedness, (len(ids), width, width))
+        steps = self._random.exponential(1.0, (len(ids), width, width))
+        steps[:, :, 0] *= self._peakedness
         candidates = scores[:, :, None] - steps.cumsum(axis=2)
         flat = candidates.reshape(len(ids), width * width)
         best = np.argsort(-flat, axis=1, kind="stable")[:, :width]

@@ -79,5 +79,5 @@ class PaddedManager:
     def check_integrity(self) -> None:
         """Assert that rows are disjoint and within the cache."""
         starts = sorted(sequence.blocks[0] for sequence in self._rows)
-        for start, following in zip(starts, [*starts[1:], self.num_slots], strict=True):
+        for start, following in zip(starts, [*starts, self.num_slots][1:], strict=True):
             assert start + self.row_len <= following, f"row at slot {start} overlaps the next"

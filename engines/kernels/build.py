@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -122,23 +123,27 @@ def compile_units(device: str, folder: Path, sets: Sequence[str]) -> list[Unit]:
 def _device_flags(device: str, architectures: Sequence[str]) -> list[str]:
     if device == "cpu":
         return [*_COMMON_FLAGS, *_HOST_FLAGS]
-    flags = [*_COMMON_FLAGS, "-DUSE_CUDA", f"-Xcompiler={','.join(_HOST_FLAGS)}"]
-    for number in sorted(name.removeprefix("sm_") for name in architectures):
-        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
-    # PTX of the newest lets later devices compile for themselves at load time.
-    return [*flags, f"-gencode=arch=compute_{number},code=compute_{number}"]
+    host = f"-Xcompiler={','.join(_HOST_FLAGS)}"
+    return [*_COMMON_FLAGS, "-DUSE_CUDA", host, *_code_flags(architectures)]
+
+
+def _code_flags(architectures: Sequence[str]) -> list[str]:
+    """Ask for each architecture's machine code, and the newest's PTX for devices yet to come."""
+    numbers = sorted(int(name.removeprefix("sm_")) for name in architectures)
+    flags = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
+    return [*flags, f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}"]
 
 
 def _link_flags(device: str, torch: Path, workspace: Path, compiler: str) -> list[str]:
     if device == "cpu":
-        return ["-shared", f"-L{torch / 'lib'}", "-ltorch_cpu"]
+        return [f"-L{torch / 'lib'}", "-ltorch_cpu"]
     # The CUDA half of torch need not be here: a stub of its name makes the loader look there.
     stub = workspace / "libtorch_cuda.so"
     empty = workspace / "empty.cpp"
     empty.write_text("")
     _call([compiler, "-shared", "-Xlinker=-soname,libtorch_cuda.so", str(empty), "-o", str(stub)])
     libraries = [f"-L{workspace}", "-ltorch_cuda", f"-L{torch / 'lib'}", "-ltorch_cpu"]
-    return ["-shared", "-cudart=static", "-Xlinker=--no-as-needed,--exclude-libs=ALL", *libraries]
+    return ["-cudart=static", "-Xlinker=--no-as-needed,--exclude-libs=ALL", *libraries]
 
 
 def _compile_all(units: Sequence[Unit], compiler: Sequence[str], workspace: Path) -> None:
@@ -191,13 +196,13 @@ def build(
         objects = [str(path) for path in sorted(workspace.glob("*.o"))]
         library = workspace / "library.so"
         link = _link_flags(device, torch, workspace, compiler)
-        _call([compiler, *objects, *link, "-o", str(library)])
+        _call([compiler, "-shared", *flags, *objects, *link, "-o", str(library)])
         library.replace(target)  # atomic: a process that builds at the same time sees a whole file
     return target
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build from the command line; exit status 2 and one line where something is missing."""
+    """Build from the command line; exit status 2 and one line where that is not possible."""
     parser = argparse.ArgumentParser(description="Compile the kernels of csrc/ for a device.")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument(
@@ -209,6 +214,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.device not in DEVICES:
             raise unknown_name("device", options.device, DEVICES)
+        for name in options.arch.split(","):
+            if not re.fullmatch(r"sm_\d+", name):
+                raise UserError(f"architecture must look like sm_80, got '{name}'")
         path = build(options.device, architectures=options.arch.split(","))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,15 +14,16 @@ class SwapSpace:
     """Room for `num_host_blocks` blocks of all caches in host memory.
 
     One host block holds a block of every cache side by side, so it crosses the bus in a single
-    transfer whatever the block size (Figure 19a shows what small transfers cost). `staged=False`
-    moves every block of every cache by itself, as the original system does.
+    transfer whatever the block size (Figure 19a shows what small transfers cost). Blocks so large
+    that one of each cache exceeds STAGING_BYTES need no gathering and move one by one, as all do
+    with `staged=False` (the original system's way).
     """
 
     def __init__(self, caches: list[Tensor], num_host_blocks: int, *, staged: bool = True) -> None:
         first = caches[0]
         row = first[0].numel() * len(caches)
         row_bytes = row * first.element_size()
-        staging_blocks = max(1, STAGING_BYTES // row_bytes) if staged and first.is_cuda else 0
+        staging_blocks = STAGING_BYTES // row_bytes if staged and first.is_cuda else 0
         self._caches = caches
         self._staging = torch.empty(staging_blocks, row, dtype=first.dtype, device=first.device)
         self.pool = torch.empty(

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
+from engines.core.errors import UserError
+from engines.kernels import build
 
-from engines.core.errors import UserError  # noqa: E402
-from engines.kernels import build, library  # noqa: E402
-from engines.kernels.cases import Target  # noqa: E402
+if TYPE_CHECKING:
+    from engines.kernels.cases import Target
 
 EMULATOR = Path(__file__).parent / "emulator"
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
-    torch.manual_seed(0)
+    if build.find_torch() is not None:
+        import torch
+
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def cpu_target() -> Target:
+    from engines.kernels import library
+    from engines.kernels.cases import Target
+
     kernels = library.load_kernels("cpu")
     if not kernels.compiled:
         pytest.skip("no compiled CPU kernels (no C++ compiler?)")
@@ -31,6 +38,11 @@ def cpu_target() -> Target:
 
 @pytest.fixture(scope="session")
 def cuda_target() -> Target:
+    import torch
+
+    from engines.kernels import library
+    from engines.kernels.cases import Target
+
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     kernels = library.load_kernels("cuda")
@@ -42,6 +54,9 @@ def cuda_target() -> Target:
 @pytest.fixture(scope="session")
 def emulated_target(tmp_path_factory: pytest.TempPathFactory) -> Target:
     """The CUDA sources compiled for the host, every thread a fiber (see emulator/device.h)."""
+    from engines.kernels import library
+    from engines.kernels.cases import Target
+
     nvcc, compiler, pytorch = (
         build.find_compiler("cuda"),
         build.find_compiler("cpu"),

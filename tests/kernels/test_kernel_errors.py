@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("torch", reason="torch is not installed")
+
+import torch
 
 from engines.kernels.cases import Shape, Target, random_contexts
 from engines.kernels.interface import ContiguousContext, NewTokens, PagedContext

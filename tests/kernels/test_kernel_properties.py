@@ -1,10 +1,12 @@
-"""What holds beyond a tolerance: results do not depend on where a context lies or who is beside it."""
+"""What holds beyond a tolerance: results do not depend on where a context lies or on the batch."""
 
 from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("torch", reason="torch is not installed")
+
+import torch
 
 from engines.kernels.cases import Target
 from engines.kernels.interface import ContiguousContext, NewTokens, PagedContext
@@ -41,7 +43,7 @@ def _in_blocks(context: ContiguousContext, block_size: int) -> PagedContext:
 def test_cpu_results_are_the_same_bits_in_any_layout(
     cpu_target: Target, dtype: torch.dtype
 ) -> None:
-    """Block sizes, the contiguous cache and prompt attention agree exactly: tokens cannot differ."""
+    """Block sizes, the contiguous cache and prompt attention agree exactly: so do tokens."""
     context = _contiguous(dtype)
     query = torch.randn(4, 4, 64).to(dtype)
     expected = torch.empty_like(query)

@@ -1,0 +1,61 @@
+# Thin targets over the `bench` command; `make help` lists them. Options: BACKEND, FULL=1, FORCE=1,
+# JOBS, SEED, LENGTHS=FILE, ARTIFACTS, PYTHON (3.11 or newer).
+
+PYTHON    ?= python3
+VENV      ?= .venv
+ARTIFACTS ?= artifacts
+BACKEND   ?= auto
+
+BENCH := $(VENV)/bin/bench
+STAMP := $(VENV)/.installed
+FLAGS  = --artifacts $(ARTIFACTS) --backend $(BACKEND) \
+         $(if $(FULL),--full) $(if $(SEED),--seed $(SEED)) $(if $(LENGTHS),--lengths $(LENGTHS))
+RUN    = $(FLAGS) $(if $(FORCE),--force) $(if $(JOBS),--jobs $(JOBS))
+
+FIGURES := fig2 fig12 fig12-13b fig12-66b fig12-175b fig12-13b-sharegpt fig12-13b-alpaca \
+           fig12-66b-sharegpt fig12-66b-alpaca fig12-175b-sharegpt fig12-175b-alpaca fig13
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-test doctor all-main all $(FIGURES) report test lint benchmark clean
+
+help:  ## this list, with the figures, their times and hardware
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## */make \1\t/' | expand -t 18
+	@echo "make FIGURE       one figure or panel: $(FIGURES)" | fold -s -w 100
+	@if [ -x $(BENCH) ]; then $(BENCH) figures; else echo "'make install' first shows the figures here"; fi
+
+install: $(STAMP)  ## make the environment in .venv
+
+$(STAMP): pyproject.toml tools/install.sh
+	@PYTHON="$(PYTHON)" sh tools/install.sh $(VENV)
+
+install-test: $(STAMP)
+	@PYTHON="$(PYTHON)" sh tools/install.sh $(VENV) test
+
+doctor: $(STAMP)  ## what this machine can run, and how to mend what it cannot
+	@$(BENCH) doctor --artifacts $(ARTIFACTS)
+
+all-main: $(STAMP)  ## the paper's main experiments, their figures and the report
+	@$(BENCH) figure all-main $(RUN)
+	@$(BENCH) report $(FLAGS)
+
+all: $(STAMP)  ## every figure that can run, and the report
+	@$(BENCH) figure all $(RUN)
+	@$(BENCH) report $(FLAGS)
+
+$(FIGURES): $(STAMP)
+	@$(BENCH) figure $@ $(RUN)
+
+report: $(STAMP)  ## hold all results against the paper's numbers
+	@$(BENCH) report $(FLAGS)
+
+test: install-test  ## install what the tests need and run them, linters first
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/pytest
+
+benchmark: $(STAMP)  ## host time of the engine, with its limits
+	@$(VENV)/bin/python -m bench.benchmark
+
+clean:  ## remove results, figures and report (the environment and references stay)
+	rm -rf $(ARTIFACTS)/results $(ARTIFACTS)/figures $(ARTIFACTS)/report

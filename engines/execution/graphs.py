@@ -1,0 +1,75 @@
+"""CUDA graphs of decode steps: the launches of a whole forward pass replayed as one.
+
+A graph is captured for a number of rows and a bound on context lengths, both rounded up, the second
+time that such a step is run. Its inputs are the rows' own tensors, so there is nothing to copy; rows
+beyond those in use hold no tokens, write nowhere and are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from engines.execution.rows import Rows
+
+MAX_ROWS = 512  # larger batches keep the device busy without
+_SMALLEST_CONTEXT = 256
+_SMALLEST_ROWS = 8
+
+Decode = Callable[[int, int], Tensor]
+
+
+class DecodeGraphs:
+    """Graphs of a decode function, which takes the number of rows and the longest context."""
+
+    def __init__(self, decode: Decode, device: torch.device) -> None:
+        self._decode = decode
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+        self._capacity = 0
+        self._warm: set[tuple[int, int]] = set()
+        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+
+    def run(self, rows: Rows, longest: int) -> Tensor:
+        """Give every row its next slot and return the logits of its token.
+
+        The result holds at least as many rows as are in use, and is overwritten by the next run.
+        """
+        if rows.capacity != self._capacity:  # their tensors are new ones
+            self._graphs.clear()
+            self._capacity = rows.capacity
+        lens = rows.device.context_lens
+        lens.add_(lens > 0)
+        count = padded_rows(len(rows))
+        if len(rows) > MAX_ROWS or count > rows.capacity:
+            return self._decode(len(rows), longest)
+        key = (count, padded_context(longest))
+        if key not in self._graphs:
+            if key not in self._warm:
+                self._warm.add(key)
+                return self._decode(*key)
+            self._graphs[key] = self._capture(key)
+        graph, logits = self._graphs[key]
+        graph.replay()
+        return logits
+
+    def _capture(self, key: tuple[int, int]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize(self._device)
+        with torch.cuda.graph(graph, pool=self._pool):
+            logits = self._decode(*key)
+        return graph, logits
+
+
+def padded_rows(count: int) -> int:
+    """Rows of the graph that serves `count`: powers of two, from 64 on multiples of 32."""
+    if count > 64:
+        return -(-count // 32) * 32
+    return max(_SMALLEST_ROWS, 1 << (count - 1).bit_length())
+
+
+def padded_context(longest: int) -> int:
+    """Bound of the graph that serves contexts up to `longest`: a power of two."""
+    return max(_SMALLEST_CONTEXT, 1 << (longest - 1).bit_length())

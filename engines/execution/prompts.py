@@ -1,0 +1,152 @@
+"""The prompts of a step as one run of tokens without padding (or, for FT, one padded rectangle)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engines.core.batch import Prompt
+from engines.core.request import Request
+from engines.execution.kv_cache import KVCache
+from engines.execution.rows import Rows
+
+_PREFIX_STREAM = 1
+_PROMPT_STREAM = 2
+
+
+class PromptTokens:
+    """A request's prompt: its own, or random tokens where a workload has lengths only.
+
+    Random prompts depend on seed and request id alone, and registered prefixes on the seed, so that
+    requests which share one hold the same tokens.
+    """
+
+    def __init__(self, *, vocab_size: int, seed: int) -> None:
+        self._vocab_size = vocab_size
+        self._seed = seed
+
+    def of(self, request: Request) -> NDArray[np.int64]:
+        """The prompt's token ids, int64 [prompt_len]."""
+        if request.prompt_token_ids is not None:
+            return np.array(request.prompt_token_ids, dtype=np.int64)
+        prefix = self._draw((_PREFIX_STREAM,), request.prefix_len)
+        rest = request.prompt_len - request.prefix_len
+        return np.concatenate((prefix, self._draw((_PROMPT_STREAM, request.request_id), rest)))
+
+    def _draw(self, stream: tuple[int, ...], count: int) -> NDArray[np.int64]:
+        random = np.random.default_rng((self._seed, *stream))
+        return random.integers(self._vocab_size, size=count, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Span:
+    """One computation of a prompt: `num_tokens` from the start (padding included) are held in
+    `row` afterwards, of which `num_cached` were there before."""
+
+    row: int
+    num_tokens: int
+    num_cached: int
+
+    @property
+    def num_new(self) -> int:
+        """Tokens to compute."""
+        return self.num_tokens - self.num_cached
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """The prompts of a step, those without a cached prefix first.
+
+    `token_ids`, `positions` and `slots` are int64 [tokens] on the device, `last` [spans] the index
+    of each span's last token among them. `logits_of[i]` says which span holds the logits of the
+    i-th sequence that joined with a prompt.
+    """
+
+    spans: tuple[Span, ...]
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    last: Tensor
+    logits_of: NDArray[np.int64]
+    starts: Tensor  # int32 [spans + 1], where each span's tokens begin
+    context_lens: Tensor  # int32 [spans]
+    tables: Tensor  # int32 [spans, table width]
+    padding: Tensor  # int32 [spans], slots of padding on the left
+
+    @property
+    def num_uncached(self) -> int:
+        """Spans of which nothing was cached; they come first."""
+        return sum(span.num_cached == 0 for span in self.spans)
+
+
+def build_prompts(
+    prompts: Sequence[Prompt], rows: Rows, cache: KVCache, tokens: PromptTokens
+) -> PromptBatch:
+    """Flatten the prompts of a step whose sequences have their rows."""
+    spans = _spans(prompts, rows)
+    order = sorted(range(len(spans)), key=lambda i: (spans[i][0].num_cached > 0, i))
+    place = {original: new for new, original in enumerate(order)}
+    ordered = [spans[i][0] for i in order]
+    logits_of = {row: place[i] for i, (_, members) in enumerate(spans) for row in members}
+    parts = [_tokens_of(span, rows, tokens) for span in ordered]
+    slots = [_slots_of(span, rows, cache) for span in ordered]
+    lengths = [span.num_new for span in ordered]
+    starts = np.concatenate(([0], np.cumsum(lengths)))
+    span_rows = np.array([span.row for span in ordered])
+    device = rows.device.tables.device
+
+    def send(array: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(array).to(device)
+
+    positions = [np.maximum(span_places(s) - rows.start_offsets[s.row], 0) for s in ordered]
+    return PromptBatch(
+        spans=tuple(ordered),
+        token_ids=send(np.concatenate(parts)),
+        positions=send(np.concatenate(positions)),
+        slots=send(np.concatenate(slots)),
+        last=send(starts[1:] - 1),
+        logits_of=np.array([logits_of[row] for row in sorted(logits_of)], dtype=np.int64),
+        starts=send(starts.astype(np.int32)),
+        context_lens=send(np.array([s.num_tokens for s in ordered], dtype=np.int32)),
+        tables=send(rows.tables[span_rows]),
+        padding=send(rows.start_offsets[span_rows]),
+    )
+
+
+def span_places(span: Span) -> NDArray[np.int64]:
+    """Places of a span's new tokens in its context."""
+    return np.arange(span.num_cached, span.num_tokens)
+
+
+def _spans(prompts: Sequence[Prompt], rows: Rows) -> list[tuple[Span, list[int]]]:
+    """Each computation of a prompt, with the rows of the sequences that it serves."""
+    spans = []
+    for prompt in prompts:
+        members = [rows.row_of(sequence) for sequence in prompt.group.running]
+        if prompt.copies == 1:
+            spans.append((Span(members[0], prompt.num_tokens, prompt.num_cached), members))
+            continue
+        for row in members:
+            spans.append((Span(row, prompt.num_tokens, prompt.num_cached), [row]))
+    return spans
+
+
+def _tokens_of(span: Span, rows: Rows, tokens: PromptTokens) -> NDArray[np.int64]:
+    """Padding, the prompt, and after a recomputation what was generated."""
+    request = rows.sequences[span.row].group.request
+    padding = np.zeros(rows.start_offsets[span.row], dtype=np.int64)
+    generated = rows.outputs[span.row, : rows.num_outputs[span.row]]
+    whole = np.concatenate((padding, tokens.of(request), generated))
+    assert len(whole) == span.num_tokens, f"prompt of {len(whole)} tokens, not {span.num_tokens}"
+    return whole[span.num_cached :]
+
+
+def _slots_of(span: Span, rows: Rows, cache: KVCache) -> NDArray[np.int64]:
+    places = span_places(span)
+    slots = cache.prompt_slots(rows.tables[span.row], span.row, places)
+    return np.where(places < rows.start_offsets[span.row], -1, slots)

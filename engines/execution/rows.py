@@ -1,0 +1,246 @@
+"""The running batch on the device: one row per sequence, updated in place by what changed.
+
+Rows are compact. The sequences that decode in a step are the first rows and those whose prompt the
+step computes the last ones, because whoever joins is put at the end and whoever leaves is replaced
+by the last. A decode step in which nothing changes therefore costs a few vector operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engines.core.batch import Batch, TableChange
+from engines.core.request import Sequence as Output
+from engines.execution.kv_cache import KVCache
+
+_FIRST_CAPACITY = 16
+
+
+@dataclass(frozen=True)
+class DeviceRows:
+    """What the model reads of the rows, on its device.
+
+    On a CPU these tensors are the host's arrays. `context_lens` is 0 in unused rows.
+    """
+
+    tables: Tensor  # int32 [capacity, table width]
+    context_lens: Tensor  # int32 [capacity], slots in use from the row's first on
+    start_offsets: Tensor  # int32 [capacity], how many of them are padding on the left
+    last_tokens: Tensor  # int64 [capacity], the token to compute next
+
+
+class Rows:
+    """Arrays over the running sequences; see `DeviceRows` for those that the device has too.
+
+    `outputs` [capacity, max_len] are the tokens chosen so far, `num_outputs` of at most
+    `max_outputs`. A row that has all of them is complete: it is carried along (in a padded batch)
+    but takes no more tokens.
+    """
+
+    def __init__(self, cache: KVCache, *, max_len: int, device: torch.device) -> None:
+        self.sequences: list[Output] = []
+        self.num_sampled = 0  # rows with a temperature
+        self._cache = cache
+        self._max_len = max_len
+        self._device = device
+        self._row_of: dict[Output, int] = {}
+        self._stale_rows: set[int] = set()  # of which the device has no copy yet
+        self._stale_cells: list[tuple[int, int]] = []  # of `tables`
+        self._allocate(_FIRST_CAPACITY)
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __contains__(self, sequence: Output) -> bool:
+        return sequence in self._row_of
+
+    @property
+    def capacity(self) -> int:
+        """Rows for which there is room; when it grows, the device's tensors are new ones."""
+        return len(self.context_lens)
+
+    def row_of(self, sequence: Output) -> int:
+        """A running sequence's row."""
+        return self._row_of[sequence]
+
+    def apply(self, batch: Batch) -> None:
+        """Follow the sequences that left, joined, forked or got a block."""
+        for sequence in batch.left:
+            self._remove(sequence)
+        for sequence in batch.forked:
+            if sequence in self._row_of:
+                self._place(self._row_of[sequence], sequence)
+        if batch.joined:
+            self._reserve(len(self) + len(batch.joined))
+            prompted = {prompt.group for prompt in batch.prompts}
+            for sequence in batch.joined:
+                self._add(sequence, batch.step, decodes=sequence.group not in prompted)
+        for change in batch.table_changes:
+            self._change(change)
+
+    def advance(self, count: int) -> None:
+        """Let the first `count` rows hold one more token, once the device knows of all changes."""
+        self._upload()
+        self.context_lens[:count] += 1
+        if self.device.context_lens.is_cuda:
+            self.device.context_lens[:count].add_(1)
+
+    def advance_host(self, count: int) -> None:
+        """As `advance` where the device does its part by itself (in a captured graph)."""
+        self._upload()
+        self.context_lens[:count] += 1
+
+    def append(self, tokens: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Append a chosen token to every row that is not complete; returns these rows."""
+        count = len(self)
+        open_rows = np.flatnonzero(self.num_outputs[:count] < self.max_outputs[:count])
+        self.outputs[open_rows, self.num_outputs[open_rows]] = tokens[open_rows]
+        self.num_outputs[open_rows] += 1
+        return open_rows
+
+    def continue_beams(
+        self, rows: Sequence[int], parents: Sequence[int], tokens: Sequence[int]
+    ) -> None:
+        """Let `rows[i]` continue what `rows[parents[i]]` chose before, with a new token.
+
+        The rows must have appended a token in this step, which is replaced.
+        """
+        places = np.array(rows)
+        last = self.num_outputs[places] - 1
+        self.outputs[places] = self.outputs[places[list(parents)]]
+        self.outputs[places, last] = tokens
+        if self.device.last_tokens.is_cuda:
+            self._stale_rows.update(rows)
+        else:
+            self.device.last_tokens[list(rows)] = torch.tensor(tokens)
+
+    def output_of(self, row: int) -> list[int]:
+        """The tokens chosen for a row."""
+        tokens: list[int] = self.outputs[row, : self.num_outputs[row]].tolist()
+        return tokens
+
+    def save(self, row: int) -> None:
+        """Hand a row's tokens to its sequence."""
+        sequence = self.sequences[row]
+        sequence.output_token_ids = self.output_of(row)
+        sequence.cumulative_logprob = float(self.logprobs[row])
+
+    def _add(self, sequence: Output, step: int, *, decodes: bool) -> None:
+        row = len(self.sequences)
+        group = sequence.group
+        request = group.request
+        context_len = group.context_len(step)
+        self.sequences.append(sequence)
+        self._row_of[sequence] = row
+        count = len(sequence.output_token_ids)
+        self.outputs[row, :count] = sequence.output_token_ids
+        self.num_outputs[row] = count
+        if count:
+            self._last_tokens[row] = sequence.output_token_ids[-1]
+        self.max_outputs[row] = request.output_len
+        self.logprobs[row] = sequence.cumulative_logprob
+        self.temperatures[row] = 0.0 if request.sampling.beam else request.sampling.temperature
+        self.num_sampled += int(self.temperatures[row] > 0)
+        self.top_ps[row] = request.sampling.top_p
+        self.stops_early[row] = not (request.sampling.ignore_eos or request.sampling.beam)
+        self.keys[row] = (request.request_id << 8) + sequence.index
+        # A prompt that holds more than its own tokens and the chosen ones is padded on the left.
+        self.start_offsets[row] = context_len - request.prompt_len - count
+        self.context_lens[row] = context_len - int(decodes)
+        self._place(row, sequence)
+
+    def _remove(self, sequence: Output) -> None:
+        row, last = self._row_of.pop(sequence), len(self.sequences) - 1
+        if not sequence.finished:
+            self.save(row)
+        self.num_sampled -= int(self.temperatures[row] > 0)
+        if row != last:
+            moved = self.sequences[last]
+            self.sequences[row] = moved
+            self._row_of[moved] = row
+            for array in self._arrays:
+                array[row] = array[last]
+        self.sequences.pop()
+        self.context_lens[last] = 0
+        self._stale_rows |= {row, last}
+
+    def _place(self, row: int, sequence: Output) -> None:
+        self._cache.fill_table(self.tables[row], sequence)
+        self._stale_rows.add(row)
+
+    def _change(self, change: TableChange) -> None:
+        row = self._row_of.get(change.sequence)
+        if row is not None:
+            self.tables[row, change.index] = change.block
+            self._stale_cells.append((row, change.index))
+
+    @property
+    def _arrays(self) -> Iterable[NDArray[np.generic]]:
+        return (self.tables, self.context_lens, self.start_offsets, self.outputs, self.num_outputs,
+                self.max_outputs, self.logprobs, self.temperatures, self.top_ps, self.stops_early,
+                self.keys, self._last_tokens)  # fmt: skip
+
+    def _allocate(self, capacity: int) -> None:
+        self.tables = np.zeros((capacity, self._cache.table_width), dtype=np.int32)
+        self.context_lens = np.zeros(capacity, dtype=np.int32)
+        self.start_offsets = np.zeros(capacity, dtype=np.int32)
+        self.outputs = np.zeros((capacity, self._max_len), dtype=np.int32)
+        self.num_outputs = np.zeros(capacity, dtype=np.int32)
+        self.max_outputs = np.zeros(capacity, dtype=np.int32)
+        self.logprobs = np.zeros(capacity, dtype=np.float64)
+        self.temperatures = np.zeros(capacity, dtype=np.float32)
+        self.top_ps = np.ones(capacity, dtype=np.float32)
+        self.stops_early = np.zeros(capacity, dtype=np.bool_)
+        self.keys = np.zeros(capacity, dtype=np.uint64)
+        self._last_tokens = np.zeros(capacity, dtype=np.int64)  # on a CPU the device's, else unused
+        shared = (self.tables, self.context_lens, self.start_offsets, self._last_tokens)
+        self.device = DeviceRows(*(torch.from_numpy(a).to(self._device) for a in shared))
+
+    def _reserve(self, count: int) -> None:
+        if count <= self.capacity:
+            return
+        before = list(self._arrays)
+        used = len(self)
+        self._allocate(max(count, 2 * self.capacity))
+        for old, new in zip(before, self._arrays, strict=True):
+            new[:used] = old[:used]
+        self._stale_rows.update(range(used))
+
+    def _upload(self) -> None:
+        """Bring the device's copy up to date; on a CPU there is none."""
+        if self.device.tables.is_cuda:
+            self._upload_rows()
+            self._upload_cells()
+        self._stale_rows.clear()
+        self._stale_cells.clear()
+
+    def _upload_rows(self) -> None:
+        if not self._stale_rows:
+            return
+        rows = np.array(sorted(self._stale_rows))
+        last = np.maximum(self.num_outputs[rows] - 1, 0)
+        device, index = self.device, self._send(rows)
+        device.tables.index_copy_(0, index, self._send(self.tables[rows]))
+        device.context_lens.index_copy_(0, index, self._send(self.context_lens[rows]))
+        device.start_offsets.index_copy_(0, index, self._send(self.start_offsets[rows]))
+        tokens = self.outputs[rows, last].astype(np.int64)
+        device.last_tokens.index_copy_(0, index, self._send(tokens))
+
+    def _upload_cells(self) -> None:
+        cells = [cell for cell in self._stale_cells if cell[0] not in self._stale_rows]
+        if not cells:
+            return
+        rows, columns = np.array(cells).T
+        values = self._send(self.tables[rows, columns])
+        self.device.tables[self._send(rows), self._send(columns)] = values
+
+    def _send(self, array: NDArray[np.generic]) -> Tensor:
+        """Copy to the device without waiting for it; PyTorch keeps pinned memory until then."""
+        pinned = torch.from_numpy(np.ascontiguousarray(array)).pin_memory()
+        return pinned.to(self._device, non_blocking=True)

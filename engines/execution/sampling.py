@@ -1,0 +1,60 @@
+"""Choice of tokens: greedy, or drawn at a temperature from the likeliest tokens (top-p)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def uniform_numbers(
+    seed: int, keys: NDArray[np.uint64], counters: NDArray[np.int32]
+) -> NDArray[np.float64]:
+    """Random numbers in [0, 1), a function of seed, key (a sequence) and counter (its token) alone.
+
+    What a sequence draws therefore depends neither on the batch nor on preemptions. Each number is
+    a hash by the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), applied per input.
+    """
+    state = np.full(len(keys), seed, dtype=np.uint64)
+    for value in (keys, counters.astype(np.uint64)):
+        state = _mix(state ^ value)
+    return (_mix(state) >> np.uint64(11)) * 2.0**-53
+
+
+def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    value = value + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def sample(logits: Tensor, uniforms: Tensor, *, temperatures: Tensor, top_ps: Tensor) -> Tensor:
+    """Draw a token for each row by inverting its distribution at `uniforms`.
+
+    logits is [n, vocab]; the others are float64 [n], temperatures positive. top_p keeps the
+    likeliest tokens up to the one that brings their probability to top_p. Returns int64 [n].
+    """
+    scores = logits.double() / temperatures[:, None]
+    if bool((top_ps >= 1).all()):
+        return _invert(scores.softmax(-1).cumsum(-1), uniforms)
+    ordered, tokens = scores.sort(dim=-1, descending=True, stable=True)
+    probabilities = ordered.softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities
+    kept = probabilities.masked_fill(before >= top_ps[:, None], 0)
+    drawn = _invert(kept.cumsum(-1), uniforms)
+    return tokens.gather(1, drawn[:, None]).squeeze(1)
+
+
+def _invert(cumulative: Tensor, uniforms: Tensor) -> Tensor:
+    """First index whose cumulative weight exceeds a uniform share of the whole."""
+    targets = uniforms[:, None] * cumulative[:, -1:]
+    found = torch.searchsorted(cumulative, targets, right=True).squeeze(1)
+    return found.clamp_(max=cumulative.shape[1] - 1)
+
+
+def log_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Natural log of each row's probability of its token, float32 [n]."""
+    scores = logits.float()
+    chosen = scores.gather(1, tokens[:, None]).squeeze(1)
+    return chosen - scores.logsumexp(-1)

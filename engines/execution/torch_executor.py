@@ -1,0 +1,365 @@
+"""The executor that runs a model, on a CPU or a CUDA device.
+
+All tokens of a step, prompts' and decodes', are computed in one forward pass. Inputs stay on the
+device: a step uploads only what changed and waits for the device once, for the chosen tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engines.core.batch import Batch
+from engines.core.config import EngineConfig
+from engines.core.executor import Fork, StepResult
+from engines.core.request import Sequence as Output
+from engines.core.request import SequenceGroup, Status
+from engines.execution.attention import StepAttention
+from engines.execution.beam_search import Advance, BeamSearch, Candidate, best_candidates
+from engines.execution.graphs import DecodeGraphs
+from engines.execution.kv_cache import KVCache, RowView
+from engines.execution.prompts import PromptBatch, PromptTokens, build_prompts
+from engines.execution.rows import Rows
+from engines.execution.sampling import log_probabilities, sample, uniform_numbers
+from engines.kernels.interface import Kernels
+from engines.models.interfaces import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of an executor.
+
+    `seed` is of random prompts and sampling. With `logprobs` the probabilities of chosen tokens are
+    added up. `graphs` captures decode steps in CUDA graphs.
+    """
+
+    seed: int = 0
+    logprobs: bool = False
+    graphs: bool = True
+
+
+@dataclass
+class Timing:
+    """Where the time of all steps went, in seconds; `model_s` is the forward passes."""
+
+    steps: int = 0
+    total_s: float = 0.0
+    model_s: float = 0.0
+
+    @property
+    def host_us_per_step(self) -> float:
+        """Mean microseconds of a step outside the model: batch, sampling, bookkeeping."""
+        return 1e6 * (self.total_s - self.model_s) / max(self.steps, 1)
+
+
+@dataclass
+class _Outcome:
+    """What a step decides about sequences."""
+
+    forks: list[Fork] = field(default_factory=list)
+    stopped: list[Output] = field(default_factory=list)
+
+
+class TorchExecutor:
+    """Runs batches of one system through a model and its KV cache."""
+
+    def __init__(
+        self,
+        model: Model,
+        cache: KVCache,
+        kernels: Kernels,
+        config: EngineConfig,
+        *,
+        options: Options | None = None,
+    ) -> None:
+        self.timing = Timing()
+        self.rows = Rows(cache, max_len=config.max_model_len, device=model.device)
+        self._options = options or Options()
+        self._model = model
+        self._cache = cache
+        self._kernels = kernels
+        self._max_len = config.max_model_len
+        self._eos = np.array(model.arch.eos_token_ids, dtype=np.int64)
+        self._prompts = PromptTokens(vocab_size=model.spec.vocab_size, seed=self._options.seed)
+        self._beams: dict[int, BeamSearch] = {}  # by request id
+        self._on_cuda = model.device.type == "cuda"
+        self._graphs = (
+            DecodeGraphs(self._decode, model.device)
+            if self._on_cuda and self._options.graphs and not cache.pads_prompts
+            else None
+        )
+
+    @torch.inference_mode()
+    def execute(self, batch: Batch) -> StepResult:
+        """Apply the batch's changes, run the model, choose tokens; waits for the device."""
+        started = time.perf_counter()
+        self._apply(batch)
+        outcome = _Outcome()
+        if len(self.rows):
+            logits, source, model_s = self._run(batch)
+            self._choose(batch, logits, source, outcome)
+            self.timing.model_s += model_s.seconds()
+        elif self._on_cuda:
+            torch.cuda.synchronize(self._model.device)
+        elapsed_s = time.perf_counter() - started
+        self.timing.steps += 1
+        self.timing.total_s += elapsed_s
+        return StepResult(elapsed_s, outcome.forks, outcome.stopped)
+
+    def _apply(self, batch: Batch) -> None:
+        cache = self._cache
+        cache.swap_out(batch.swap_out)
+        cache.swap_in(batch.swap_in)
+        cache.copy(batch.copies)
+        for sequence in batch.left:
+            if sequence.group.status is Status.FINISHED:
+                self._beams.pop(sequence.group.request.request_id, None)
+        self.rows.apply(batch)
+        if cache.pads_prompts and batch.prompts:
+            longest = max(p.group.request.output_len for p in batch.prompts)
+            cache.begin_batch(len(self.rows), batch.prompts[0].num_tokens + longest)
+        assert len(self.rows) == batch.num_seqs, "rows differ from the batch's sequences"
+
+    def _run(self, batch: Batch) -> tuple[Tensor, NDArray[np.int64], _Stopwatch]:
+        """Logits, which row of them each sequence's are, and the model's time."""
+        count = batch.num_decodes
+        source = np.arange(len(self.rows))
+        watch = _Stopwatch(self._model.device)
+        if not batch.prompts:
+            if self._graphs is not None:
+                self.rows.advance_host(count)
+                watch.start()
+                logits = self._graphs.run(self.rows, self._longest(count))
+            else:
+                self.rows.advance(count)
+                watch.start()
+                logits = self._decode(count, self._longest(count))
+            watch.stop()
+            return logits[:count], source, watch
+        self.rows.advance(count)
+        prompts = build_prompts(batch.prompts, self.rows, self._cache, self._prompts)
+        watch.start()
+        logits = self._mixed(count, prompts)
+        watch.stop()
+        source[count:] = count + prompts.logits_of
+        return logits, source, watch
+
+    def _longest(self, count: int) -> int:
+        return int(self.rows.context_lens[:count].max())
+
+    def _view(self, count: int, longest: int) -> RowView:
+        device = self.rows.device
+        return RowView(
+            device.tables[:count],
+            device.context_lens[:count],
+            device.start_offsets[:count],
+            longest,
+        )
+
+    def _decode(self, count: int, longest: int) -> Tensor:
+        """Logits [count, vocab] of the first rows' next tokens; empty rows give any."""
+        view = self._view(count, longest)
+        positions = (view.context_lens - view.start_offsets - 1).clamp_(min=0)
+        attention = StepAttention(
+            self._cache, self._kernels, self._cache.slots(view), decodes=view, prompts=None
+        )
+        tokens = self.rows.device.last_tokens[:count]
+        return self._model.logits(self._model.forward(tokens, positions, attention))
+
+    def _mixed(self, count: int, prompts: PromptBatch) -> Tensor:
+        """Logits [count + spans, vocab]: of the decoding rows, then of the prompts' last tokens."""
+        tokens, positions, slots = prompts.token_ids, prompts.positions, prompts.slots
+        last = prompts.last
+        view = None
+        if count:
+            view = self._view(count, self._longest(count))
+            decoding = (view.context_lens - view.start_offsets - 1).long()
+            tokens = torch.cat((self.rows.device.last_tokens[:count], tokens))
+            positions = torch.cat((decoding, positions))
+            slots = torch.cat((self._cache.slots(view), slots))
+            last = torch.cat((torch.arange(count, device=last.device), last + count))
+        attention = StepAttention(self._cache, self._kernels, slots, decodes=view, prompts=prompts)
+        hidden = self._model.forward(tokens, positions, attention)
+        return self._model.logits(hidden[last])
+
+    def _choose(
+        self, batch: Batch, logits: Tensor, source: NDArray[np.int64], outcome: _Outcome
+    ) -> None:
+        """Choose every sequence's token, on the device; then keep the books on the host."""
+        rows, count = self.rows, len(self.rows)
+        shared = len(logits) != count or bool(batch.prompts)
+        index = torch.from_numpy(source).to(logits.device) if shared else None
+        tokens = logits.argmax(-1)
+        if index is not None:
+            tokens = tokens[index]
+        if rows.num_sampled:
+            self._sample(logits, source, tokens)
+        rows.device.last_tokens[:count] = tokens
+        logprobs = None
+        if self._options.logprobs:
+            per_row = logits if index is None else logits[index]
+            logprobs = log_probabilities(per_row, tokens)
+        best = self._beam_candidates(batch, logits, source)
+        chosen = tokens.cpu().numpy()  # the step's one wait for the device
+        appended = rows.append(chosen)
+        if logprobs is not None:
+            rows.logprobs[appended] += logprobs.cpu().numpy()[appended]
+        for group, candidates in best:
+            self._advance_beams(group, candidates, outcome)
+        self._end_rows(appended, chosen, outcome)
+
+    def _sample(self, logits: Tensor, source: NDArray[np.int64], tokens: Tensor) -> None:
+        """Replace the greedy tokens of rows that have a temperature."""
+        rows = self.rows
+        drawing = np.flatnonzero(rows.temperatures[: len(rows)] > 0)
+        uniforms = uniform_numbers(
+            self._options.seed, rows.keys[drawing], rows.num_outputs[drawing]
+        )
+
+        def send(array: NDArray[np.generic]) -> Tensor:
+            return torch.from_numpy(array).to(logits.device)
+
+        tokens[send(drawing)] = sample(
+            logits[send(source[drawing])],
+            send(uniforms),
+            temperatures=send(rows.temperatures[drawing].astype(np.float64)),
+            top_ps=send(rows.top_ps[drawing].astype(np.float64)),
+        )
+
+    def _beam_candidates(
+        self, batch: Batch, logits: Tensor, source: NDArray[np.int64]
+    ) -> list[tuple[SequenceGroup, list[Candidate]]]:
+        """Each search's best continuations, found together for searches of one shape."""
+        shapes: dict[tuple[int, int], list[SequenceGroup]] = {}
+        for group in batch.beam_groups.values():
+            search = self._search_of(group)
+            if not search.done:
+                shape = (len(search.scores), search.num_candidates)
+                shapes.setdefault(shape, []).append(group)
+        found = []
+        vocab_size = logits.shape[-1]
+        for (width, count), groups in shapes.items():
+            places = [self.rows.row_of(s) for g in groups for s in g.running[:width]]
+            index = torch.from_numpy(source[places]).to(logits.device)
+            scores = torch.tensor([self._search_of(g).scores for g in groups])
+            values, flat = best_candidates(
+                logits[index].unflatten(0, (len(groups), width)), scores.to(logits.device), count
+            )
+            for group, logprobs, picks in zip(groups, values.tolist(), flat.tolist(), strict=True):
+                found.append(
+                    (group, [Candidate(p // vocab_size, p % vocab_size, x)
+                             for p, x in zip(picks, logprobs, strict=True)])
+                )  # fmt: skip
+        return found
+
+    def _search_of(self, group: SequenceGroup) -> BeamSearch:
+        request = group.request
+        if request.request_id not in self._beams:
+            eos = () if request.sampling.ignore_eos else tuple(self._eos.tolist())
+            self._beams[request.request_id] = BeamSearch(request.sampling.n, frozenset(eos))
+        return self._beams[request.request_id]
+
+    def _advance_beams(
+        self, group: SequenceGroup, candidates: list[Candidate], outcome: _Outcome
+    ) -> None:
+        rows, search = self.rows, self._search_of(group)
+        places = [rows.row_of(sequence) for sequence in group.running]
+        outputs = [rows.output_of(row)[:-1] for row in places]
+        is_last = len(outputs[0]) + 1 == group.request.output_len
+        advance = search.advance(candidates, outputs, is_last=is_last)
+        if advance is None:
+            self._end_search(group, places, outcome)
+            return
+        rows.continue_beams(places, advance.parents, advance.token_ids)
+        if advance.forks:
+            self._fork(group, places, advance, outcome)
+
+    def _fork(
+        self, group: SequenceGroup, places: list[int], advance: Advance, outcome: _Outcome
+    ) -> None:
+        replaced = [i for i, parent in enumerate(advance.parents) if parent != i]
+        if len(self._search_of(group).scores) == len(places) and not self._is_first(group):
+            sources = [places[advance.parents[i]] for i in replaced]
+            self._cache.continue_rows([places[i] for i in replaced], sources)
+            outcome.forks.append(Fork(group, advance.parents))
+
+    def _is_first(self, group: SequenceGroup) -> bool:
+        """Whether the group's first token was just chosen: then all beams hold the same cache."""
+        return int(self.rows.num_outputs[self.rows.row_of(group.running[0])]) == 1
+
+    def _end_search(
+        self, group: SequenceGroup, places: list[int], outcome: _Outcome
+    ) -> None:
+        """Hand over the best hypotheses, best first."""
+        finished = self._search_of(group).finished
+        for sequence, hypothesis in zip(group.sequences, finished, strict=True):
+            sequence.output_token_ids = hypothesis.token_ids
+            sequence.cumulative_logprob = hypothesis.logprob
+        early = self.rows.num_outputs[places[0]] < group.request.output_len
+        self.rows.max_outputs[places] = self.rows.num_outputs[places]
+        if early:
+            self._stop(group.running, outcome)
+
+    def _end_rows(
+        self, appended: NDArray[np.intp], chosen: NDArray[np.int64], outcome: _Outcome
+    ) -> None:
+        """Hand over outputs that are complete; end those that chose an end-of-sequence token."""
+        rows = self.rows
+        stopping = appended[rows.stops_early[appended]]
+        if len(stopping):
+            stopping = stopping[np.isin(chosen[stopping], self._eos)]
+            stopping = stopping[rows.num_outputs[stopping] < rows.max_outputs[stopping]]
+            rows.max_outputs[stopping] = rows.num_outputs[stopping]
+        complete = appended[rows.num_outputs[appended] == rows.max_outputs[appended]]
+        for row in complete.tolist():
+            if not rows.sequences[row].group.request.sampling.beam:
+                rows.save(row)
+        if len(stopping):
+            self._stop([rows.sequences[row] for row in stopping.tolist()], outcome)
+
+    def _stop(self, sequences: Sequence[Output], outcome: _Outcome) -> None:
+        """End sequences before their maximum length; those of a padded batch end together."""
+        if not self._cache.pads_prompts:
+            outcome.stopped.extend(sequences)
+            return
+        count = len(self.rows)
+        if (self.rows.num_outputs[:count] == self.rows.max_outputs[:count]).all():
+            outcome.stopped.extend(self.rows.sequences)
+
+
+class _Stopwatch:
+    """Time of the model on its device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._events = (
+            [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            if device.type == "cuda"
+            else None
+        )
+        self._started = self._stopped = 0.0
+
+    def start(self) -> None:
+        """The model's work begins."""
+        if self._events:
+            self._events[0].record()
+        else:
+            self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        """The model's work is queued (CUDA) or done (CPU)."""
+        if self._events:
+            self._events[1].record()
+        else:
+            self._stopped = time.perf_counter()
+
+    def seconds(self) -> float:
+        """The time between, once the device is done."""
+        if self._events:
+            return float(self._events[0].elapsed_time(self._events[1])) / 1e3
+        return self._stopped - self._started
