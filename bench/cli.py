@@ -17,6 +17,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "figure": ("bench.commands.figure", "Run and draw figures of the paper."),
     "plot": ("bench.commands.plot", "Draw figures from the results that are there."),
     "report": ("bench.commands.report", "Hold every number against the paper's."),
+    "capacity": ("bench.commands.capacity", "Find the rate that a system sustains, by bisection."),
+    "reference": ("bench.commands.reference", "Compare results with the reference, or renew it."),
     "figures": ("bench.commands.figures", "List the figures: what they need and how long."),
     "data": ("bench.commands.data", "Fetch or import data sets."),
     "doctor": ("bench.commands.doctor", "Check this machine: what works, what is missing."),

@@ -21,7 +21,7 @@ from engines.core.errors import UserError
 from engines.core.executor import Executor
 from engines.core.request import Request, SamplingParams, SequenceGroup
 from engines.core.stats import StepRecorder
-from engines.execution.beam import BeamProcess
+from engines.execution.beam import NOVELTY, BeamProcess
 from engines.execution.cost import StepCost
 from engines.execution.memory import default_slots, paper_server
 from engines.execution.profile import DeviceProfile, load_profile
@@ -34,7 +34,6 @@ DEFAULT_WARMUP_S = 60.0
 PROGRESS_PERIOD_STEPS = 4096
 ORCA_MAX_SEQS = 256
 ASTRA_MAX_SEQS = 2048
-BEAM_PEAKEDNESS = 1.0
 
 
 @dataclass(frozen=True)
@@ -298,7 +297,7 @@ def _sim_executor(setting: Setting) -> Executor:
     return SimExecutor(
         setting.model,
         cost,
-        BeamProcess(peakedness=BEAM_PEAKEDNESS, seed=setting.spec.seed),
+        BeamProcess(novelty=NOVELTY, seed=setting.spec.seed),
         tensor_parallel=setting.tensor_parallel,
         block_size=setting.config.block_size,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from bench.point import PointSpec
     from bench.results import Store
     from bench.runner import Summary
-
-
-SHAREGPT_WORKLOADS = ("sharegpt", "chat")
 
 
 @dataclass(frozen=True)
@@ -104,6 +101,7 @@ def find_points(
     """
     from bench.experiments import registry
     from bench.experiments.tables import Choice
+    from bench.workloads.lengths import load_lengths
 
     chosen = Choice.of(backend=backend, full=full, overrides=overrides)
     points: dict[PointSpec, None] = {}
@@ -114,21 +112,8 @@ def find_points(
         pending |= selection.pending
         points |= dict.fromkeys(p for panel in selection.panels for p in chosen.points(panel))
     if "lengths" in overrides:
-        _check_lengths(Path(overrides["lengths"]), points)
+        load_lengths(Path(overrides["lengths"]))  # a faulty file fails before anything runs
     return Wanted(tuple(points), pending)
-
-
-def _check_lengths(path: Path, points: Iterable[PointSpec]) -> None:
-    """The file must be sound, and must not slip into panels of another workload."""
-    from bench.workloads.lengths import load_lengths
-
-    load_lengths(path)
-    for spec in points:
-        if spec.lengths is not None and spec.workload not in SHAREGPT_WORKLOADS:
-            raise UserError(
-                f"--lengths {path} replaces the lengths of ShareGPT, and workload "
-                f"'{spec.workload}' has others: name panels of ShareGPT alone"
-            )
 
 
 def bring(

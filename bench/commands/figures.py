@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 @click.command("figures")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
-def command(*, as_json: bool) -> None:
+@click.option("--markdown", is_flag=True, help="Print the README's table.")
+def command(*, as_json: bool, markdown: bool) -> None:
     """List the figures of the paper: points, time on two cores, the paper's hardware.
 
     Times are of the simulation at the original scripts' trace lengths. Parts, panels and groups
@@ -29,6 +30,9 @@ def command(*, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
+    if markdown:
+        click.echo(markdown_table(rows))
+        return
     header = ("name", "title", "points", "simulated", "paper's hardware", "runs here")
     print_table(header, [_cells(row) for row in rows])
     shorter = ", ".join(name for name in registry.names() if name not in registry.FIGURES)
@@ -38,6 +42,7 @@ def command(*, as_json: bool) -> None:
 def _row(figure: Figure) -> dict[str, Any]:
     return {
         "name": figure.name,
+        "number": figure.name.removeprefix("fig").replace("-", ""),
         "title": figure.title,
         "claim": figure.claim,
         "points": len(figure.points()),
@@ -46,6 +51,21 @@ def _row(figure: Figure) -> dict[str, Any]:
         "gpu_hours": round(figure.gpu_hours, 1),
         "pending": figure.pending,
     }
+
+
+def markdown_table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The registry as a Markdown table: command, claim, time, hardware."""
+    lines = [
+        "| figure | command | the paper's claim | simulated, 2 cores | measured, paper's GPUs |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        command = "*not yet*" if row["pending"] else f"`make {row['name']}`"
+        simulated = clock(row["sim_seconds"]) if row["sim_seconds"] else "-"
+        hours = f", {row['gpu_hours']:.0f} GPU-h" if row["gpu_hours"] else ""
+        hardware = f"{row['hardware']}{hours}" if row["hardware"] else "-"
+        lines.append(f"| {row['number']} | {command} | {row['claim']} | {simulated} | {hardware} |")
+    return "\n".join(lines)
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -94,7 +94,7 @@ class Calibration:
     parameter: str
     where: str
     fitted_on: str
-    path: str  # into claims.json
+    path: str  # into claims.json: of the claim, or the start of those of several
 
 
 @dataclass(frozen=True)

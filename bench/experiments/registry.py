@@ -77,13 +77,13 @@ CALIBRATIONS: tuple[Calibration, ...] = (
         "worker_overhead_s",
         "device profiles a100-40gb and a100-80gb",
         "the last rate that the original serves Astra with, OPT-175B, ShareGPT: 3 req/s (Fig. 12)",
-        "",
+        "fig12",
     ),
     Calibration(
         "random stream of the shipped lengths",
         "workload sharegpt, seed 0, without real lengths",
         "the trace of the original artifact (Figs. 2 and 13)",
-        "fig2",
+        "fig2:orca",
     ),
     Calibration(
         "sigma of the output lengths",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.results import Check
 
 COMPLETE, STALE = "complete", "stale"
+REAL_LENGTHS_FOR = ("sharegpt", "chat")  # workloads that a file of ShareGPT lengths can replace
 
 
 class PointStore(Protocol):
@@ -53,7 +54,10 @@ class Choice:
 
     def points(self, panel: Panel) -> list[PointSpec]:
         """The points of the panel under this choice, in curve order."""
-        return panel.points(full=self.full, **{**dict(self.overrides), "backend": self.backend})
+        overrides = {**dict(self.overrides), "backend": self.backend}
+        if panel.settings.get("workload") not in REAL_LENGTHS_FOR:
+            overrides.pop("lengths", None)
+        return panel.points(full=self.full, **overrides)
 
 
 @dataclass(frozen=True)

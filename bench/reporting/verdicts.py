@@ -46,9 +46,9 @@ class Verdict:
         """How our number came about."""
         if self.backend == "none":
             return "computed"
-        if self.claim.calibrated:
-            return "calibrated"
-        return "predicted" if self.backend == "sim" else "measured"
+        if self.backend != "sim":
+            return "measured"
+        return "calibrated" if self.claim.calibrated else "predicted"
 
 
 def judge(figure: str, claim: Claim, tables: Tables, backend: str) -> Verdict:

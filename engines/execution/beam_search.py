@@ -8,7 +8,7 @@ penalty 1), and the k best of the others go on.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -41,15 +41,10 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Advance:
-    """The candidate that each beam's place gets."""
+    """The candidate that each beam's place gets: which beam it continues, and its token."""
 
     parents: list[int]
     token_ids: list[int]
-
-    @property
-    def forks(self) -> bool:
-        """Whether a beam was replaced by another one's child."""
-        return self.parents != list(range(len(self.parents)))
 
 
 @dataclass
@@ -72,17 +67,21 @@ class BeamSearch:
         return max(2, 1 + len(self.eos_token_ids)) * self.width
 
     def advance(
-        self, candidates: Sequence[Candidate], outputs: Sequence[list[int]], *, is_last: bool
+        self,
+        candidates: Sequence[Candidate],
+        output_of: Callable[[int], list[int]],
+        *,
+        length: int,
+        is_last: bool,
     ) -> Advance | None:
         """Take a step's candidates, best first; None when the search is over.
 
-        `outputs` are the beams' tokens so far by place; `is_last` says that all now reach their
-        maximum length.
+        `output_of` gives the tokens of the beam at a place before this step, `length` counts them
+        with the candidate's; `is_last` says that all now reach their maximum length.
         """
-        length = len(outputs[0]) + 1
         for candidate in candidates[: self.width]:
             if is_last or candidate.token in self.eos_token_ids:
-                self._finish(candidate, outputs[candidate.parent])
+                self._finish(candidate, output_of(candidate.parent))
         going_on = [c for c in candidates if c.token not in self.eos_token_ids][: self.width]
         if is_last or self._cannot_improve(going_on[0].logprob / length):
             self.done = True

@@ -177,8 +177,8 @@ class Rows:
     def _change(self, change: TableChange) -> None:
         row = self._row_of.get(change.sequence)
         if row is not None:
-            self.tables[row, change.index] = change.block
-            self._stale_cells.append((row, change.index))
+            self.tables[row, change.position] = change.block
+            self._stale_cells.append((row, change.position))
 
     @property
     def _arrays(self) -> Iterable[NDArray[np.generic]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from engines.core.batch import Batch
 from engines.core.config import ModelSpec
-from engines.core.executor import Fork, StepResult
-from engines.core.request import Sequence, Status
+from engines.core.executor import StepResult
+from engines.core.request import Sequence
 from engines.execution.beam import BeamProcess
 from engines.execution.cost import StepCost, Work
 
@@ -28,7 +28,6 @@ class SimExecutor:
         self._token_bytes = token_bytes
         self._block_bytes = block_size * token_bytes
         self._transfers_per_block = 2 * model.num_layers
-        self._no_forks: list[Fork] = []
         self._none_stopped: list[Sequence] = []
 
     def execute(self, batch: Batch) -> StepResult:
@@ -37,13 +36,7 @@ class SimExecutor:
             elapsed_s = self._cost.seconds(self._work(batch))
         else:
             elapsed_s = self._cost.decode_seconds(batch.num_decodes, batch.decode_context_tokens)
-        forks = self._no_forks
-        for sequence in batch.left:
-            if sequence.group.status is Status.FINISHED:
-                self._beams.forget(sequence.group)
-        if batch.beam_groups:
-            forks = self._beams.step(list(batch.beam_groups.values()))
-        return StepResult(elapsed_s, forks, self._none_stopped)
+        return StepResult(elapsed_s, self._beams.step(batch), self._none_stopped)
 
     def _work(self, batch: Batch) -> Work:
         prompts = prompt_tokens = prompt_squares = 0

@@ -268,43 +268,41 @@ class TorchExecutor:
     def _advance_beams(
         self, group: SequenceGroup, candidates: list[Candidate], outcome: _Outcome
     ) -> None:
-        rows, search = self.rows, self._search_of(group)
+        rows, search = self.rows, self._beams[group.request.request_id]
         places = [rows.row_of(sequence) for sequence in group.running]
-        outputs = [rows.output_of(row)[:-1] for row in places]
-        is_last = len(outputs[0]) + 1 == group.request.output_len
-        advance = search.advance(candidates, outputs, is_last=is_last)
+        length = int(rows.num_outputs[places[0]])  # the token being chosen included
+        advance = search.advance(
+            candidates,
+            lambda beam: rows.output_of(places[beam])[:-1],
+            length=length,
+            is_last=length == group.request.output_len,
+        )
         if advance is None:
             self._end_search(group, places, outcome)
             return
         rows.continue_beams(places, advance.parents, advance.token_ids)
-        if advance.forks:
+        if length > 1:  # before, all beams hold the same cache
             self._fork(group, places, advance, outcome)
 
     def _fork(
         self, group: SequenceGroup, places: list[int], advance: Advance, outcome: _Outcome
     ) -> None:
         replaced = [i for i, parent in enumerate(advance.parents) if parent != i]
-        if len(self._search_of(group).scores) == len(places) and not self._is_first(group):
+        if replaced:
             sources = [places[advance.parents[i]] for i in replaced]
             self._cache.continue_rows([places[i] for i in replaced], sources)
             outcome.forks.append(Fork(group, advance.parents))
 
-    def _is_first(self, group: SequenceGroup) -> bool:
-        """Whether the group's first token was just chosen: then all beams hold the same cache."""
-        return int(self.rows.num_outputs[self.rows.row_of(group.running[0])]) == 1
-
-    def _end_search(
-        self, group: SequenceGroup, places: list[int], outcome: _Outcome
-    ) -> None:
+    def _end_search(self, group: SequenceGroup, places: list[int], outcome: _Outcome) -> None:
         """Hand over the best hypotheses, best first."""
-        finished = self._search_of(group).finished
+        finished = self._beams[group.request.request_id].finished
         for sequence, hypothesis in zip(group.sequences, finished, strict=True):
             sequence.output_token_ids = hypothesis.token_ids
             sequence.cumulative_logprob = hypothesis.logprob
-        early = self.rows.num_outputs[places[0]] < group.request.output_len
-        self.rows.max_outputs[places] = self.rows.num_outputs[places]
-        if early:
-            self._stop(group.running, outcome)
+        rows = self.rows
+        if rows.num_outputs[places[0]] < rows.max_outputs[places[0]]:
+            outcome.stopped.extend(group.running)
+        rows.max_outputs[places] = rows.num_outputs[places]
 
     def _end_rows(
         self, appended: NDArray[np.intp], chosen: NDArray[np.int64], outcome: _Outcome
@@ -314,23 +312,16 @@ class TorchExecutor:
         stopping = appended[rows.stops_early[appended]]
         if len(stopping):
             stopping = stopping[np.isin(chosen[stopping], self._eos)]
-            stopping = stopping[rows.num_outputs[stopping] < rows.max_outputs[stopping]]
             rows.max_outputs[stopping] = rows.num_outputs[stopping]
-        complete = appended[rows.num_outputs[appended] == rows.max_outputs[appended]]
-        for row in complete.tolist():
+            outcome.stopped.extend(rows.sequences[row] for row in stopping.tolist())
+        complete = rows.num_outputs[appended] == rows.max_outputs[appended]
+        for row in appended[complete].tolist():
             if not rows.sequences[row].group.request.sampling.beam:
                 rows.save(row)
-        if len(stopping):
-            self._stop([rows.sequences[row] for row in stopping.tolist()], outcome)
-
-    def _stop(self, sequences: Sequence[Output], outcome: _Outcome) -> None:
-        """End sequences before their maximum length; those of a padded batch end together."""
-        if not self._cache.pads_prompts:
-            outcome.stopped.extend(sequences)
-            return
-        count = len(self.rows)
-        if (self.rows.num_outputs[:count] == self.rows.max_outputs[:count]).all():
-            outcome.stopped.extend(self.rows.sequences)
+        if self._cache.pads_prompts:  # the sequences of a padded batch end together
+            count = len(rows)
+            ended = (rows.num_outputs[:count] == rows.max_outputs[:count]).all()
+            outcome.stopped = list(rows.sequences) if ended else []
 
 
 class _Stopwatch:

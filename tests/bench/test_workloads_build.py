@@ -1,4 +1,5 @@
 import hashlib
+import random
 
 import numpy as np
 import pytest
@@ -21,11 +22,11 @@ def rng(seed=0):
 
 
 def test_arrivals_are_poisson():
-    arrivals = poisson_arrivals(30.0, 5000.0, generator=rng())
+    arrivals = poisson_arrivals(30.0, 5000.0, seed=0)
     gaps = np.diff(arrivals)
     assert len(arrivals) == pytest.approx(150_000, rel=0.01)
     assert gaps.mean() == pytest.approx(1 / 30, rel=0.01)
-    assert gaps.std() == pytest.approx(1 / 30, rel=0.01)
+    assert gaps.std() == pytest.approx(1 / 30, rel=0.02)
     # Not clipped: among n exponential gaps the longest is near ln(n) means.
     assert gaps.max() * 30 > 9
     counts = np.histogram(arrivals, bins=5000, range=(0, 5000))[0]
@@ -35,10 +36,22 @@ def test_arrivals_are_poisson():
     assert arrivals[-1] < 5000
 
 
-def test_arrivals_at_another_rate_are_scaled():
-    slow = poisson_arrivals(1.0, 100.0, generator=rng(3))
-    fast = poisson_arrivals(4.0, 25.0, generator=rng(3))
-    assert fast * 4 == pytest.approx(slow)
+def test_arrivals_are_those_of_the_original():
+    np.random.seed(3)  # as the original artifact does it
+    counts = np.random.poisson(lam=2.0 * (10 / 1000), size=int(600 * 100))
+    expected = [i * (10 / 1000) for i, n in enumerate(counts) for _ in range(n)]
+    assert poisson_arrivals(2.0, 600.0, seed=3).tolist() == expected
+
+
+def test_real_lengths_are_the_head_of_the_file_shuffled_as_in_the_original(tmp_path):
+    pairs = [(n, 2 * n) for n in range(1, 500)] + [(2000, 48)]  # the last one is too long
+    path = tmp_path / "real.csv"
+    path.write_text("input_len,output_len\n" + "".join(f"{a},{b}\n" for a, b in pairs))
+    workload = build(rate=1.0, duration=300.0, seed=5, lengths=path)
+    head = (pairs[:-1] * 2)[: len(workload)]
+    random.seed(5)
+    random.shuffle(head)
+    assert list(zip(workload.input_len, workload.output_len, strict=True)) == head
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -139,7 +152,8 @@ def test_open_conversations_are_equally_likely_to_go_on():
 
 def test_random_streams_are_independent():
     draws = [tuple(stream.generator(0).random(4)) for stream in _Stream]
-    assert len(set(draws)) == 4
+    assert len(set(draws)) == len(_Stream)
+    assert _Stream.LENGTHS.generator(0, 1).random() != _Stream.LENGTHS.generator(0).random()
 
 
 def test_one_long_conversation_is_one_request_after_the_other():

@@ -16,13 +16,13 @@ import numpy as np
 from engines.core.batch import Batch
 from engines.core.beams import place_children
 from engines.core.clock import VirtualClock
-from engines.core.config import EngineConfig, ModelSpec, System
+from engines.core.config import EngineConfig, ModelSpec, Preemption, System
 from engines.core.engine import Engine
 from engines.core.executor import Executor, Fork, StepResult
 from engines.core.request import Request, SamplingParams, Sequence, SequenceGroup
 from engines.core.scheduler import Scheduler
 from engines.core.stats import StepRecorder
-from engines.execution.beam import BeamProcess
+from engines.execution.beam import NOVELTY, BeamProcess
 from engines.execution.cost import StepCost
 from engines.execution.profile import DeviceProfile
 from engines.execution.sim import SimExecutor
@@ -54,6 +54,7 @@ def make_config(system: str = "astra", **values: Any) -> EngineConfig:
     settings: dict[str, Any] = {"num_slots": 64, "block_size": 4, "max_model_len": 64}
     settings |= values
     settings.setdefault("swap_slots", settings["num_slots"])
+    settings["preemption"] = Preemption(settings.get("preemption", "auto"))
     return EngineConfig(system=System(system), **settings)
 
 
@@ -91,7 +92,7 @@ def make_sim(
         block_size=config.block_size,
         python_host=config.system is not System.FT,
     )
-    beams = BeamProcess(peakedness=1.0, seed=0)
+    beams = BeamProcess(novelty=NOVELTY, seed=0)
     return SimExecutor(
         model, cost, beams, tensor_parallel=degree, block_size=config.block_size
     )

@@ -37,9 +37,12 @@ def tables(group: SequenceGroup) -> list[list[int]]:
 
 
 def sharing(group: SequenceGroup) -> list[list[int]]:
-    """Block tables with blocks renamed in order of appearance: who shares with whom."""
-    names: dict[int, int] = {}
-    return [[names.setdefault(b, len(names)) for b in s.blocks] for s in group.running]
+    """Block tables with places renamed in order of appearance: who shares with whom."""
+    names: dict[tuple[int, int], int] = {}
+    return [
+        [names.setdefault(place, len(names)) for place in enumerate(sequence.blocks)]
+        for sequence in group.running
+    ]
 
 
 class ManagerMachine(RuleBasedStateMachine):

@@ -1,0 +1,283 @@
+"""Find a system's capacity by bisection of the request rate, one search for each seed.
+
+A search is a pure function of the latencies at the rates that it asks for, and asks for the same
+rates whenever it is repeated. So nothing but the points is stored: an interrupted search goes on
+where it was, and the report repeats a finished one from the store.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+
+from bench.capacity import LIMIT_S_PER_TOKEN
+from bench.intervals import Mean, mean_of
+from bench.point import PointSpec
+from engines.core.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.progress import Display
+    from bench.results import Store
+    from bench.runner import Summary
+    from bench.worker import RunPoint
+
+DEFAULT_TOLERANCE, DEFAULT_SEEDS = 0.02, 3
+TOLERANCES = (1e-3, 0.5)
+GROWTH = 2.0  # from rate to rate until the limit lies between two of them
+FEWEST_REQUESTS, MOST_REQUESTS = 4, 1_000_000  # of a trace whose latency means something
+_DIGITS = 6  # of a rate: as many as a point's name shows
+LATENCY = "mean_normalized_latency_s"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is looked for: the rate at `limit_s_per_token`, to a relative `tolerance`."""
+
+    limit_s_per_token: float = LIMIT_S_PER_TOKEN
+    tolerance: float = DEFAULT_TOLERANCE
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.limit_s_per_token) and self.limit_s_per_token > 0):
+            raise UserError(f"limit must be positive, got {self.limit_s_per_token:g} s/token")
+        low, high = TOLERANCES
+        if not low <= self.tolerance <= high:
+            raise UserError(
+                f"tolerance must be from {low:g} to {high:g} (a fraction of the rate), "
+                f"got {self.tolerance:g}"
+            )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The search goes on once the latency at `rate` is known."""
+
+    rate: float
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """The search's end: latency is below the limit at `sustained` and not at `exceeded` (req/s).
+
+    `capacity` is where the straight line between the two meets the limit; `probes` are all rates
+    asked for, in order, with their latencies.
+    """
+
+    sustained: float
+    exceeded: float
+    capacity: float
+    probes: tuple[tuple[float, float], ...]
+
+
+def search(
+    start: float, latency_at: Callable[[float], float | None], *, target: Target, duration_s: float
+) -> Bracket | Wanted:
+    """Bisect from `start` (req/s) until the bracket is as narrow as the tolerance.
+
+    `latency_at` gives the mean normalized latency (s/token) at a rate, or None where it is not
+    known yet. Raises UserError if no rate of a trace of `duration_s` crosses the limit.
+    """
+    probes: list[tuple[float, float]] = []
+    low: tuple[float, float] | None = None
+    high: tuple[float, float] | None = None
+    rate = _rounded(start)
+    while True:
+        _check_rate(rate, target=target, duration_s=duration_s)
+        latency = latency_at(rate)
+        if latency is None:
+            return Wanted(rate)
+        probes.append((rate, latency))
+        if latency < target.limit_s_per_token:
+            low = (rate, latency)
+        else:
+            high = (rate, latency)
+        if low is None or high is None:
+            rate = _rounded(rate / GROWTH if low is None else rate * GROWTH)
+        elif high[0] > low[0] * (1 + target.tolerance):
+            rate = _rounded(math.sqrt(low[0] * high[0]))
+        else:
+            share = (target.limit_s_per_token - low[1]) / (high[1] - low[1])
+            return Bracket(low[0], high[0], low[0] + share * (high[0] - low[0]), tuple(probes))
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.{_DIGITS}g}")
+
+
+def _check_rate(rate: float, *, target: Target, duration_s: float) -> None:
+    limit = f"{target.limit_s_per_token:g} s/token"
+    if rate * duration_s < FEWEST_REQUESTS:
+        raise UserError(
+            f"latency is above {limit} even at {GROWTH * rate:g} req/s: raise --limit or --duration"
+        )
+    if rate * duration_s > MOST_REQUESTS:
+        raise UserError(
+            f"latency is below {limit} even at {rate / GROWTH:g} req/s: lower --limit or raise "
+            "--duration"
+        )
+
+
+class ResultStore(Protocol):
+    """What repeating a search needs of `bench.results.Store`."""
+
+    def load(self, specs: Iterable[PointSpec]) -> pd.DataFrame:
+        """One row per sound result."""
+        ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """The capacity of `spec` (whose rate is the search's start) over seeds, in req/s."""
+
+    spec: PointSpec
+    brackets: Mapping[int, Bracket]  # by seed
+    devices: tuple[str, ...] = ()
+    stale: bool = False
+
+    @property
+    def mean(self) -> Mean:
+        """The mean over seeds."""
+        return mean_of([bracket.capacity for bracket in self.brackets.values()])
+
+    @property
+    def specs(self) -> list[PointSpec]:
+        """The points that stand behind it."""
+        return [
+            probe_spec(self.spec, seed, rate)
+            for seed, bracket in self.brackets.items()
+            for rate, _ in bracket.probes
+        ]
+
+
+def probe_spec(spec: PointSpec, seed: int, rate: float) -> PointSpec:
+    """The point that a search for `spec` asks for at `rate`."""
+    return replace(spec, seed=seed, rate=rate)
+
+
+@dataclass
+class _Reader:
+    """Latencies from the store, each read once; remembers what stands behind them."""
+
+    store: ResultStore
+    spec: PointSpec
+    seed: int
+    devices: dict[str, None] = field(default_factory=dict)
+    stale: bool = False
+
+    def __call__(self, rate: float) -> float | None:
+        rows = self.store.load([probe_spec(self.spec, self.seed, rate)])
+        if rows.empty or rows[LATENCY].isna().any():
+            return None
+        row = rows.iloc[0]
+        self.stale = self.stale or bool(row["stale"])
+        if "device" in row:
+            self.devices[str(row["device"])] = None
+        return float(row[LATENCY])
+
+
+def stored_search(
+    store: ResultStore, spec: PointSpec, *, target: Target | None = None, most_seeds: int = 64
+) -> Found | None:
+    """Repeat the searches of `spec` from the store, for as many seeds as are finished.
+
+    Seeds rise by one from the spec's own. None where not even the first search is finished.
+    """
+    readers: dict[int, _Reader] = {}
+    brackets: dict[int, Bracket] = {}
+    target = target or Target()
+    for seed in range(spec.seed, spec.seed + most_seeds):
+        reader = _Reader(store, spec, seed)
+        try:
+            result = search(spec.rate, reader, target=target, duration_s=spec.duration)
+        except UserError:  # no rate crosses the limit: there is no capacity to report
+            break
+        if isinstance(result, Wanted):
+            break
+        readers[seed], brackets[seed] = reader, result
+    if not brackets:
+        return None
+    devices = dict.fromkeys(name for reader in readers.values() for name in reader.devices)
+    stale = any(reader.stale for reader in readers.values())
+    return Found(spec, brackets, tuple(devices), stale)
+
+
+@dataclass(frozen=True)
+class Sought:
+    """What became of searches: the finished ones by spec, and how the points went."""
+
+    found: Mapping[PointSpec, Found]
+    summaries: tuple[Summary, ...]
+
+    @property
+    def failed(self) -> Summary | None:
+        """The round that ended the searches early, if one did."""
+        return next((s for s in self.summaries if s.exit_status), None)
+
+
+def run_searches(
+    store: Store,
+    specs: Sequence[PointSpec],
+    *,
+    target: Target,
+    seeds: int = DEFAULT_SEEDS,
+    jobs: int | None = None,
+    display: Display | None = None,
+    run: RunPoint | None = None,
+) -> Sought:
+    """Search every spec with every seed, all searches' next points side by side.
+
+    Ends with the first round in which a point fails or that Ctrl-C interrupts. Raises UserError
+    if no rate crosses the limit, or if the store cannot be written.
+    """
+    from bench.progress import Display
+    from bench.run import run_point
+    from bench.runner import run_points
+
+    display = display or Display()
+    known: dict[PointSpec, float] = {}
+    summaries: list[Summary] = []
+    while wanted := _wanted(specs, known, target=target, seeds=seeds):
+        if summaries:
+            display.note(f"round {len(summaries) + 1}: {len(wanted)} searches go on")
+        summaries.append(
+            run_points(store, wanted, jobs=jobs, run=run or run_point, display=display)
+        )
+        if summaries[-1].exit_status:
+            return Sought({}, tuple(summaries))
+        for spec in wanted:
+            known[spec] = _latency(store, spec)
+    found = {spec: _found(store, spec, target=target, seeds=seeds) for spec in specs}
+    return Sought(found, tuple(summaries))
+
+
+def _wanted(
+    specs: Sequence[PointSpec], known: Mapping[PointSpec, float], *, target: Target, seeds: int
+) -> list[PointSpec]:
+    """The next point of every search that is not finished."""
+    wanted: dict[PointSpec, None] = {}
+    for spec in specs:
+        for seed in range(spec.seed, spec.seed + seeds):
+            result = search(
+                spec.rate,
+                lambda rate, spec=spec, seed=seed: known.get(probe_spec(spec, seed, rate)),  # type: ignore[misc]
+                target=target,
+                duration_s=spec.duration,
+            )
+            if isinstance(result, Wanted):
+                wanted[probe_spec(spec, seed, result.rate)] = None
+    return list(wanted)
+
+
+def _latency(store: Store, spec: PointSpec) -> float:
+    latency = _Reader(store, spec, spec.seed)(spec.rate)
+    assert latency is not None, f"{spec.slug} has run but gives no latency"
+    return latency
+
+
+def _found(store: Store, spec: PointSpec, *, target: Target, seeds: int) -> Found:
+    found = stored_search(store, spec, target=target, most_seeds=seeds)
+    assert found is not None, f"the search of {spec.slug} has ended without a result"
+    return found

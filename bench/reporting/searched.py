@@ -1,0 +1,120 @@
+"""Ratios of capacities from finished searches, for the claims about sustained rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bench.capacity import Estimate
+from bench.capacity_search import Found, ResultStore, stored_search
+from bench.experiments import registry
+from bench.experiments.model import Claim, Curve, Panel, Selection
+from bench.experiments.tables import Choice
+from bench.intervals import Mean, mean_of
+from bench.point import PointSpec
+from bench.reporting.measures import Measurement
+
+RATIO_MEASURES = ("capacity_ratio", "largest_capacity_ratio")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two systems of one panel whose capacities a claim compares."""
+
+    panel: str
+    over: str
+    under: str
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The ratio for each seed, which gives both systems the same trace, and their mean."""
+
+    pair: Pair
+    over: Found
+    under: Found
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """The ratio of the two capacities, for the seeds that both have."""
+        return {
+            seed: bracket.capacity / self.under.brackets[seed].capacity
+            for seed, bracket in self.over.brackets.items()
+            if seed in self.under.brackets
+        }
+
+    @property
+    def mean(self) -> Mean:
+        """The mean over seeds."""
+        return mean_of(list(self.by_seed.values()))
+
+
+def pairs_of(claim: Claim) -> tuple[Pair, ...]:
+    """The pairs behind a claim; none unless it is about a ratio of capacities."""
+    if claim.measure not in RATIO_MEASURES:
+        return ()
+    panels = claim.args.get("panels") or (claim.args["panel"],)
+    return tuple(Pair(panel, claim.args["over"], claim.args["under"]) for panel in panels)
+
+
+def pairs_in(selection: Selection) -> list[Pair]:
+    """The pairs behind the claims of figures; of a part of a figure, those within the part."""
+    chosen = {panel.name for panel in selection.panels}
+    whole = {figure.name for figure in selection.figures if figure.name in registry.FIGURES}
+    found = [
+        pair
+        for figure in selection.figures
+        for claim in figure.claims
+        for pair in pairs_of(claim)
+        if figure.name in whole or pair.panel in chosen
+    ]
+    return list(dict.fromkeys(found))
+
+
+def spec_of(panel_name: str, system: str, choice: Choice) -> PointSpec:
+    """What is searched for a system's curve: its settings, at the rate where searches start."""
+    panel = registry.find_panel(panel_name)
+    curve = _curve_of(panel, system)
+    settings = {**dict(choice.overrides), "backend": choice.backend, "rate": _start(curve)}
+    return panel.curve_points(curve, full=choice.full, **settings)[0]
+
+
+def _curve_of(panel: Panel, system: str) -> Curve:
+    found = [curve for curve in panel.curves if curve.system == system]
+    assert len(found) == 1, f"panel {panel.name} has {len(found)} curves of {system}"
+    return found[0]
+
+
+def _start(curve: Curve) -> float:
+    """Midway, in proportion, between the original's lowest and highest rate."""
+    return math.sqrt(min(curve.rates) * max(curve.rates))
+
+
+def stored_ratio(store: ResultStore, pair: Pair, choice: Choice) -> Ratio | None:
+    """The ratio from the store; None unless both systems' searches are finished for a seed."""
+    over = stored_search(store, spec_of(pair.panel, pair.over, choice))
+    under = stored_search(store, spec_of(pair.panel, pair.under, choice)) if over else None
+    if over is None or under is None:
+        return None
+    ratio = Ratio(pair, over, under)
+    return ratio if ratio.by_seed else None
+
+
+def measure_searched(ratios: Iterable[Ratio | None]) -> Measurement | None:
+    """The largest of the ratios as a claim's measurement; None unless every one is known."""
+    known = list(ratios)
+    complete = [ratio for ratio in known if ratio is not None]
+    if not complete or len(complete) < len(known):
+        return None
+    largest = max(complete, key=lambda ratio: ratio.mean.value)
+    sides = [side for ratio in complete for side in (ratio.over, ratio.under)]
+    return Measurement(
+        Estimate(largest.mean.value),
+        num_points=sum(len(side.specs) for side in sides),
+        devices=tuple(dict.fromkeys(name for side in sides for name in side.devices)),
+        seeds=tuple(largest.by_seed),
+        stale=any(side.stale for side in sides),
+        interval=largest.mean.interval,
+        method="searched",
+    )

@@ -1,0 +1,178 @@
+"""Puts a real executor together: model, kernels, a KV cache that fits, and the device's name."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engines.core.config import GIB, EngineConfig, ModelSpec, System
+from engines.core.errors import UserError, unknown_name
+from engines.execution.kv_cache import ORCA_BLOCK, CacheShape, create_cache
+from engines.execution.memory import UTILISATION, WORKSPACE_BYTES, activation_bytes
+from engines.execution.torch_executor import Options, TorchExecutor
+from engines.kernels.interface import Kernels
+from engines.kernels.library import load_kernels
+from engines.kernels.reference import ReferenceKernels
+from engines.models.interfaces import Model
+from engines.models.load import DTYPES, load_model
+from engines.models.memory import free_memory_bytes
+
+logger = logging.getLogger(__name__)
+
+KERNEL_HEAD_SIZES = (64, 80, 96, 128, 256)
+CPU_CACHE_BYTES = 4 * GIB  # the default cache on a CPU, if half of the free memory is more
+DEFAULT_DTYPES = {"cpu": "float32", "cuda": "float16"}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in the memory of one device, with the kernels that serve it."""
+
+    model: Model
+    kernels: Kernels
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Its shape, in the type that it is loaded in."""
+        return self.model.spec
+
+    @property
+    def shape(self) -> CacheShape:
+        """What a slot of its KV cache holds."""
+        model = self.model
+        return CacheShape(
+            model.spec.num_layers,
+            model.num_kv_heads,
+            model.spec.head_size,
+            model.dtype,
+            model.device,
+        )
+
+    def default_slots(self, *, gpu_memory_bytes: int | None, max_batched_tokens: int) -> int:
+        """KV slots in tokens that the device has memory for.
+
+        By the original's rule: 95 % of the memory, less a workspace, the activations of the largest
+        batch and whatever is in use. `gpu_memory_bytes` stands in for a smaller device, on which
+        only this model is. On a CPU without it: 4 GiB, or half of what is free.
+
+        Raises UserError if nothing is left.
+        """
+        activations = activation_bytes(self.spec, 1, max_batched_tokens)
+        budget = _cache_budget(self.model, activations, gpu_memory_bytes)
+        slots = budget // self.shape.slot_bytes
+        if slots < 1:
+            raise UserError(
+                f"{self.spec.name} leaves no memory for a KV cache: {self.model.weight_bytes / GIB:.1f} "
+                f"GiB of weights, {activations / GIB:.1f} GiB of activations: raise --gpu-memory, "
+                "lower --max-batched-tokens or take a smaller model"
+            )
+        return slots
+
+    def executor(self, config: EngineConfig, *, options: Options | None = None) -> TorchExecutor:
+        """Allocate the cache of a system and return its executor; raises UserError if it is too large."""
+        shape = self.shape
+        _require_cache_memory(shape, config)
+        try:
+            cache = create_cache(shape, config, self.kernels)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if "memory" not in str(error):
+                raise
+            raise _too_large(shape, config) from None
+        return TorchExecutor(self.model, cache, self.kernels, config, options=options)
+
+
+def load(name_or_path: str, *, device: str, dtype: str | None = None, seed: int = 0) -> LoadedModel:
+    """Load a model onto "cpu" or "cuda"; raises UserError for whatever the device lacks."""
+    name = dtype or DEFAULT_DTYPES[device]
+    if name not in DTYPES:
+        raise unknown_name("dtype", name, DTYPES)
+    if device == "cpu" and name == "float16":
+        raise UserError("the CPU computes in float32 and bfloat16: float16 needs --backend cuda")
+    model = load_model(name_or_path, dtype=DTYPES[name], device=device, seed=seed)
+    return LoadedModel(model, choose_kernels(model))
+
+
+def choose_kernels(model: Model) -> Kernels:
+    """The device's compiled kernels, or the reference for heads of other sizes than they take."""
+    head_size = model.spec.head_size
+    if head_size not in KERNEL_HEAD_SIZES:
+        sizes = ", ".join(map(str, KERNEL_HEAD_SIZES))
+        logger.warning(
+            "heads of size %d run on the PyTorch reference, slowly: kernels take %s",
+            *(head_size, sizes),
+        )
+        return ReferenceKernels()
+    return load_kernels(model.device.type)
+
+
+def device_name(device: torch.device) -> str:
+    """The device as results name it: "NVIDIA H100 ...", "cpu: Intel ..."."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu: {_cpu_model()} ({torch.get_num_threads()} threads)"
+
+
+def parse_size(text: str) -> int:
+    """Read a size such as "40GiB" or "512MiB" in bytes; raises UserError."""
+    units = {"MiB": 1 << 20, "GiB": GIB, "MB": 10**6, "GB": 10**9}
+    for unit, factor in units.items():
+        digits = text.removesuffix(unit)
+        if digits == text:
+            continue
+        try:
+            size = float(digits)
+        except ValueError:
+            break
+        if 0 < size < float("inf"):
+            return int(size * factor)
+    raise UserError(f"memory size '{text}' is not understood: write it as 40GiB or 512MiB")
+
+
+def _cache_budget(model: Model, activations: int, limit_bytes: int | None) -> int:
+    """Bytes for the cache."""
+    free = free_memory_bytes(model.device)
+    fixed = WORKSPACE_BYTES + activations
+    if limit_bytes is not None:
+        budget = int(UTILISATION * limit_bytes) - model.weight_bytes - fixed
+        return budget if free is None else min(budget, free)
+    if model.device.type == "cuda":
+        total = torch.cuda.get_device_properties(model.device).total_memory
+        assert free is not None, "CUDA always tells its free memory"
+        return int(UTILISATION * total) - (total - free) - fixed
+    return CPU_CACHE_BYTES if free is None else min(CPU_CACHE_BYTES, free // 2)
+
+
+def _cache_bytes(shape: CacheShape, config: EngineConfig) -> int:
+    spare = 0 if config.system in (System.ASTRA, System.FT) else ORCA_BLOCK
+    return (config.num_slots + spare) * shape.slot_bytes
+
+
+def _require_cache_memory(shape: CacheShape, config: EngineConfig) -> None:
+    free = free_memory_bytes(shape.device)
+    if free is not None and _cache_bytes(shape, config) > free:
+        raise _too_large(shape, config)
+
+
+def _too_large(shape: CacheShape, config: EngineConfig) -> UserError:
+    free = free_memory_bytes(shape.device) or 0
+    return UserError(
+        f"a KV cache of {config.num_slots} slots needs {_cache_bytes(shape, config) / GIB:.1f} GiB, "
+        f"{shape.device} has {free / GIB:.1f} GiB free: lower --kv-slots to "
+        f"{int(0.9 * free) // shape.slot_bytes} or fewer"
+    )
+
+
+def _cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor() or platform.machine()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model", "cpu model"):
+            return value.strip()
+    return platform.processor() or platform.machine()
