@@ -1,0 +1,66 @@
+"""The examples of docs/extending.md work as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "extending.md"
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, the file that it is (or ""), and its text."""
+
+    language: str
+    file: str
+    text: str
+
+
+def blocks() -> list[Block]:
+    found = re.findall(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", DOCUMENT.read_text(), re.M | re.S)
+    return [Block(*groups) for groups in found]
+
+
+def commands() -> list[str]:
+    return [line for b in blocks() if b.language == "sh" for line in b.text.splitlines()]
+
+
+def run(command: list[str], folder: Path) -> str:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for block in blocks():
+        if block.file:
+            (tmp_path / block.file).write_text(block.text)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_run(command: str, folder: Path) -> None:
+    assert "mean_normalized_latency_s" in run(command.split(), folder)
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_programs_run(number: int, folder: Path) -> None:
+    programs = [b.text for b in blocks() if b.language == "python"]
+    assert len(programs) == 2
+    printed = run([sys.executable, "-W", "error", "-c", programs[number]], folder)
+    assert re.search(r"\d", printed)
+
+
+def test_linked_files_exist() -> None:
+    for path in re.findall(r"\]\(([^)#:]+)\)", DOCUMENT.read_text()):
+        assert (DOCUMENT.parent / path).exists(), path
