@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from bench.capacity import LIMIT_S_PER_TOKEN
-from bench.intervals import Mean, mean_of
+from bench.intervals import Mean, geometric_mean
 from bench.point import PointSpec
 from engines.core.errors import UserError
 
@@ -139,8 +139,8 @@ class Found:
 
     @property
     def mean(self) -> Mean:
-        """The mean over seeds."""
-        return mean_of([bracket.capacity for bracket in self.brackets.values()])
+        """The geometric mean over seeds."""
+        return geometric_mean([bracket.capacity for bracket in self.brackets.values()])
 
     @property
     def specs(self) -> list[PointSpec]:

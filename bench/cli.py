@@ -14,6 +14,7 @@ from engines.core.errors import UserError, unknown_name
 # Command: its module and its line in `bench --help`, which loads none of the modules.
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("bench.commands.run", "Run one point and print its metrics."),
+    "generate": ("bench.commands.generate", "Run given prompts and print their tokens."),
     "figure": ("bench.commands.figure", "Run and draw figures of the paper."),
     "plot": ("bench.commands.plot", "Draw figures from the results that are there."),
     "report": ("bench.commands.report", "Hold every number against the paper's."),

@@ -20,14 +20,20 @@ class Mean:
     count: int
 
 
-def mean_of(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Mean:
-    """The mean and its two-sided t-interval."""
+def geometric_mean(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Mean:
+    """The geometric mean of positive values, with the two-sided t-interval of their logarithms.
+
+    Rates and their ratios vary in proportion: so the mean of ratios is the ratio of the means,
+    and no interval reaches below zero.
+    """
     assert values, "a mean needs values"
-    centre = fmean(values)
+    assert min(values) > 0, f"values must be positive, got {min(values)}"
     if len(values) == 1:
-        return Mean(centre, None, 1)
-    half = t_quantile(len(values) - 1, confidence) * stdev(values) / math.sqrt(len(values))
-    return Mean(centre, (centre - half, centre + half), len(values))
+        return Mean(values[0], None, 1)
+    logs = [math.log(value) for value in values]
+    centre = fmean(logs)
+    half = t_quantile(len(logs) - 1, confidence) * stdev(logs) / math.sqrt(len(logs))
+    return Mean(math.exp(centre), (math.exp(centre - half), math.exp(centre + half)), len(logs))
 
 
 def t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:

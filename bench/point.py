@@ -21,6 +21,7 @@ class PointSpec:
 
     Times are in seconds, `rate` in requests per second. `window` bounds the steps over which
     running requests and memory are averaged; `warmup` drops early arrivals from latency.
+    `gpu_memory` ("40GiB") stands in for a smaller device when KV slots are derived from memory.
     `timeout` ends serving early, with requests unfinished. `trace` replays a file; `lengths`
     replaces a workload's shipped length statistics by a file.
     """
@@ -39,6 +40,8 @@ class PointSpec:
     device_profile: str | None = None
     tensor_parallel: int | None = None
     kv_slots: int | None = None
+    gpu_memory: str | None = None
+    dtype: str | None = None
     swap_space_gib: float = 20.0
     max_batch_size: int | None = None
     max_batched_tokens: int = 2560

@@ -1,4 +1,4 @@
-"""The report: every claim of the paper beside our number, as Markdown and as JSON.
+"""The report: every claim of the paper beside our number, as a page, as Markdown and as JSON.
 
 It is a function of the result tables alone: equal results give equal files.
 """
@@ -7,29 +7,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.capacity import Estimate
 from bench.experiments import registry
+from bench.experiments.model import Figure
 from bench.experiments.tables import COMPLETE, Choice, PanelTable, load_panel
-from bench.reporting.document import to_json, to_markdown
+from bench.intervals import Mean
+from bench.reference import Comparison, compare
+from bench.reporting.document import to_markdown
 from bench.reporting.measures import Tables, describe_absent
+from bench.reporting.page import to_html
+from bench.reporting.pictures import Drawing
 from bench.reporting.provenance import ReportStore, Summary, summarize
+from bench.reporting.searched import StoredSearches
 from bench.reporting.terminal import print_report
+from bench.reporting.values import to_json
 from bench.reporting.verdicts import Status, Verdict, judge
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-MARKDOWN, JSON = "report.md", "report.json"
+PAGE, MARKDOWN, JSON = "index.html", "report.md", "report.json"
 
 
 @dataclass(frozen=True)
 class CurveCapacity:
-    """Capacity of one curve; `ratio` is Astra's over it, where both curves are complete."""
+    """Capacity of one curve; `ratio` is Astra's over it, where both curves are complete.
+
+    `searched` is the capacity by bisection, as a mean over seeds.
+    """
 
     panel: str
     title: str
@@ -38,6 +48,16 @@ class CurveCapacity:
     ratio: Estimate | None
     num_sound: int
     num_points: int
+    searched: Mean | None = None
+
+
+@dataclass(frozen=True)
+class FigureProgress:
+    """How much of a figure has been run, and the time of its points one after another."""
+
+    num_sound: int
+    num_points: int
+    busy_s: float
 
 
 @dataclass(frozen=True)
@@ -50,6 +70,8 @@ class Report:
     problems: tuple[str, ...]
     pending: Mapping[str, str]
     summary: Summary
+    progress: Mapping[str, FigureProgress] = field(default_factory=dict)
+    reference: Comparison | None = None
     files: tuple[Path, ...] = ()
 
     def count(self, status: Status) -> int:
@@ -63,19 +85,27 @@ class Report:
 
 
 def build_report(store: ReportStore, choice: Choice) -> Report:
-    """Judge every claim from whatever results of this choice exist."""
+    """Judge every claim from whatever results of this choice exist.
+
+    Claims about sustained rates rest on finished capacity searches, else on the figures' curves.
+    """
     tables = {
         panel.name: load_panel(store, panel, choice)
         for figure in registry.FIGURES.values()
         for panel in figure.panels
     }
+    searches = StoredSearches(store, choice)
+    verdicts = _verdicts(tables, searches, choice.backend)
+    capacities = _capacities(tables, searches)
+    used = [table for table in tables.values() if not table.sound.empty]
     return Report(
         choice=choice,
-        verdicts=_verdicts(tables, choice.backend),
-        capacities=_capacities(tables),
+        verdicts=verdicts,
+        capacities=capacities,
         problems=_problems(tables),
         pending={f.name: f.pending for f in registry.FIGURES.values() if f.pending},
-        summary=summarize(store, [table for table in tables.values() if not table.sound.empty]),
+        summary=summarize(store, used, searches.specs),
+        progress={name: _progress(f, tables) for name, f in registry.FIGURES.items()},
     )
 
 
@@ -83,18 +113,23 @@ def write_report(
     store: ReportStore,
     out_dir: Path,
     *,
-    backend: str = "sim",
-    full: bool = False,
-    overrides: Mapping[str, Any] | None = None,
+    choice: Choice | None = None,
+    drawings: Mapping[str, Drawing] | None = None,
+    reference: Path | None = None,
     console: Console | None = None,
 ) -> Report:
-    """Write `report.md` and `report.json` into `out_dir`; print a summary to `console`, if given.
+    """Write page, Markdown and JSON into `out_dir`; print a summary to `console`, if given.
 
-    `overrides` replace the registry's settings as the options of `bench figure` do. Raises
-    UserError where the files cannot be written.
+    `choice` says which of the possible results are meant. `drawings` are the figures for the
+    page, by name. `reference` holds reference results to compare with. Raises UserError where the
+    files cannot be written.
     """
-    report = build_report(store, Choice.of(backend=backend, full=full, overrides=overrides))
+    choice = choice or Choice()
+    report = build_report(store, choice)
+    if reference is not None:
+        report = replace(report, reference=compare(store, reference, choice))
     contents = {
+        PAGE: to_html(report, drawings or {}),
         MARKDOWN: to_markdown(report),
         JSON: json.dumps(to_json(report), indent=2, ensure_ascii=False) + "\n",
     }
@@ -113,11 +148,22 @@ def _write(path: Path, text: str) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another --out") from error
 
 
-def _verdicts(tables: Tables, backend: str) -> tuple[Verdict, ...]:
+def _progress(figure: Figure, tables: Tables) -> FigureProgress:
+    frames = [tables[panel.name] for panel in figure.panels]
+    return FigureProgress(
+        num_sound=sum(len(table.sound) for table in frames),
+        num_points=sum(len(table.frame) for table in frames),
+        busy_s=sum(
+            float(table.sound["wall_s"].sum()) for table in frames if "wall_s" in table.sound
+        ),
+    )
+
+
+def _verdicts(tables: Tables, searches: StoredSearches, backend: str) -> tuple[Verdict, ...]:
     """Claims of figures that can run, and those of others that existing results decide."""
     static = [judge("table1", claim, tables, backend) for claim in registry.TABLE1_CLAIMS]
     found = [
-        judge(figure.name, claim, tables, backend)
+        judge(figure.name, claim, tables, backend, searched=searches.measure(claim))
         for figure in registry.FIGURES.values()
         for claim in figure.claims
     ]
@@ -127,18 +173,18 @@ def _verdicts(tables: Tables, backend: str) -> tuple[Verdict, ...]:
     return (*static, *shown)
 
 
-def _capacities(tables: Tables) -> tuple[CurveCapacity, ...]:
+def _capacities(tables: Tables, searches: StoredSearches) -> tuple[CurveCapacity, ...]:
     return tuple(
         row
         for figure in registry.FIGURES.values()
         if figure.plot == "normalized-latency"
         for panel in figure.panels
         if not tables[panel.name].sound.empty
-        for row in _panel_capacities(tables[panel.name])
+        for row in _panel_capacities(tables[panel.name], searches)
     )
 
 
-def _panel_capacities(table: PanelTable) -> list[CurveCapacity]:
+def _panel_capacities(table: PanelTable, searches: StoredSearches) -> list[CurveCapacity]:
     curves = table.panel.curves
     known = [table.capacity(index) for index in range(len(curves))]
     astra = known[table.curve_of("astra")]
@@ -147,6 +193,7 @@ def _panel_capacities(table: PanelTable) -> list[CurveCapacity]:
         points = table.curve(index)
         complete = not set(table.absent["system"]) & {"astra", curve.system}
         ratio = astra.over(own) if complete and astra is not None and own is not None else None
+        searched = searches.of(table.panel.name, curve.system)
         rows.append(
             CurveCapacity(
                 panel=table.panel.name,
@@ -156,6 +203,7 @@ def _panel_capacities(table: PanelTable) -> list[CurveCapacity]:
                 ratio=None if curve.system == "astra" else ratio,
                 num_sound=int(points["digest"].isin(table.sound["digest"]).sum()),
                 num_points=len(points),
+                searched=None if searched is None else searched.mean,
             )
         )
     return rows

@@ -12,28 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.backends import Platform, engine_config, find_platform
 from bench.point import PointSpec
 from bench.workloads.build import Workload, build_workload
-from engines.core.clock import Clock, VirtualClock
-from engines.core.config import GIB, EngineConfig, ModelSpec, Preemption, System, find_model
+from engines.core.clock import Clock
+from engines.core.config import EngineConfig
 from engines.core.engine import Engine
 from engines.core.errors import UserError
-from engines.core.executor import Executor
 from engines.core.request import Request, SamplingParams, SequenceGroup
 from engines.core.stats import StepRecorder
-from engines.execution.beam import NOVELTY, BeamProcess
-from engines.execution.cost import StepCost
-from engines.execution.memory import default_slots, paper_server
-from engines.execution.profile import DeviceProfile, load_profile
-from engines.execution.sim import SimExecutor
 from engines.factory import create_scheduler
 
 Progress = Callable[[float], None]
 
 DEFAULT_WARMUP_S = 60.0
 PROGRESS_PERIOD_STEPS = 4096
-ORCA_MAX_SEQS = 256
-ASTRA_MAX_SEQS = 2048
 
 
 @dataclass(frozen=True)
@@ -56,9 +49,7 @@ class Setting:
     """A spec with every default resolved for its model and device."""
 
     spec: PointSpec
-    model: ModelSpec
-    profile: DeviceProfile
-    tensor_parallel: int
+    platform: Platform
     config: EngineConfig
     sampling: SamplingParams
     warmup_s: float
@@ -71,8 +62,6 @@ def run_point(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcom
     `on_progress` is called now and then with the finished share of requests, 0 to 1.
     Raises UserError for input that cannot be served.
     """
-    if spec.backend != "sim":
-        raise UserError(f"backend '{spec.backend}' cannot run here: use --backend sim")
     setting = resolve(spec)
     workload = build_workload(
         spec.workload,
@@ -84,11 +73,11 @@ def run_point(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcom
         max_model_len=setting.config.max_model_len,
     )
     _check_warmup(setting, workload)
-    clock = VirtualClock()
+    executor = setting.platform.executor(setting.config)
     engine = Engine(
         create_scheduler(setting.config),
-        _sim_executor(setting),
-        clock,
+        executor,
+        setting.platform.clock(),
         recorder=StepRecorder(*setting.window_s),
     )
     log = RequestLog(workload)
@@ -99,50 +88,20 @@ def run_point(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcom
     wall_s = time.perf_counter() - started
     metrics = summarize(setting, workload, log, engine)
     metrics["wall_s"] = wall_s
-    metrics["host_us_per_step"] = 1e6 * wall_s / max(engine.num_steps, 1)
+    metrics["host_us_per_step"] = setting.platform.host_us_per_step(
+        executor, wall_s=wall_s, steps=engine.num_steps
+    )
     return Outcome(metrics, log.columns(), _inputs(setting, workload))
 
 
 def resolve(spec: PointSpec) -> Setting:
-    """Fill in the defaults: the paper's server for the model, its slots, the system's limits."""
-    model = find_model(spec.model)
-    system = System.parse(spec.system)
-    server_profile, server_degree = paper_server(model)
-    profile = load_profile(spec.device_profile or server_profile)
-    degree = server_degree if spec.tensor_parallel is None else spec.tensor_parallel
-    num_slots = spec.kv_slots
-    if num_slots is None:
-        num_slots = default_slots(model, profile, degree)
-    max_seqs = ASTRA_MAX_SEQS
-    if system in (System.ORCA_ORACLE, System.ORCA_POW2, System.ORCA_MAX) or spec.share_prefix:
-        max_seqs = ORCA_MAX_SEQS
-    config = EngineConfig(
-        system=system,
-        num_slots=num_slots,
-        swap_slots=int(spec.swap_space_gib * GIB * degree) // model.kv_bytes_per_token,
-        block_size=spec.block_size,
-        max_batched_tokens=spec.max_batched_tokens,
-        max_num_seqs=max_seqs if spec.max_num_seqs is None else spec.max_num_seqs,
-        max_batch_size=(
-            max(1, num_slots // model.max_positions)
-            if spec.max_batch_size is None
-            else spec.max_batch_size
-        ),
-        max_model_len=model.max_positions,
-        preemption=Preemption(spec.preemption),
-        share_prefix=spec.share_prefix,
-    )
+    """Fill in the defaults: device, KV slots, the system's limits, warm-up and window."""
+    platform = find_platform(spec)
+    sampling = SamplingParams.parse(spec.sampling)
+    config = engine_config(spec, platform, sampling)
     warmup_s = min(DEFAULT_WARMUP_S, spec.duration / 10) if spec.warmup is None else spec.warmup
-    return Setting(
-        spec,
-        model,
-        profile,
-        degree,
-        config,
-        SamplingParams.parse(spec.sampling),
-        warmup_s,
-        spec.window or (0.0, spec.duration),
-    )
+    window_s = spec.window or (0.0, spec.duration)
+    return Setting(spec, platform, config, sampling, warmup_s, window_s)
 
 
 class RequestLog:
@@ -237,7 +196,7 @@ def summarize(
         "model": spec.model,
         "workload": workload.name,
         "backend": spec.backend,
-        "device": _device_name(setting),
+        "device": setting.platform.device,
         "rate": spec.rate,
         "duration": spec.duration,
         "seed": spec.seed,
@@ -286,27 +245,6 @@ def _check_warmup(setting: Setting, workload: Workload) -> None:
         )
 
 
-def _sim_executor(setting: Setting) -> Executor:
-    cost = StepCost(
-        setting.model,
-        setting.profile,
-        tensor_parallel=setting.tensor_parallel,
-        block_size=setting.config.block_size,
-        python_host=setting.config.system is not System.FT,
-    )
-    return SimExecutor(
-        setting.model,
-        cost,
-        BeamProcess(novelty=NOVELTY, seed=setting.spec.seed),
-        tensor_parallel=setting.tensor_parallel,
-        block_size=setting.config.block_size,
-    )
-
-
-def _device_name(setting: Setting) -> str:
-    return f"{setting.tensor_parallel}x {setting.profile.name}"
-
-
 def _inputs(setting: Setting, workload: Workload) -> dict[str, Any]:
     return {
         "workload": {
@@ -316,9 +254,5 @@ def _inputs(setting: Setting, workload: Workload) -> dict[str, Any]:
             "mean_input_len": workload.mean_input_len,
             "mean_output_len": workload.mean_output_len,
         },
-        "device_profile": {
-            "name": setting.profile.name,
-            "sha256": setting.profile.sha256,
-            "calibrated": dict(setting.profile.calibrated),
-        },
+        **setting.platform.inputs(),
     }

@@ -44,6 +44,14 @@ struct Launch {
   // Runs work(queue, context) once on each of up to num_threads threads and waits for all.
   void (*run)(TaskQueue& queue, void (*work)(TaskQueue&, void*), void* context);
 };
+
+// As many threads as there are tasks and as the bytes to be moved are worth waking.
+inline int useful_threads(int64_t num_tasks, int64_t bytes, const Launch& launch) {
+  const int64_t by_bytes = bytes / (64 * 1024);
+  const int64_t useful = by_bytes < num_tasks ? by_bytes : num_tasks;
+  if (useful <= 1) return 1;
+  return useful < launch.num_threads ? static_cast<int>(useful) : launch.num_threads;
+}
 #endif
 
 // Attention over cached keys and values. Strides count elements; a head's vector is dense.

@@ -14,10 +14,15 @@ from bench.experiments import registry
 from bench.experiments.model import Figure
 from bench.experiments.tables import Choice, PanelTable, PointStore, load_panel
 from engines.core.errors import UserError
+from plot.batch_size import draw_batch_size
 from plot.batched import draw_batched
+from plot.block_sizes import draw_block_sizes, draw_preemption_latency
 from plot.kv_memory import draw_kv_memory
 from plot.latency import draw_latency
 from plot.layout import finish
+from plot.lengths import draw_lengths
+from plot.preemption import draw_preemption_costs
+from plot.sharing import draw_sharing
 from plot.summary import footer, gaps
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
@@ -27,6 +32,12 @@ DRAWERS: dict[str, Drawer] = {
     "kv-memory": draw_kv_memory,
     "normalized-latency": draw_latency,
     "batched-requests": draw_batched,
+    "batch-size": draw_batch_size,
+    "lengths": draw_lengths,
+    "sharing": draw_sharing,
+    "block-sizes": draw_block_sizes,
+    "preemption-costs": draw_preemption_costs,
+    "preemption-latency": draw_preemption_latency,
 }
 # No dates and no versions: equal tables give equal files.
 METADATA: dict[str, dict[str, Any]] = {
@@ -59,7 +70,11 @@ def draw(
         if figure.plot
     ]
     _refuse_corrupt(table for _, tables in loaded for table in tables)
-    drawn = [(f, tables) for f, tables in loaded if any(not t.sound.empty for t in tables)]
+    drawn = [
+        (figure, tables)
+        for figure, tables in loaded
+        if not figure.panels or any(not table.sound.empty for table in tables)
+    ]
     if not drawn:
         raise UserError(
             f"no results of '{name}' with backend {backend}: run 'bench figure {name} "

@@ -10,6 +10,7 @@ from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
 
 CATEGORIES = ("token", "reservation", "internal", "external")
+COMPUTED = "Computed, nothing was run"  # a figure without points
 BACKEND_WORDS = {
     "sim": "Simulated, device profile",
     "cpu": "Measured on CPU,",
@@ -54,8 +55,24 @@ def paper_values(figure: Figure, panel: str, system: str) -> dict[tuple[str, ...
     }
 
 
+def paper_range(figure: Figure, panel: str) -> tuple[float, float] | None:
+    """The range that the paper gives for a panel as a whole; None if it gives none."""
+    for claim in figure.claims:
+        if claim.args.get("panel") == panel and isinstance(claim.paper, tuple):
+            return claim.paper
+    return None
+
+
+def by_block_size(table: PanelTable) -> pd.Series[float]:
+    """Mean normalized latency by block size (index), rising; NaN where a point is missing."""
+    frame = _with_columns(table.frame, ["mean_normalized_latency_s"])
+    return frame.set_index("block_size")["mean_normalized_latency_s"].sort_index()
+
+
 def footer(tables: Sequence[PanelTable], backend: str) -> str:
     """What a figure shows and how it came about, in one line."""
+    if not tables:
+        return COMPUTED
     devices = _distinct(tables, "device") or _distinct(tables, "device_profile")
     systems = {curve.system for table in tables for curve in table.panel.curves}
     parts = [f"{BACKEND_WORDS[backend]} {', '.join(devices) if devices else 'unknown'}"]

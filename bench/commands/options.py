@@ -6,6 +6,7 @@ import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -109,6 +110,18 @@ _POINT_OPTIONS = (
         "Size of the KV cache in tokens.  [default: from model and device]",
         type=_COUNT,
     ),
+    _setting(
+        "--gpu-memory",
+        "gpu_memory",
+        "Memory to size the KV cache for, as if the device had no more (cuda, cpu).",
+        metavar="SIZE",
+    ),
+    _setting(
+        "--dtype",
+        "dtype",
+        "Type of weights and KV cache (cuda, cpu).  [default: float16 on cuda, float32 on cpu]",
+        metavar="float32|bfloat16|float16",
+    ),
     _setting("--swap-space", "swap_space_gib", "CPU swap space.", type=amount, metavar="GIB"),
     _setting(
         "--max-batch-size",
@@ -160,10 +173,25 @@ _POINT_OPTIONS = (
 )
 
 
+# Options that say what arrives when and what is measured, or describe a simulated device.
+_OF_WORKLOADS = (
+    *("workload", "trace", "lengths", "rate", "duration", "sampling"),
+    *("warmup", "window", "timeout", "device_profile"),
+)
+
+
 def point_options(function: Function) -> Function:
     """Add all options of a point to a command."""
     for option in reversed(_POINT_OPTIONS):
         function = option(function)
+    return function
+
+
+def engine_options(function: Function) -> Function:
+    """Add the options of a point that say nothing of its workload."""
+    function = point_options(function)
+    parameters: list[click.Parameter] = function.__click_params__  # type: ignore[attr-defined]
+    parameters[:] = [p for p in parameters if p.name not in _OF_WORKLOADS]
     return function
 
 
@@ -217,21 +245,34 @@ def selection_overrides(**choice: Any) -> dict[str, Any]:
 def resolve_backend(name: str) -> str:
     """Settle `auto`, and refuse a backend that is unknown or not installed; raises UserError.
 
-    Engines that run models come with PyTorch; without one, `auto` simulates.
+    `auto` runs the model where PyTorch sees a GPU, and simulates elsewhere.
     """
     if name not in BACKENDS:
         raise unknown_name("backend", name, BACKENDS)
     if name == "auto":
-        return "sim"
+        return "cuda" if _has_gpu() else "sim"
     if name != "sim" and importlib.util.find_spec("torch") is None:
         raise UserError(
-            f"backend '{name}' needs PyTorch, which is not installed: install it, or use "
-            "--backend sim"
+            f"backend '{name}' needs PyTorch, which is not installed: install it "
+            "(make install), or use --backend sim"
         )
     return name
+
+
+def _has_gpu() -> bool:
+    """Whether PyTorch sees a GPU; without a driver's device file it need not be asked (2 s)."""
+    devices = Path("/dev")
+    if not (any(devices.glob("nvidia[0-9]*")) or (devices / "dxg").exists()):
+        return False
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 def tell_backend(asked: str, used: str) -> None:
     """Say on standard error what `auto` became."""
     if asked != used:
-        click.echo(f"backend: {used} (no engine that runs models is installed)", err=True)
+        reason = "PyTorch sees a GPU" if used == "cuda" else "PyTorch sees no GPU"
+        click.echo(f"backend: {used} ({reason})", err=True)

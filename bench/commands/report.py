@@ -12,28 +12,38 @@ from bench.commands.options import resolve_backend, selection_options, selection
 
 @click.command("report")
 @selection_options
+@click.option(
+    "--reference",
+    type=click.Path(file_okay=False),
+    help="Reference results to compare with.  [default: artifacts/reference/BACKEND, if there]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of a table.")
-def command(*, artifacts: str, as_json: bool, **choice: Any) -> None:
+def command(*, artifacts: str, reference: str | None, as_json: bool, **choice: Any) -> None:
     """Hold every number against the paper's, from the results that are there.
 
-    Writes report.md and report.json into the report/ folder of the artifacts; the options must be
-    those the points were run with. A claim that does not hold is told, and is no error.
+    Writes index.html (one page with all figures), report.md and report.json into the report/
+    folder of the artifacts; the options must be those the points were run with. A claim that does
+    not hold is told, and is no error.
     """
     from bench.commands.tables import table_console
+    from bench.experiments.tables import Choice
     from bench.files import check_writable
+    from bench.reference import find_reference
     from bench.report import write_report
+    from bench.reporting.pictures import draw_all
     from bench.results import Store
 
     backend = resolve_backend(choice["backend"])
     store = Store(artifacts)
     directory = store.root / "report"
     check_writable(directory)
+    overrides = selection_overrides(**choice)
     report = write_report(
         store,
         directory,
-        backend=backend,
-        full=choice["full"],
-        overrides=selection_overrides(**choice),
+        choice=Choice.of(backend=backend, full=choice["full"], overrides=overrides),
+        drawings=draw_all(store, backend=backend, full=choice["full"], overrides=overrides),
+        reference=find_reference(reference, backend=backend),
         console=None if as_json else table_console(),
     )
     for path in report.files:

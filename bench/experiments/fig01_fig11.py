@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.experiments.fig_common import HARDWARE, NOT_RUNNABLE, OVERLOAD_TRACE, SERVERS
+from bench.experiments.fig_common import HARDWARE, OVERLOAD_TRACE, SERVERS
 from bench.experiments.model import Curve, Figure, Panel
 
 # The paper does not say how Figure 1 was measured. Ours: Figure 2's overload, with the number of
@@ -23,11 +23,12 @@ FIG1 = Figure(
                 for system in ("orca-max", "astra")
                 for size in BATCH_SIZES
             ),
-            {**SERVERS["opt-13b"], "workload": "sharegpt", **OVERLOAD_TRACE},
+            {**SERVERS["opt-13b"], "workload": "sharegpt", **OVERLOAD_TRACE, "warmup": 0.0},
         ),
     ),
+    plot="batch-size",
     hardware=HARDWARE["opt-13b"],
-    pending=NOT_RUNNABLE,
+    sim_seconds=12.0,
 )
 
 FIG11 = Figure(
@@ -36,6 +37,7 @@ FIG11 = Figure(
     section="6.1",
     claim="Mean input and output: ShareGPT 161.31 and 337.99 tokens, Alpaca 19.31 and 58.45",
     panels=(),
+    plot="lengths",
     hardware="none",
-    pending=NOT_RUNNABLE,
+    sim_seconds=1.0,
 )

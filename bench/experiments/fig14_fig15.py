@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bench.experiments.fig_common import (
     HARDWARE,
-    NOT_RUNNABLE,
     OVERLOAD_TRACE,
     PAPER_TRACE,
     SCRIPT_TRACE,
@@ -55,6 +54,24 @@ RATES: dict[str, Rates] = {
         "orca-max": _MAX_WIDE,
     },
 }
+# Ours, where the original's end before a curve reaches 1 s/token or pass it in a wide step.
+EXTRA_RATES: dict[str, Rates] = {
+    "n2": {"astra": (21.0, 22.5), "orca-oracle": (15.0, 16.5), "orca-pow2": (11.0,)},
+    "n4": {"orca-pow2": (5.5,)},
+    "n6": {"orca-oracle": (5.25,), "orca-pow2": (3.5,)},
+    "beam2": {
+        "astra": (21.5, 23.5),
+        "orca-oracle": (13.5, 15.0, 16.5),
+        "orca-pow2": (10.5, 11.5),
+        "orca-max": (1.8,),
+    },
+    "beam4": {
+        "astra": (12.0, 13.0),
+        "orca-oracle": (7.0, 7.5, 8.5),
+        "orca-pow2": (5.0, 5.5, 6.0),
+    },
+    "beam6": {"orca-oracle": (5.0, 5.5), "orca-pow2": (3.5,)},
+}
 PARALLEL, BEAM = ("n2", "n4", "n6"), ("beam2", "beam4", "beam6")
 
 
@@ -68,7 +85,13 @@ def sampling_title(sampling: str) -> str:
 def _latency_panel(sampling: str) -> Panel:
     settings = {**SERVERS["opt-13b"], "workload": "alpaca", "sampling": sampling, **SCRIPT_TRACE}
     title = sampling_title(sampling)
-    return Panel(f"fig14-{sampling}", title, curves(RATES[sampling]), settings, PAPER_TRACE)
+    return Panel(
+        f"fig14-{sampling}",
+        title,
+        curves(RATES[sampling], EXTRA_RATES[sampling]),
+        settings,
+        PAPER_TRACE,
+    )
 
 
 def _ratio(path: str, panel: str, text: str, notes: str = "") -> Claim:
@@ -85,6 +108,13 @@ def _ratio(path: str, panel: str, text: str, notes: str = "") -> Claim:
     )
 
 
+BEAM_NOTES = (
+    "with beam width 6 Astra batches five times the sequences of Orca (Oracle), 356 against 69, but "
+    "each step takes 3.3 times as long. The host time per sequence, fitted on ShareGPT's 30 "
+    "sequences, is two fifths of that step; without it the ratio would be HOSTFREE. Copying forked "
+    "beams is 1 % of Orca's step"
+)
+
 FIG14 = Figure(
     name="fig14",
     title="Parallel sampling and beam search (Fig. 14)",
@@ -94,15 +124,18 @@ FIG14 = Figure(
     plot="normalized-latency",
     claims=(
         _ratio("fig14:n1", "fig12-13b-alpaca", "one output"),
-        _ratio("fig14:beam6", "fig14-beam6", "beam width 6"),
+        _ratio("fig14:beam6", "fig14-beam6", "beam width 6", BEAM_NOTES),
     ),
     hardware=HARDWARE["opt-13b"],
-    pending=NOT_RUNNABLE,
+    sim_seconds=100.0,
 )
 
 
 # The paper gives no rate for ShareGPT; ours saturates the server, as Alpaca's does.
 SHARING_RATES = {"alpaca": 20.0, "sharegpt": 4.0}
+
+
+CALIBRATED = {"fig15:alpaca:beam6": "novelty of the process that beams follow in the simulation"}
 
 
 def _sharing_panel(workload: str, sampling: str) -> Panel:
@@ -131,6 +164,7 @@ def _saving(workload: str, sampling: str) -> Claim:
             "system": "astra",
             "metrics": ("sharing_saving_pct",),
         },
+        calibrated=CALIBRATED.get(path, ""),
         unit="%",
     )
 
@@ -143,7 +177,8 @@ FIG15 = Figure(
     section="6.3",
     claim="Sharing saves 6-10 % of the blocks in parallel sampling and 38-55 % in beam search",
     panels=tuple(_sharing_panel(workload, sampling) for workload, sampling in _SHARING),
+    plot="sharing",
     claims=tuple(_saving(workload, sampling) for workload, sampling in _SHARING),
     hardware=HARDWARE["opt-13b"],
-    pending=NOT_RUNNABLE,
+    sim_seconds=20.0,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.experiments.fig_common import HARDWARE, NOT_RUNNABLE, PAPER_TRACE, SERVERS, paper_number
+from bench.experiments.fig_common import HARDWARE, PAPER_TRACE, SERVERS, paper_number
 from bench.experiments.model import Claim, Curve, Figure, Panel
 
 BLOCK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -43,23 +43,60 @@ FIG18A = Figure(
         ),
     ),
     hardware=HARDWARE["opt-13b"],
-    pending=NOT_RUNNABLE,
+    pending="kernels are measured, not simulated: `bench kernels` does so on a device",
     sweep={"context_len": (64, 128, 256), "batch_size": (8, 32)},
 )
 
-# The rates 30.1 and 2.01 are the original's: just beyond what one server sustains.
+
+DATASETS = {"sharegpt": "ShareGPT", "alpaca": "Alpaca"}
+KERNEL_ASSUMED = (
+    "block sizes differ by what they waste and by how well the kernel reads them; the latter, "
+    "kv_block_efficiency of the profile, is assumed"
+)
+# Alpaca's rate is the original's. The paper gives no rate for ShareGPT; at ours no queue builds up,
+# so that a block size shows in the time of a step.
+BLOCK_SIZE_RATES = {"sharegpt": 1.5, "alpaca": 30.1}
+# How many block sizes the paper calls best.
+BEST = {"sharegpt": 4, "alpaca": 2}
+
+
+def _best_sizes(dataset: str, panel: str, count: int, end: str) -> Claim:
+    path = f"fig18b:best_block_sizes:{dataset}"
+    return Claim(
+        path=path,
+        text=f"{end} of the {count} best block sizes, {DATASETS[dataset]}",
+        paper=paper_number(path),
+        tolerance=0.0,
+        kind="range",
+        measure="best_block_size",
+        args={"panel": panel, "count": count, "end": end},
+        unit="tokens",
+        notes=KERNEL_ASSUMED,
+    )
+
+
 FIG18B = Figure(
     name="fig18-b",
     title="Normalized latency against the block size (Fig. 18b)",
     section="7.2",
     claim="Block sizes 16-128 are best on ShareGPT, 16 and 32 on Alpaca",
-    panels=(
-        _block_size_panel("fig18-b-sharegpt", "ShareGPT, 2.01 req/s", 2.01, workload="sharegpt"),
-        _block_size_panel("fig18-b-alpaca", "Alpaca, 30.1 req/s", 30.1, workload="alpaca"),
+    panels=tuple(
+        _block_size_panel(
+            f"fig18-b-{name}", f"{DATASETS[name]}, {rate:g} req/s", rate, workload=name
+        )
+        for name, rate in BLOCK_SIZE_RATES.items()
+    ),
+    plot="block-sizes",
+    claims=tuple(
+        _best_sizes(name, f"fig18-b-{name}", BEST[name], end)
+        for name in BLOCK_SIZE_RATES
+        for end in ("smallest", "largest")
     ),
     hardware=HARDWARE["opt-13b"],
-    pending=NOT_RUNNABLE,
+    sim_seconds=30.0,
 )
+
+PREEMPTED = {"context_len": 256, "model": "opt-13b", "device_profile": "a100-40gb"}
 
 FIG19A = Figure(
     name="fig19-a",
@@ -67,37 +104,70 @@ FIG19A = Figure(
     section="7.3",
     claim="Recomputation is flat over block sizes; swapping falls as blocks grow",
     panels=(),
+    plot="preemption-costs",
+    claims=(
+        Claim(
+            path="fig19:recompute_over_swap_max",
+            text="cost of recomputing a sequence over that of swapping it, the largest",
+            paper=paper_number("fig19:recompute_over_swap_max"),
+            tolerance=0.0,
+            kind="at-most",
+            measure="largest_cost_ratio",
+            args={"block_sizes": BLOCK_SIZES, **PREEMPTED},
+            unit="x",
+        ),
+    ),
     hardware=HARDWARE["opt-13b"],
-    pending=NOT_RUNNABLE,
+    sim_seconds=1.0,
     sweep={"context_len": (256,), "block_size": BLOCK_SIZES},
 )
+
+LARGE_BLOCKS = (
+    "with 256 tokens in a block the cache holds 61 blocks, about the number of sequences times two: "
+    "a sequence is evicted soon after it was admitted, and a recomputed one computes its whole text "
+    "again, while swapping resumes before anything new is admitted and thrashes less"
+)
+# The original's rate, near what one server sustains.
+END_TO_END_RATE = 2.01
+
+# "Comparable" in the paper.
+COMPARABLE = (16, 32, 64)
+
+
+def _end_to_end(which: str, sizes: tuple[int, ...], notes: str = "") -> Claim:
+    return Claim(
+        path="fig19:recompute_over_swap_max",
+        text=f"latency with recomputation over that with swapping, {which} block sizes",
+        paper=paper_number("fig19:recompute_over_swap_max"),
+        tolerance=0.0,
+        kind="at-most",
+        measure="largest_latency_ratio",
+        args={"over": "fig19-b-recompute", "under": "fig19-b-swap", "block_sizes": sizes},
+        unit="x",
+        notes=notes,
+    )
+
 
 FIG19B = Figure(
     name="fig19-b",
     title="Recomputation and swapping, end to end (Fig. 19b)",
     section="7.3",
-    claim="Recomputation is never more than 20 % above swapping; comparable from 16 to 64",
+    claim="Swapping is slow with small blocks; the two are comparable from 16 to 64",
     panels=tuple(
         _block_size_panel(
             f"fig19-b-{preemption}",
-            f"ShareGPT, 2.01 req/s, {preemption}",
-            2.01,
+            f"ShareGPT, {END_TO_END_RATE:g} req/s, {preemption}",
+            END_TO_END_RATE,
             workload="sharegpt",
             preemption=preemption,
         )
         for preemption in ("recompute", "swap")
     ),
+    plot="preemption-latency",
     claims=(
-        Claim(
-            path="fig19:recompute_over_swap_max",
-            text="latency with recomputation over latency with swapping, the largest",
-            paper=paper_number("fig19:recompute_over_swap_max"),
-            tolerance=0.0,
-            kind="at-most",
-            measure="not_measured",
-            unit="x",
-        ),
+        _end_to_end("comparable", COMPARABLE),
+        _end_to_end("all", BLOCK_SIZES, LARGE_BLOCKS),
     ),
     hardware=HARDWARE["opt-13b"],
-    pending=NOT_RUNNABLE,
+    sim_seconds=20.0,
 )

@@ -40,14 +40,16 @@ def _numbers() -> Any:
 
 
 def paper_number(path: str) -> float | tuple[float, float]:
-    """The paper's number at `path` ("fig13:alpaca@30:astra"): a value, or (low, high)."""
+    """The paper's number at `path` ("fig13:alpaca@30:astra"): a value, or (low, high).
+
+    Of a rising list of more than two values these are the first and the last.
+    """
     value = _numbers()
     for key in path.split(":"):
         assert key in value, f"claims.json has no '{path}'"
         value = value[key]
     if isinstance(value, list):
-        low, high = value
-        return float(low), float(high)
+        return float(value[0]), float(value[-1])
     return float(value)
 
 

@@ -91,6 +91,12 @@ CALIBRATIONS: tuple[Calibration, ...] = (
         "mean batched requests of Orca (Oracle), Alpaca at 30 req/s (Fig. 13)",
         "fig13:alpaca@30:orca-oracle",
     ),
+    Calibration(
+        "novelty of the process that beams follow",
+        "the simulation's beam search",
+        "blocks saved by sharing, Alpaca, beam width 6 (Fig. 15)",
+        "fig15:alpaca:beam6",
+    ),
 )
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from bench.capacity import Bound, Estimate
+from bench.experiments.computed import preemption_costs
 from bench.experiments.tables import COMPLETE, STALE, PanelTable
 from engines.core.config import find_model
 from engines.execution.memory import slots_from_memory
@@ -92,6 +93,47 @@ def largest_capacity_ratio(
     )
 
 
+def best_block_size(tables: Tables, *, panel: str, count: int, end: str) -> Measurement:
+    """The smallest or the largest of the `count` block sizes with the lowest latencies."""
+    rows = tables[panel].frame
+    found = _measurement(panel, rows)
+    if found.absent:
+        return found
+    best = rows.nsmallest(count, "mean_normalized_latency_s")["block_size"]
+    return replace(found, estimate=Estimate(float(best.min() if end == "smallest" else best.max())))
+
+
+def largest_latency_ratio(
+    tables: Tables, *, over: str, under: str, block_sizes: Sequence[int]
+) -> Measurement:
+    """The largest ratio of two panels' latencies at one of these block sizes."""
+    found = _join([_measurement(panel, tables[panel].frame) for panel in (over, under)])
+    if found.absent:
+        return found
+    upper, lower = (
+        tables[panel].frame.set_index("block_size")["mean_normalized_latency_s"]
+        for panel in (over, under)
+    )
+    ratios = (upper / lower)[list(block_sizes)]
+    return replace(found, estimate=Estimate(float(ratios.max())))
+
+
+def largest_cost_ratio(
+    tables: Tables,
+    *,
+    block_sizes: Sequence[int],
+    context_len: int,
+    model: str,
+    device_profile: str,
+) -> Measurement:
+    """The largest ratio of what recomputing a sequence costs to what swapping it does."""
+    costs = preemption_costs(
+        block_sizes, context_len=context_len, model=model, device_profile=device_profile
+    )
+    ratios = costs["recompute_s"] / (costs["swap_out_s"] + costs["swap_in_s"])
+    return Measurement(Estimate(float(ratios.max())), devices=(f"1x {device_profile}",))
+
+
 def kv_slots(
     tables: Tables, *, model: str, device_profile: str, tensor_parallel: int
 ) -> Measurement:
@@ -108,7 +150,16 @@ def not_measured(tables: Tables) -> Measurement:
 
 MEASURES: dict[str, Measure] = {
     function.__name__: function
-    for function in (mean_metric, capacity_ratio, largest_capacity_ratio, kv_slots, not_measured)
+    for function in (
+        mean_metric,
+        capacity_ratio,
+        largest_capacity_ratio,
+        best_block_size,
+        largest_latency_ratio,
+        largest_cost_ratio,
+        kv_slots,
+        not_measured,
+    )
 }
 
 
@@ -123,6 +174,18 @@ def _measurement(panel: str, rows: pd.DataFrame) -> Measurement:
         devices=_unique(str(device) for device in devices),
         seeds=_unique(int(seed) for seed in sound["seed"]),
         stale=bool((sound["state"] == STALE).any()),
+    )
+
+
+def _join(found: Sequence[Measurement]) -> Measurement:
+    """What several measurements rest on together, without a number."""
+    return Measurement(
+        None,
+        num_points=sum(m.num_points for m in found),
+        absent=tuple(line for m in found for line in m.absent),
+        devices=_unique(device for m in found for device in m.devices),
+        seeds=_unique(seed for m in found for seed in m.seeds),
+        stale=any(m.stale for m in found),
     )
 
 

@@ -48,9 +48,12 @@ class Summary:
     ended: str
 
 
-def summarize(store: ReportStore, tables: Sequence[PanelTable]) -> Summary:
-    """Gather the provenance of every sound point."""
-    records = [store.load_record(spec) for spec in _sound_specs(tables)]
+def summarize(
+    store: ReportStore, tables: Sequence[PanelTable], further: Iterable[PointSpec] = ()
+) -> Summary:
+    """Gather the provenance of every sound point of the tables, and of further sound points."""
+    specs = dict.fromkeys([*_sound_specs(tables), *further])
+    records = [store.load_record(spec) for spec in specs]
     found = [record["provenance"] for record in records]
     facts = {
         label: _distinct(p[key] for p in found if p.get(key) is not None)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.capacity import Estimate
 from bench.capacity_search import Found, ResultStore, stored_search
 from bench.experiments import registry
 from bench.experiments.model import Claim, Curve, Panel, Selection
 from bench.experiments.tables import Choice
-from bench.intervals import Mean, mean_of
+from bench.intervals import Mean, geometric_mean
 from bench.point import PointSpec
 from bench.reporting.measures import Measurement
 
@@ -46,8 +46,8 @@ class Ratio:
 
     @property
     def mean(self) -> Mean:
-        """The mean over seeds."""
-        return mean_of(list(self.by_seed.values()))
+        """The geometric mean over seeds."""
+        return geometric_mean(list(self.by_seed.values()))
 
 
 def pairs_of(claim: Claim) -> tuple[Pair, ...]:
@@ -75,9 +75,9 @@ def pairs_in(selection: Selection) -> list[Pair]:
 def spec_of(panel_name: str, system: str, choice: Choice) -> PointSpec:
     """What is searched for a system's curve: its settings, at the rate where searches start."""
     panel = registry.find_panel(panel_name)
-    curve = _curve_of(panel, system)
-    settings = {**dict(choice.overrides), "backend": choice.backend, "rate": _start(curve)}
-    return panel.curve_points(curve, full=choice.full, **settings)[0]
+    start = _start(_curve_of(panel, system))
+    points = [spec for spec in choice.points(panel) if spec.system == system]
+    return replace(points[0], rate=start)
 
 
 def _curve_of(panel: Panel, system: str) -> Curve:
@@ -91,14 +91,39 @@ def _start(curve: Curve) -> float:
     return math.sqrt(min(curve.rates) * max(curve.rates))
 
 
-def stored_ratio(store: ResultStore, pair: Pair, choice: Choice) -> Ratio | None:
-    """The ratio from the store; None unless both systems' searches are finished for a seed."""
-    over = stored_search(store, spec_of(pair.panel, pair.over, choice))
-    under = stored_search(store, spec_of(pair.panel, pair.under, choice)) if over else None
-    if over is None or under is None:
-        return None
-    ratio = Ratio(pair, over, under)
-    return ratio if ratio.by_seed else None
+class StoredSearches:
+    """The finished searches of a store under one choice, each repeated once."""
+
+    def __init__(self, store: ResultStore, choice: Choice) -> None:
+        self._store = store
+        self._choice = choice
+        self._found: dict[tuple[str, str], Found | None] = {}
+
+    def of(self, panel: str, system: str) -> Found | None:
+        """The search for a system's curve; None where it is not finished."""
+        if (panel, system) not in self._found:
+            spec = spec_of(panel, system, self._choice)
+            self._found[panel, system] = stored_search(self._store, spec)
+        return self._found[panel, system]
+
+    def ratio(self, pair: Pair) -> Ratio | None:
+        """The ratio of a pair; None unless both searches are finished for some seed."""
+        over = self.of(pair.panel, pair.over)
+        under = self.of(pair.panel, pair.under)
+        if over is None or under is None:
+            return None
+        ratio = Ratio(pair, over, under)
+        return ratio if ratio.by_seed else None
+
+    def measure(self, claim: Claim) -> Measurement | None:
+        """The claim's number; None unless every search behind it is finished."""
+        return measure_searched([self.ratio(pair) for pair in pairs_of(claim)])
+
+    @property
+    def specs(self) -> list[PointSpec]:
+        """The points behind all searches asked for so far."""
+        known = [found for found in self._found.values() if found is not None]
+        return list(dict.fromkeys(spec for found in known for spec in found.specs))
 
 
 def measure_searched(ratios: Iterable[Ratio | None]) -> Measurement | None:

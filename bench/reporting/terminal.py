@@ -8,7 +8,6 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from bench.reporting.document import headline
 from bench.reporting.verdicts import (
     Status,
     deviation_text,
@@ -17,6 +16,7 @@ from bench.reporting.verdicts import (
     reason_text,
     tolerance_text,
 )
+from bench.reporting.wording import headline
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -51,9 +51,19 @@ class Verdict:
         return "calibrated" if self.claim.calibrated else "predicted"
 
 
-def judge(figure: str, claim: Claim, tables: Tables, backend: str) -> Verdict:
-    """Measure a claim and compare. `backend` is that of the tables."""
-    found = MEASURES[claim.measure](tables, **claim.args)
+def judge(
+    figure: str,
+    claim: Claim,
+    tables: Tables,
+    backend: str,
+    *,
+    searched: Measurement | None = None,
+) -> Verdict:
+    """Measure a claim and compare. `backend` is that of the tables.
+
+    `searched` comes from finished capacity searches and goes before the tables.
+    """
+    found = searched or MEASURES[claim.measure](tables, **claim.args)
     used = backend if found.num_points or found.estimate is None else "none"
     deviation = None if found.estimate is None else deviation_of(claim, found.estimate.value)
     return Verdict(figure, claim, found, _status(claim, found, deviation), deviation, used)
@@ -105,6 +115,37 @@ def ours_text(verdict: Verdict) -> str:
     value = verdict.ours.value
     digits = f"{value:.0f}" if abs(value) >= 1000 else f"{value:.2f}"
     return f"{verdict.ours.bound.value}{digits}{_unit(verdict.claim)}"
+
+
+def interval_text(verdict: Verdict) -> str:
+    """The confidence interval over seeds in print; "" where there is none."""
+    if verdict.measurement.interval is None:
+        return ""
+    low, high = verdict.measurement.interval
+    return f"{low:.2f} to {high:.2f}{_unit(verdict.claim)}"
+
+
+def basis_text(verdict: Verdict, *, detail: bool = True) -> str:
+    """How our number came about, in print; with `detail` also what was calibrated."""
+    if verdict.ours is None:
+        return "-"
+    told = detail and verdict.basis == "calibrated"
+    parts = [f"calibrated: {verdict.claim.calibrated}" if told else verdict.basis]
+    if verdict.measurement.method:
+        how = {"searched": "capacities by bisection", "curve": "capacities off the curves"}
+        parts.append(how[verdict.measurement.method])
+    return "; ".join(parts)
+
+
+def source_text(verdict: Verdict) -> str:
+    """Backend, device and seeds in print."""
+    found = verdict.measurement
+    if not found.devices:
+        return "-"
+    where = {"sim": "simulated ", "none": ""}.get(verdict.backend, f"{verdict.backend} ")
+    plural = "s" if len(found.seeds) > 1 else ""
+    seeds = f", seed{plural} {', '.join(map(str, found.seeds))}" if found.seeds else ""
+    return f"{where}{', '.join(found.devices)}{seeds}"
 
 
 def deviation_text(verdict: Verdict) -> str:

@@ -44,6 +44,12 @@ inline int64_t scratch_floats(const AttentionArguments& a) {
 
 inline int element_bytes(DataType dtype) { return dtype == DataType::kFloat32 ? 4 : 2; }
 
+// Bytes of keys and values that a batch of full contexts reads.
+inline int64_t context_bytes(const AttentionArguments& a) {
+  return 2 * int64_t{a.num_seqs} * a.max_context_len * a.num_kv_heads * a.head_size *
+         element_bytes(a.dtype);
+}
+
 // The context of a sequence; own_block serves as its table where the cache is contiguous.
 inline HeadContext head_context(const AttentionArguments& a, int seq, int kv_head,
                                 const int32_t* own_block) {

@@ -34,7 +34,8 @@ void copy_work(TaskQueue& queue, void* opaque) {
 
 Status copy_all(const BlockArguments& blocks, char* pool, bool into_pool, const Launch& launch) {
   Copy copy{&blocks, pool, into_pool};
-  TaskQueue queue(blocks.num_caches, launch.num_threads);
+  const int64_t bytes = 2 * blocks.num_pairs * blocks.num_caches * blocks.block_bytes;
+  TaskQueue queue(blocks.num_caches, useful_threads(blocks.num_caches, bytes, launch));
   launch.run(queue, copy_work, &copy);
   return kDone;
 }

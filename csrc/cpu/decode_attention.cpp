@@ -45,7 +45,8 @@ Status launch_decode_attention(const AttentionArguments& a, float* workspace,
                                const Launch& launch) {
   Work work{&a, find_attend(a.dtype, a.head_size), workspace};
   if (work.attend.one == nullptr) return kUnsupported;
-  TaskQueue queue(int64_t{a.num_seqs} * a.num_kv_heads, launch.num_threads);
+  const int64_t num_tasks = int64_t{a.num_seqs} * a.num_kv_heads;
+  TaskQueue queue(num_tasks, useful_threads(num_tasks, context_bytes(a), launch));
   launch.run(queue, run_tasks, &work);
   return kDone;
 }

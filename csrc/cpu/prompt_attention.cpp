@@ -54,7 +54,8 @@ Status launch_prompt_attention(const AttentionArguments& a, float* workspace,
   const int tiles = (a.max_query_len + kQueryTile - 1) / kQueryTile;
   Work work{&a, find_attend(a.dtype, a.head_size), workspace, tiles};
   if (work.attend.one == nullptr) return kUnsupported;
-  TaskQueue queue(int64_t{tiles} * a.num_seqs * a.num_heads, launch.num_threads);
+  const int64_t num_tasks = int64_t{tiles} * a.num_seqs * a.num_heads;
+  TaskQueue queue(num_tasks, useful_threads(num_tasks, tiles * context_bytes(a), launch));
   launch.run(queue, run_tasks, &work);
   return kDone;
 }

@@ -29,8 +29,9 @@ constexpr int kTokensPerTask = 8;
 }  // namespace
 
 Status launch_write_kv(const WriteArguments& arguments, const Launch& launch) {
-  TaskQueue queue((arguments.num_tokens + kTokensPerTask - 1) / kTokensPerTask,
-                  launch.num_threads);
+  const int64_t num_tasks = (arguments.num_tokens + kTokensPerTask - 1) / kTokensPerTask;
+  const int64_t bytes = 4 * arguments.num_tokens * arguments.num_kv_heads * arguments.head_bytes;
+  TaskQueue queue(num_tasks, useful_threads(num_tasks, bytes, launch));
   launch.run(
       queue,
       [](TaskQueue& tasks, void* opaque) {

@@ -121,7 +121,7 @@ class PaddedPrompts:
         """Attend causally to all that is no padding."""
         del layer
         query, key, value = (
-            t.unflatten(0, (self._num_rows, -1)).transpose(1, 2) for t in (q, k, v)
+            t.reshape(self._num_rows, -1, *t.shape[1:]).transpose(1, 2) for t in (q, k, v)
         )
         result = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=self._mask, enable_gqa=q.shape[1] != k.shape[1]

@@ -58,10 +58,9 @@ class BeamProcess:
 
     def _is_due(self, group: SequenceGroup, step: int) -> bool:
         """An entry is void if its group was preempted or has finished since."""
-        return (
-            group.status is Status.RUNNING
-            and self._next_open.get(group.request.request_id) == _position(group, step)
-        )
+        return group.status is Status.RUNNING and self._next_open.get(
+            group.request.request_id
+        ) == _position(group, step)
 
     def _file(self, group: SequenceGroup, step: int) -> None:
         position = _position(group, step)

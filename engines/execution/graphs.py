@@ -1,8 +1,8 @@
 """CUDA graphs of decode steps: the launches of a whole forward pass replayed as one.
 
-A graph is captured for a number of rows and a bound on context lengths, both rounded up, the second
-time that such a step is run. Its inputs are the rows' own tensors, so there is nothing to copy; rows
-beyond those in use hold no tokens, write nowhere and are ignored.
+A graph is captured for a number of rows and a bound on context lengths, both rounded up, the
+second time that such a step is run. Its inputs are the rows' own tensors, so there is nothing to
+copy; rows beyond those in use hold no tokens, write nowhere and are ignored.
 """
 
 from __future__ import annotations

@@ -90,6 +90,7 @@ class KVCache(ABC):
 
     def begin_batch(self, num_rows: int, row_len: int) -> None:
         """Learn of a new rectangle (padded cache only)."""
+        del num_rows, row_len
 
     def copy(self, copies: Sequence[Copy]) -> None:
         """Copy slots as a manager asks."""
@@ -105,6 +106,7 @@ class KVCache(ABC):
 
     def continue_rows(self, targets: Sequence[int], sources: Sequence[int]) -> None:
         """Let rows continue others' contexts where no manager will ask for it."""
+        del targets, sources
 
 
 class TableCache(KVCache):
@@ -224,16 +226,15 @@ class ChunkCache(TableCache):
     def copy(self, copies: Sequence[Copy]) -> None:
         """Copy the caches of beams."""
         for source, target, count in copies:
-            self._slots[..., target : target + count, :] = (
-                self._slots[..., source : source + count, :]
-            )  # fmt: skip
+            copied = self._slots[..., source : source + count, :]
+            self._slots[..., target : target + count, :] = copied
 
 
 class PaddedCache(KVCache):
     """FasterTransformer's rectangle; `Sequence.blocks` is a row's first slot.
 
-    A beam that continues another gets a copy of its row. (FasterTransformer redirects reads instead,
-    which costs each later step what the copy costs once.)
+    A beam that continues another gets a copy of its row. (FasterTransformer redirects reads
+    instead, which costs each later step what the copy costs once.)
     """
 
     pads_prompts = True

@@ -21,8 +21,8 @@ class DeviceProfile:
     Bandwidths in B/s, `flops` for dense layers and `attention_flops` for prompt attention in
     FLOP/s, times in seconds. `kv_block_efficiency` maps a block size to a factor on
     `kv_bandwidth`. `worker_overhead_s` per device and `sequence_overhead_s` per sequence that gets
-    a token are host time of systems that drive workers, prepare inputs and sample in Python. `calibrated` names the parameters that were fitted
-    and on which number.
+    a token are host time of systems that drive workers, prepare inputs and sample in Python.
+    `calibrated` names the parameters that were fitted and on which number.
     """
 
     name: str

@@ -19,7 +19,7 @@ def uniform_numbers(
     state = np.full(len(keys), seed, dtype=np.uint64)
     for value in (keys, counters.astype(np.uint64)):
         state = _mix(state ^ value)
-    return (_mix(state) >> np.uint64(11)) * 2.0**-53
+    return (_mix(state) >> np.uint64(11)).astype(np.float64) * np.float64(2.0**-53)
 
 
 def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:

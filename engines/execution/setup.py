@@ -66,14 +66,15 @@ class LoadedModel:
         slots = budget // self.shape.slot_bytes
         if slots < 1:
             raise UserError(
-                f"{self.spec.name} leaves no memory for a KV cache: {self.model.weight_bytes / GIB:.1f} "
-                f"GiB of weights, {activations / GIB:.1f} GiB of activations: raise --gpu-memory, "
-                "lower --max-batched-tokens or take a smaller model"
+                f"{self.spec.name} leaves no memory for a KV cache beside "
+                f"{self.model.weight_bytes / GIB:.1f} GiB of weights and {activations / GIB:.1f} "
+                "GiB of activations: raise --gpu-memory, lower --max-batched-tokens or take a "
+                "smaller model"
             )
         return slots
 
     def executor(self, config: EngineConfig, *, options: Options | None = None) -> TorchExecutor:
-        """Allocate the cache of a system and return its executor; raises UserError if it is too large."""
+        """Allocate the cache of a system for an executor; raises UserError if it is too large."""
         shape = self.shape
         _require_cache_memory(shape, config)
         try:
@@ -160,9 +161,9 @@ def _require_cache_memory(shape: CacheShape, config: EngineConfig) -> None:
 def _too_large(shape: CacheShape, config: EngineConfig) -> UserError:
     free = free_memory_bytes(shape.device) or 0
     return UserError(
-        f"a KV cache of {config.num_slots} slots needs {_cache_bytes(shape, config) / GIB:.1f} GiB, "
-        f"{shape.device} has {free / GIB:.1f} GiB free: lower --kv-slots to "
-        f"{int(0.9 * free) // shape.slot_bytes} or fewer"
+        f"a KV cache of {config.num_slots} slots needs "
+        f"{_cache_bytes(shape, config) / GIB:.1f} GiB, {shape.device} has {free / GIB:.1f} GiB "
+        f"free: lower --kv-slots to {int(0.9 * free) // shape.slot_bytes} or fewer"
     )
 
 

@@ -7,7 +7,7 @@ device: a step uploads only what changed and waits for the device once, for the 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -249,7 +249,7 @@ class TorchExecutor:
             index = torch.from_numpy(source[places]).to(logits.device)
             scores = torch.tensor([self._search_of(g).scores for g in groups])
             values, flat = best_candidates(
-                logits[index].unflatten(0, (len(groups), width)), scores.to(logits.device), count
+                logits[index].view(len(groups), width, -1), scores.to(logits.device), count
             )
             for group, logprobs, picks in zip(groups, values.tolist(), flat.tolist(), strict=True):
                 found.append(
@@ -328,11 +328,10 @@ class _Stopwatch:
     """Time of the model on its device."""
 
     def __init__(self, device: torch.device) -> None:
-        self._events = (
-            [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-            if device.type == "cuda"
-            else None
-        )
+        self._events: list[torch.cuda.Event] = []
+        if device.type == "cuda":
+            event: Callable[..., torch.cuda.Event] = torch.cuda.Event
+            self._events = [event(enable_timing=True) for _ in range(2)]
         self._started = self._stopped = 0.0
 
     def start(self) -> None:

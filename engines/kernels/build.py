@@ -198,6 +198,9 @@ def build(
         link = _link_flags(device, torch, workspace, compiler)
         _call([compiler, "-shared", *flags, *objects, *link, "-o", str(library)])
         library.replace(target)  # atomic: a process that builds at the same time sees a whole file
+    for stale in target.parent.glob(f"_{device}-*.so"):
+        if stale != target:
+            stale.unlink(missing_ok=True)
     return target
 
 

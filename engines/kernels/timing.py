@@ -71,13 +71,13 @@ class AttentionWork:
         """Keys and values read once, queries read and outputs written."""
         cached = 2 * self.batch_size * self.context_len * self.kv_heads * self.head_size
         vectors = 2 * self.batch_size * self.num_heads * self.head_size
-        return (cached + vectors) * self.dtype.itemsize
+        return (cached + vectors) * int(self.dtype.itemsize)
 
 
 def device_name(device: str) -> str:
     """Return the device's own name, for labels."""
     if device == "cuda":
-        return torch.cuda.get_device_name()
+        return str(torch.cuda.get_device_name())
     return f"CPU, {torch.get_num_threads()} threads"
 
 

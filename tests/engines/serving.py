@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -30,16 +31,11 @@ from engines.factory import create_scheduler
 
 ORCA = (System.ORCA_ORACLE, System.ORCA_POW2, System.ORCA_MAX)
 TINY = ModelSpec("tiny", "opt", 2, 2, 8, 32, 100, max_positions=64)
-FREE_RATES = (
-    "weight_bandwidth",
-    "kv_bandwidth",
-    "flops",
-    "attention_flops",
-    "copy_bandwidth",
-    "pcie_bandwidth",
-    "link_bandwidth",
-)
-FREE_TIMES = ("pcie_latency_s", "link_latency_s", "step_overhead_s", "sequence_overhead_s")
+PARAMETERS = [
+    f.name for f in fields(DeviceProfile) if f.type == "float" and f.name != "memory_bytes"
+]
+FREE_TIMES = [name for name in PARAMETERS if name.endswith("_s")]
+FREE_RATES = [name for name in PARAMETERS if name not in FREE_TIMES]
 
 
 def make_profile(**values: Any) -> DeviceProfile:
@@ -93,9 +89,7 @@ def make_sim(
         python_host=config.system is not System.FT,
     )
     beams = BeamProcess(novelty=NOVELTY, seed=0)
-    return SimExecutor(
-        model, cost, beams, tensor_parallel=degree, block_size=config.block_size
-    )
+    return SimExecutor(model, cost, beams, tensor_parallel=degree, block_size=config.block_size)
 
 
 def drive(engine: Engine, requests: Iterable[Request], *, max_steps: int) -> list[SequenceGroup]:

@@ -19,7 +19,14 @@ from engines.core.request import Request, SequenceGroup
 
 
 class LiteralScheduler(AstraScheduler):
-    """Asks every running group in every step whether it could append, as the original does."""
+    """Asks every running group in every step whether it could append, as the original does.
+
+    The first waiting group is tried in every step, too.
+    """
+
+    def schedule(self, step: int) -> Batch:
+        self._may_fit = True
+        return super().schedule(step)
 
     def _reserve_slots(self, step: int) -> None:
         index = 0

@@ -8,6 +8,7 @@ import pytest
 from serving import ORCA, make_config, make_engine, make_request
 
 from engines.core.config import EngineConfig, System, find_model
+from engines.core.engine import Engine
 from engines.core.errors import UserError
 from engines.core.request import Request, SamplingParams
 
@@ -109,6 +110,11 @@ def test_recomputing_needs_a_batch_for_the_whole_sequence() -> None:
         make_engine(make_config(num_slots=256, **values)).add_request(request)
 
 
+def step_often(engine: Engine) -> None:
+    for _ in range(50):
+        engine.step()
+
+
 def test_swap_space_exhausted() -> None:
     """Preempting into too small a pool ends the run with the number of blocks it lacks."""
     config = make_config(num_slots=64, swap_slots=8, watermark=0.0)
@@ -116,8 +122,7 @@ def test_swap_space_exhausted() -> None:
     for index in range(3):
         engine.add_request(make_request(index, 10, 20, sampling="n2"))
     with pytest.raises(UserError) as caught:
-        for _ in range(50):
-            engine.step()
+        step_often(engine)
     message = str(caught.value)
     assert "swap blocks but 2 are free: raise --swap-space" in message
     assert "\n" not in message
@@ -164,7 +169,7 @@ def test_sampling_by_name(name: str, sampling: SamplingParams) -> None:
 
 @pytest.mark.parametrize("name", ["", "n", "n0", "n65", "beam", "beam-2", "4", "nbeam2", "n1.5"])
 def test_unknown_sampling(name: str) -> None:
-    with pytest.raises(UserError, match="unknown sampling .*known: beam2, beam4"):
+    with pytest.raises(UserError, match=r"unknown sampling .*known: beam2, beam4"):
         SamplingParams.parse(name)
 
 

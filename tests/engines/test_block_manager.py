@@ -71,7 +71,9 @@ class ManagerMachine(RuleBasedStateMachine):
         self.next_id += 1
         prompt_len += PREFIX_LEN if prefixed else 0
         prefix_len = PREFIX_LEN if prefixed else 0
-        request = make_request(self.next_id, prompt_len, 50, sampling=sampling, prefix_len=prefix_len)
+        request = make_request(
+            self.next_id, prompt_len, 50, sampling=sampling, prefix_len=prefix_len
+        )
         group = SequenceGroup(request)
         if not self.manager.can_admit(group, prompt_len):
             return
@@ -276,9 +278,7 @@ def test_prefixes_of_different_tokens_are_kept_apart() -> None:
     groups = []
     for index, token in enumerate((7, 8, 7)):
         ids = (token,) * 9
-        groups.append(
-            admit(manager, 9, request_id=index, prefix_len=8, prompt_token_ids=ids)
-        )
+        groups.append(admit(manager, 9, request_id=index, prefix_len=8, prompt_token_ids=ids))
     blocks = [group.running[0].blocks[:2] for group in groups]
     assert blocks[0] == blocks[2] != blocks[1]
     assert manager.num_prefix_blocks == 4

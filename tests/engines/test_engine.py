@@ -59,7 +59,9 @@ def test_ft_finishes_a_batch_at_its_longest_output() -> None:
 def test_idle_time_passes_without_steps() -> None:
     """The clock jumps to the next arrival."""
     engine = make_engine(make_config())
-    groups = drive(engine, [make_request(0, 2, 1), make_request(1, 2, 1, arrival_s=50)], max_steps=9)
+    groups = drive(
+        engine, [make_request(0, 2, 1), make_request(1, 2, 1, arrival_s=50)], max_steps=9
+    )
     assert [g.finish_s for g in groups] == [1.0, 51.0]
     assert engine.num_steps == 2
 
@@ -118,7 +120,8 @@ def test_recorded_memory_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("system", "reserved", "chunk"), [("orca-oracle", 6, 8), ("orca-pow2", 7, 8), ("orca-max", 32, 32)]
+    ("system", "reserved", "chunk"),
+    [("orca-oracle", 6, 8), ("orca-pow2", 7, 8), ("orca-max", 32, 32)],
 )
 def test_recorded_reservations_by_hand(system: str, reserved: int, chunk: int) -> None:
     """The same request in Orca: tokens to come are reserved, more is internal fragmentation."""
@@ -187,7 +190,7 @@ def test_stopping_in_the_last_step_finishes_once(system: str) -> None:
 def test_group_of_several_is_swapped_even_if_one_is_left() -> None:
     """Its waiting place and its batch limit were checked for swapping, not for recomputing."""
     stopper = Stopper({1: [1, 2]})
-    config = make_config(num_slots=64, max_batched_tokens=12)
+    config = make_config(num_slots=128, max_batched_tokens=12)
     engine = make_engine(config, stopper)
     group = stopper.group = engine.add_request(make_request(0, 10, 20, sampling="n3"))
     for _ in range(5):
@@ -243,9 +246,10 @@ def test_shared_prefixes_that_crowd_out_a_request_end_the_run() -> None:
     engine, _ = make_content_engine(config)
     engine.add_request(make_request(0, 40, 2, prefix_len=36))
     engine.add_request(make_request(1, 40, 10))
+    while engine.scheduler.running or engine.num_steps == 0:
+        engine.step()
     with pytest.raises(UserError, match=r"request 1 does not fit beside 9 blocks.*--kv-slots"):
-        for _ in range(20):
-            engine.step()
+        engine.step()
 
 
 def test_virtual_clock_never_goes_back() -> None:

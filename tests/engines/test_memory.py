@@ -28,9 +28,7 @@ def test_rule_gives_table1(name: str, slots: int, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize(("name", "slots", "tolerance"), TABLE1)
-def test_defaults_are_table1_on_the_papers_servers(
-    name: str, slots: int, tolerance: float
-) -> None:
+def test_defaults_are_table1_on_the_papers_servers(name: str, slots: int, tolerance: float) -> None:
     """Only there: another degree or device is computed."""
     del tolerance
     model = find_model(name)

@@ -113,5 +113,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 
 
 def test_misspelt_name_gets_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"unknown device profile 'a100-40': did you mean a100-40gb"):
+    with pytest.raises(
+        UserError, match=r"unknown device profile 'a100-40': did you mean a100-40gb"
+    ):
         load_profile("a100-40")

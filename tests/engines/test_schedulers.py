@@ -133,6 +133,8 @@ class Watch:
     def check_order(self, batch: Batch) -> None:
         running = self.scheduler.running
         assert running == sorted(running, key=SequenceGroup.order)
+        waiting = list(self.scheduler.waiting)
+        assert waiting == sorted(waiting, key=SequenceGroup.order)
         preempted = self.scheduler.num_preemptions - self.num_preempted
         self.num_preempted = self.scheduler.num_preemptions
         assert not any(g.preempted_step == batch.step for g in running), "resumed in its step"
@@ -188,8 +190,7 @@ def serve(case: Case) -> Watch:
     for request in case.requests:
         try:
             engine.scheduler.check_request(SequenceGroup(request))
-        except UserError as error:
-            assert "\n" not in str(error)
+        except UserError:
             continue
         accepted.append(request)
     # The earliest unfinished group runs in every step, so steps cannot outnumber tokens.
@@ -204,7 +205,7 @@ def check_end(watch: Watch, accepted: list[Request], finished: list[SequenceGrou
     order = [group.order() for group in watch.admitted]
     assert order == sorted(order), "not first come, first served"
     if watch.config.system is System.FT:
-        assert sum(watch.ft_batches, []) == watch.admitted
+        assert [g for batch in watch.ft_batches for g in batch] == watch.admitted
         for batch in watch.ft_batches:
             longest = max(g.request.output_len for g in batch)
             assert all(watch.steps[g] == longest for g in batch)
@@ -231,7 +232,7 @@ def check_all_free(kv: Any) -> None:
         assert not kv._rows
 
 
-@settings(QUICK, max_examples=400)
+@settings(QUICK, max_examples=250)
 @given(cases(System.ASTRA))
 def test_astra_on_small_traces(case: Case) -> None:
     serve(case)
@@ -247,7 +248,7 @@ def test_orca_on_small_traces(system: System) -> None:
     check()
 
 
-@settings(QUICK, max_examples=150)
+@settings(QUICK, max_examples=80)
 @given(cases(System.FT))
 def test_ft_on_small_traces(case: Case) -> None:
     assert serve(case).scheduler.num_preemptions == 0
@@ -310,11 +311,24 @@ def test_waiting_group_does_not_overtake() -> None:
     assert [g.finish_s for g in watch.admitted] == [8.0, 20.0, 22.0]
 
 
+def test_sequences_count_for_the_batch_limit_when_they_outnumber_their_prompt() -> None:
+    """Prompts of one token for three sequences each: two groups fill a batch of eight tokens."""
+    config = EngineConfig(
+        system=System.ASTRA,
+        num_slots=256,
+        swap_slots=256,
+        max_batched_tokens=8,
+        max_model_len=MAX_LEN,
+        preemption=Preemption.SWAP,
+    )
+    requests = [make_request(i, 1, 4, sampling="n3") for i in range(5)]
+    watch = serve(Case(config, requests, seed=0))
+    assert [g.finish_s for g in watch.admitted] == [4.0, 4.0, 8.0, 8.0, 12.0]
+
+
 def test_ft_forms_batches_of_earliest_requests() -> None:
     """The batch stops at its size, at the context less its margin, and at another sampling."""
-    config = EngineConfig(
-        system=System.FT, num_slots=400, max_batch_size=3, max_model_len=MAX_LEN
-    )
+    config = EngineConfig(system=System.FT, num_slots=400, max_batch_size=3, max_model_len=MAX_LEN)
     requests = [
         make_request(0, 4, 10),
         make_request(1, 8, 3),
@@ -329,12 +343,19 @@ def test_ft_forms_batches_of_earliest_requests() -> None:
     assert [g.finish_s for g in watch.admitted] == [20.0, 20.0, 20.0, 60.0, 62.0, 64.0]
 
 
+@pytest.mark.parametrize(("prompt_len", "num_batches"), [(26, 1), (27, 2)])
+def test_ft_keeps_a_margin_of_the_context(prompt_len: int, num_batches: int) -> None:
+    """Longest prompt and longest output of a batch are at most 8 tokens less than the context."""
+    config = EngineConfig(system=System.FT, num_slots=400, max_model_len=MAX_LEN)
+    watch = serve(Case(config, [make_request(0, 4, 30), make_request(1, prompt_len, 2)], seed=0))
+    assert len(watch.ft_batches) == num_batches
+
+
 def test_ft_respects_slots_and_sequences() -> None:
     """A batch is cut where its rows would not fit, and at the limit of sequences."""
     requests = [make_request(i, 8, 8, sampling="n2") for i in range(4)]
-    for limits in ({"num_slots": 70}, {"num_slots": 400, "max_num_seqs": 5}):
-        config = EngineConfig(
-            system=System.FT, max_batch_size=4, max_model_len=MAX_LEN, **limits
-        )
+    tight: list[dict[str, Any]] = [{"num_slots": 70}, {"num_slots": 400, "max_num_seqs": 5}]
+    for limits in tight:
+        config = EngineConfig(system=System.FT, max_batch_size=4, max_model_len=MAX_LEN, **limits)
         watch = serve(Case(config, requests, seed=0))
         assert [len(batch) for batch in watch.ft_batches] == [2, 2]

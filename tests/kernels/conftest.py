@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,13 +79,19 @@ def _build_emulated(folder: Path, nvcc: str, compiler: str, pytorch: Path) -> Pa
     flags += [f"-DTORCH_TARGET_VERSION={build.TARGET_TORCH:#x}", "-DASTRA_NAMESPACE=astra_emulated"]
     flags += ["-DASTRA_DISPATCH_KEY=CPU", f"-I{sources}", f"-I{EMULATOR}"]
     flags += ["-isystem", str(pytorch / "include"), "-isystem", str(_cuda_headers(nvcc))]
-    objects = []
-    units = [(EMULATOR / "device.cpp", []), (sources / "bindings.cpp", [])]
     kernel = ["-x", "c++", "-include", str(EMULATOR / "device.h")]
-    units += [(path, kernel) for path in sorted((sources / "cuda").glob("*.cu"))]
-    for source, own in units:
-        objects.append(str(folder / f"{source.stem}.o"))
-        _call([compiler, *flags, *own, "-c", str(source), "-o", objects[-1]])
+    units: list[tuple[Path, list[str]]] = [
+        (EMULATOR / "device.cpp", []),
+        (sources / "bindings.cpp", []),
+        *((path, kernel) for path in sorted((sources / "cuda").glob("*.cu"))),
+    ]
+    objects = [str(folder / f"{source.stem}.o") for source, _ in units]
+    commands = [
+        [compiler, *flags, *own, "-c", str(source), "-o", target]
+        for (source, own), target in zip(units, objects, strict=True)
+    ]
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        list(pool.map(_call, commands))
     path = folder / "_emulated.so"
     link = ["-shared", "-Wl,-Bsymbolic", *objects, f"-L{pytorch / 'lib'}", "-ltorch_cpu"]
     _call([compiler, *link, "-o", str(path)])
