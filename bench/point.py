@@ -22,6 +22,7 @@ class PointSpec:
     Times are in seconds, `rate` in requests per second. `window` bounds the steps over which
     running requests and memory are averaged; `warmup` drops early arrivals from latency.
     `gpu_memory` ("40GiB") stands in for a smaller device when KV slots are derived from memory.
+    `shrink` divides all lengths and the model's context, for runs in miniature.
     `timeout` ends serving early, with requests unfinished. `trace` replays a file; `lengths`
     replaces a workload's shipped length statistics by a file.
     """
@@ -42,6 +43,7 @@ class PointSpec:
     kv_slots: int | None = None
     gpu_memory: str | None = None
     dtype: str | None = None
+    shrink: int = 1
     swap_space_gib: float = 20.0
     max_batch_size: int | None = None
     max_batched_tokens: int = 2560
@@ -69,6 +71,8 @@ class PointSpec:
             raise UserError(
                 f"tensor-parallel degree must be at least 1, got {self.tensor_parallel}"
             )
+        if self.shrink < 1:
+            raise UserError(f"shrink must be at least 1, got {self.shrink}")
         if self.backend not in BACKENDS:
             raise UserError(f"unknown backend '{self.backend}': known: {', '.join(BACKENDS)}")
         if self.preemption not in [p.value for p in Preemption]:

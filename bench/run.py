@@ -70,8 +70,8 @@ def run_point(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcom
         seed=spec.seed,
         lengths=Path(spec.lengths) if spec.lengths else None,
         trace=Path(spec.trace) if spec.trace else None,
-        max_model_len=setting.config.max_model_len,
-    )
+        max_model_len=setting.config.max_model_len * spec.shrink,
+    ).shrunk(spec.shrink)
     _check_warmup(setting, workload)
     executor = setting.platform.executor(setting.config)
     engine = Engine(

@@ -64,11 +64,18 @@ def command(
     NAME is a figure, a part or a panel of one, or a group: see `bench figures`. Complete points
     are skipped, so that an interrupted command goes on where it was.
     """
+    from bench.experiments.scaling import with_speed
     from bench.files import check_writable
     from bench.results import Store
 
     backend = resolve_backend(options["backend"])
-    overrides = selection_overrides(**options)
+    overrides = with_speed(
+        selection_overrides(**options),
+        Path(artifacts),
+        backend=backend,
+        measures=True,
+        keeps=not options["dry_run"],
+    )
     full = options["full"]
     wanted = find_points(names, backend=backend, full=full, overrides=overrides)
     store = Store(artifacts)
@@ -100,6 +107,7 @@ def find_points(
     Raises UserError for names that are unknown or cannot run, and for a bad file of lengths.
     """
     from bench.experiments import registry
+    from bench.experiments.scaling import require_miniature
     from bench.experiments.tables import Choice
     from bench.workloads.lengths import load_lengths
 
@@ -110,6 +118,9 @@ def find_points(
         selection = registry.find(name)
         selection.require_runnable()
         pending |= selection.pending
+        if "scale" in overrides:
+            for panel in selection.panels:
+                require_miniature(panel)
         points |= dict.fromkeys(p for panel in selection.panels for p in chosen.points(panel))
     if "lengths" in overrides:
         load_lengths(Path(overrides["lengths"]))  # a faulty file fails before anything runs

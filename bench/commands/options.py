@@ -231,6 +231,13 @@ def selection_options(function: Function) -> Function:
             metavar="|".join(BACKENDS),
             help="Whose results: simulated, or measured with a model on this device.",
         ),
+        click.option(
+            "--scale",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="SPEED",
+            help="Speed of this CPU for figures in miniature (--backend cpu), as a share of the "
+            "paper's server.  [default: measured once]",
+        ),
     )
     for option in reversed(options):
         function = option(function)
@@ -239,7 +246,8 @@ def selection_options(function: Function) -> Function:
 
 def selection_overrides(**choice: Any) -> dict[str, Any]:
     """The settings that replace the registry's: those of the options that were given."""
-    return {name: choice[name] for name in ("lengths", "seed") if choice.get(name) is not None}
+    names = ("lengths", "seed", "scale")
+    return {name: choice[name] for name in names if choice.get(name) is not None}
 
 
 def resolve_backend(name: str) -> str:

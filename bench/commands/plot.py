@@ -24,12 +24,15 @@ def command(*, names: tuple[str, ...], artifacts: str, **choice: Any) -> None:
     Missing points are visible gaps; corrupt ones are refused.
     """
     from bench.experiments import registry
+    from bench.experiments.scaling import with_speed
     from bench.results import Store
 
     for name in names:
         registry.find(name).require_runnable()
     backend = resolve_backend(choice["backend"])
-    overrides = selection_overrides(**choice)
+    overrides = with_speed(
+        selection_overrides(**choice), Path(artifacts), backend=backend, measures=False
+    )
     draw_all(names, Store(artifacts), backend=backend, full=choice["full"], overrides=overrides)
 
 

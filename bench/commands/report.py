@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,6 +27,7 @@ def command(*, artifacts: str, reference: str | None, as_json: bool, **choice: A
     not hold is told, and is no error.
     """
     from bench.commands.tables import table_console
+    from bench.experiments.scaling import with_speed
     from bench.experiments.tables import Choice
     from bench.files import check_writable
     from bench.reference import find_reference
@@ -37,7 +39,9 @@ def command(*, artifacts: str, reference: str | None, as_json: bool, **choice: A
     store = Store(artifacts)
     directory = store.root / "report"
     check_writable(directory)
-    overrides = selection_overrides(**choice)
+    overrides = with_speed(
+        selection_overrides(**choice), Path(artifacts), backend=backend, measures=False
+    )
     report = write_report(
         store,
         directory,

@@ -96,7 +96,7 @@ FIG18B = Figure(
     sim_seconds=30.0,
 )
 
-PREEMPTED = {"context_len": 256, "model": "opt-13b", "device_profile": "a100-40gb"}
+PREEMPTED: dict[str, Any] = {"context_len": 256, "model": "opt-13b", "device_profile": "a100-40gb"}
 
 FIG19A = Figure(
     name="fig19-a",
@@ -123,9 +123,9 @@ FIG19A = Figure(
 )
 
 LARGE_BLOCKS = (
-    "with 256 tokens in a block the cache holds 61 blocks, about the number of sequences times two: "
-    "a sequence is evicted soon after it was admitted, and a recomputed one computes its whole text "
-    "again, while swapping resumes before anything new is admitted and thrashes less"
+    "with 256 tokens to a block the cache holds 61 blocks, two for each sequence that runs: one is "
+    "evicted soon after it was admitted. Recomputed ones return at once and are evicted again, "
+    "while nothing is admitted as long as one is swapped out"
 )
 # The original's rate, near what one server sustains.
 END_TO_END_RATE = 2.01

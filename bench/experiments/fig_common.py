@@ -31,8 +31,6 @@ PAPER_TRACE = {"duration": 3600.0}
 # Overload whose steady state is averaged: 900 s, of which the first 300 s fill the cache.
 OVERLOAD_TRACE = {"duration": 900.0, "window": (300.0, 900.0), "timeout": 900.0}
 
-NOT_RUNNABLE = "this version describes the figure but cannot run it yet"
-
 
 def _numbers() -> Any:
     text = resources.files("bench.experiments").joinpath("claims.json").read_text(encoding="utf-8")

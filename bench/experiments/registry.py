@@ -41,6 +41,8 @@ PARTS: dict[str, tuple[str, str]] = {
     "fig12-175b": ("fig12", "fig12-175b-"),
     "fig14-parallel": ("fig14", "fig14-n"),
     "fig14-beam": ("fig14", "fig14-beam"),
+    "fig15-alpaca": ("fig15", "fig15-alpaca-"),
+    "fig15-sharegpt": ("fig15", "fig15-sharegpt-"),
 }
 
 # Several figures under one name. `all-main` is the paper's main comparison.

@@ -14,6 +14,7 @@ import pandas as pd
 
 from bench.capacity import Estimate, capacity
 from bench.experiments.model import Panel
+from bench.experiments.scaling import scale_panel
 
 if TYPE_CHECKING:
     from bench.point import PointSpec
@@ -52,9 +53,16 @@ class Choice:
         """Build a choice from a mapping of overrides."""
         return cls(backend, full, tuple(sorted((overrides or {}).items())))
 
+    def panel(self, panel: Panel) -> Panel:
+        """The panel as it is run under this choice: in miniature where a scale is given."""
+        speed = dict(self.overrides).get("scale")
+        return panel if speed is None else scale_panel(panel, speed)
+
     def points(self, panel: Panel) -> list[PointSpec]:
         """The points of the panel under this choice, in curve order."""
+        panel = self.panel(panel)
         overrides = {**dict(self.overrides), "backend": self.backend}
+        overrides.pop("scale", None)
         if panel.settings.get("workload") not in REAL_LENGTHS_FOR:
             overrides.pop("lengths", None)
         return panel.points(full=self.full, **overrides)
@@ -119,6 +127,7 @@ class PanelTable:
 def load_panel(store: PointStore, panel: Panel, choice: Choice) -> PanelTable:
     """Read a panel's results."""
     specs = choice.points(panel)
+    panel = choice.panel(panel)
     counts = [len(curve.all_rates) for curve in panel.curves]
     indices = [index for index, count in enumerate(counts) for _ in range(count)]
     assert len(indices) == len(specs), f"panel {panel.name} has points outside its curves"

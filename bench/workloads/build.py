@@ -67,6 +67,18 @@ class Workload:
             digest.update(np.ascontiguousarray(lengths, dtype="<i4").tobytes())
         return digest.hexdigest()
 
+    def shrunk(self, divisor: int) -> Workload:
+        """The same requests with all lengths divided, rounded down to no less than 1."""
+        if divisor == 1:
+            return self
+        return replace(
+            self,
+            source=f"{self.source}, lengths divided by {divisor}",
+            input_len=np.maximum(self.input_len // divisor, 1),
+            output_len=np.maximum(self.output_len // divisor, 1),
+            prefix_len=self.prefix_len // divisor,
+        )
+
     @property
     def mean_input_len(self) -> float:
         """Mean prompt length in tokens, a shared prefix included."""

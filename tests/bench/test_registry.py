@@ -19,7 +19,7 @@ ALL_CLAIMS = [
     *registry.TABLE1_CLAIMS,
     *(claim for figure in registry.FIGURES.values() for claim in figure.claims),
 ]
-RUNNABLE = ("fig2", "fig12", "fig13")
+PENDING = ("fig18-a",)
 
 
 def shipped_claims() -> dict:
@@ -52,7 +52,7 @@ def test_figure_says_what_a_reader_needs(figure: Figure):
     assert figure.section
     assert figure.claim
     assert figure.hardware
-    assert bool(figure.pending) == (figure.name not in RUNNABLE)
+    assert bool(figure.pending) == (figure.name in PENDING)
 
 
 @pytest.mark.parametrize("name", registry.names())
@@ -72,16 +72,16 @@ def test_unknown_name_suggests_the_nearest():
 
 
 def test_pending_figure_cannot_be_run_and_says_why():
-    selection = registry.find("fig17")
+    selection = registry.find("fig18-a")
     assert selection.points() == []
-    with pytest.raises(UserError, match="fig17"):
+    with pytest.raises(UserError, match="fig18-a.*bench kernels"):
         selection.require_runnable()
 
 
 def test_groups_leave_out_what_cannot_run():
-    selection = registry.find("all-main")
-    assert [figure.name for figure in selection.figures] == list(RUNNABLE)
-    assert "fig14" in selection.pending
+    selection = registry.find("fig18")
+    assert [figure.name for figure in selection.figures] == ["fig18-b"]
+    assert set(selection.pending) == {"fig18-a"}
 
 
 def test_part_of_a_figure_keeps_only_its_panels():
@@ -100,6 +100,23 @@ def test_points_are_valid_and_their_windows_inside_the_trace(figure: Figure, ful
         SamplingParams.parse(point.sampling)
         assert point.window is None or point.window[1] <= point.duration
         assert point.warmup is None or point.warmup < point.duration
+
+
+def test_every_saving_of_figure_15_is_claimed_in_each_panel():
+    figure = registry.FIGURES["fig15"]
+    claimed = {(claim.args["panel"], claim.path) for claim in figure.claims}
+    assert len(claimed) == len(figure.panels) == 12
+    assert {path.split(":")[1] for _, path in claimed} == {"alpaca", "sharegpt"}
+
+
+def test_a_list_of_block_sizes_is_a_range():
+    assert paper_number("fig18b:best_block_sizes:sharegpt") == (16.0, 128.0)
+    assert paper_number("fig18b:best_block_sizes:alpaca") == (16.0, 32.0)
+
+
+def test_figures_without_panels_are_computed():
+    computed = {f.name for f in registry.FIGURES.values() if not f.panels and not f.pending}
+    assert computed == {"fig11", "fig19-a"}
 
 
 def test_figure_12_has_six_panels_of_five_systems():
@@ -159,7 +176,7 @@ def test_claims_take_their_number_from_the_paper_and_can_be_measured(claim):
 
 def test_every_number_of_the_runnable_figures_is_claimed():
     claimed = {claim.path for claim in ALL_CLAIMS}
-    covered = ("fig2:", "fig12:", "fig13:", "table1:")
+    covered = ("fig2:", "fig12:", "fig13:", "fig14:", "fig16:", "fig17:", "fig18b:", "table1:")
     for path, _ in leaves(shipped_claims()):
         if path.startswith(covered) and not path.endswith(":unit"):
             assert path in claimed, f"no claim for {path}"

@@ -33,6 +33,8 @@ class MadeUpStore:
             "mean_normalized_latency_s": 0.05 + 0.02 * spec.rate,
             "mean_running_requests": 7.5,
             "kv_used_pct": 70.0,
+            "sharing_saving_pct": 12.5,
+            "throughput_tok_s": 300.0,
             **{f"kv_pct_{category}": value for category, value in KV.items()},
         }
 

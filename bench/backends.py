@@ -1,0 +1,249 @@
+"""Where a point runs: a simulated device, or a model on this machine.
+
+Both answer the same questions, so that serving a workload cannot tell which it has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bench.point import PointSpec
+from engines.core.clock import Clock, VirtualClock, WallClock
+from engines.core.config import GIB, EngineConfig, ModelSpec, Preemption, System, find_model
+from engines.core.errors import UserError
+from engines.core.executor import Executor
+from engines.core.request import SamplingParams
+from engines.execution.beam import NOVELTY, BeamProcess
+from engines.execution.cost import StepCost
+from engines.execution.memory import default_slots, paper_server
+from engines.execution.profile import DeviceProfile, load_profile
+from engines.execution.sim import SimExecutor
+
+if TYPE_CHECKING:
+    from engines.execution.setup import LoadedModel
+
+ORCA_MAX_SEQS = 256
+ASTRA_MAX_SEQS = 2048
+
+
+class Platform(Protocol):
+    """A device that serves one model."""
+
+    @property
+    def model(self) -> ModelSpec:
+        """The model's shape, in the type that it is kept in."""
+
+    @property
+    def device(self) -> str:
+        """The device's name as results show it."""
+
+    @property
+    def default_slots(self) -> int:
+        """KV slots that its memory holds; raises UserError if there is no room for any."""
+
+    @property
+    def swap_bytes(self) -> int:
+        """Memory for swapped blocks."""
+
+    def executor(self, config: EngineConfig) -> Executor:
+        """Return what runs the batches of one engine."""
+
+    def clock(self) -> Clock:
+        """Return a clock that starts now."""
+
+    def host_us_per_step(self, executor: Executor, *, wall_s: float, steps: int) -> float:
+        """Mean microseconds of a step outside the model."""
+
+    def inputs(self) -> dict[str, Any]:
+        """What results depend on besides the spec and the workload."""
+
+
+@dataclass(frozen=True)
+class SimPlatform:
+    """A device profile: the model is not run but priced."""
+
+    model: ModelSpec
+    profile: DeviceProfile
+    tensor_parallel: int
+    swap_bytes: int
+    seed: int
+
+    @property
+    def device(self) -> str:
+        """Number of devices and the profile's name."""
+        return f"{self.tensor_parallel}x {self.profile.name}"
+
+    @property
+    def default_slots(self) -> int:
+        """See `Platform.default_slots`."""
+        return default_slots(self.model, self.profile, self.tensor_parallel)
+
+    def executor(self, config: EngineConfig) -> Executor:
+        """See `Platform.executor`."""
+        cost = StepCost(
+            self.model,
+            self.profile,
+            tensor_parallel=self.tensor_parallel,
+            block_size=config.block_size,
+            python_host=config.system is not System.FT,
+        )
+        return SimExecutor(
+            self.model,
+            cost,
+            BeamProcess(novelty=NOVELTY, seed=self.seed),
+            tensor_parallel=self.tensor_parallel,
+            block_size=config.block_size,
+        )
+
+    def clock(self) -> Clock:
+        """Time that steps advance."""
+        return VirtualClock()
+
+    def host_us_per_step(self, executor: Executor, *, wall_s: float, steps: int) -> float:
+        """All of the simulation's own time is the host's."""
+        del executor
+        return 1e6 * wall_s / max(steps, 1)
+
+    def inputs(self) -> dict[str, Any]:
+        """The profile."""
+        return {
+            "device_profile": {
+                "name": self.profile.name,
+                "sha256": self.profile.sha256,
+                "calibrated": dict(self.profile.calibrated),
+            }
+        }
+
+
+@dataclass(frozen=True)
+class RealPlatform:
+    """A model in the memory of this machine's CPU or GPU."""
+
+    loaded: LoadedModel
+    spec: PointSpec
+
+    @property
+    def model(self) -> ModelSpec:
+        """See `Platform.model`."""
+        return self.loaded.spec
+
+    @property
+    def device(self) -> str:
+        """See `Platform.device`."""
+        from engines.execution.setup import device_name
+
+        return device_name(self.loaded.model.device)
+
+    @property
+    def default_slots(self) -> int:
+        """See `Platform.default_slots`."""
+        from engines.execution.setup import parse_size
+
+        memory = self.spec.gpu_memory
+        return self.loaded.default_slots(
+            gpu_memory_bytes=None if memory is None else parse_size(memory),
+            max_batched_tokens=self.spec.max_batched_tokens,
+        )
+
+    @property
+    def swap_bytes(self) -> int:
+        """As asked for, but at most half of the host's free memory."""
+        import torch
+
+        from engines.models.memory import free_memory_bytes
+
+        asked = int(self.spec.swap_space_gib * GIB)
+        free = free_memory_bytes(torch.device("cpu"))
+        return asked if free is None else min(asked, free // 2)
+
+    def executor(self, config: EngineConfig, *, logprobs: bool = False) -> Executor:
+        """See `Platform.executor`; `logprobs` adds up the probabilities of chosen tokens."""
+        from engines.execution.torch_executor import Options
+
+        return self.loaded.executor(config, options=Options(seed=self.spec.seed, logprobs=logprobs))
+
+    def clock(self) -> Clock:
+        """The wall's."""
+        return WallClock()
+
+    def host_us_per_step(self, executor: Executor, *, wall_s: float, steps: int) -> float:
+        """Time in the executor outside the model's forward passes."""
+        del wall_s, steps
+        from engines.execution.torch_executor import TorchExecutor
+
+        assert isinstance(executor, TorchExecutor), "real platforms have real executors"
+        return executor.timing.host_us_per_step
+
+    def inputs(self) -> dict[str, Any]:
+        """The type of weights and cache, and whether the kernels are compiled."""
+        return {
+            "dtype": str(self.loaded.model.dtype).removeprefix("torch."),
+            "compiled_kernels": self.loaded.kernels.compiled,
+        }
+
+
+def find_platform(spec: PointSpec) -> Platform:
+    """Find the device of a point, with its model ready; raises UserError."""
+    if spec.backend == "sim":
+        return _simulated(spec)
+    return load_platform(spec)
+
+
+def load_platform(spec: PointSpec) -> RealPlatform:
+    """Load the point's model onto this machine's CPU or GPU; raises UserError."""
+    try:
+        from engines.execution.setup import load
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UserError(
+            f"backend '{spec.backend}' needs PyTorch, which is not installed: install it "
+            "(make install), or use --backend sim"
+        ) from None
+    if spec.backend not in ("cpu", "cuda"):
+        raise UserError(f"backend '{spec.backend}' runs no model: use --backend cpu or cuda")
+    if (spec.tensor_parallel or 1) != 1:
+        raise UserError(
+            f"backend '{spec.backend}' runs a model on one device, got --tensor-parallel "
+            f"{spec.tensor_parallel}: use 1, or --backend sim"
+        )
+    loaded = load(spec.model, device=spec.backend, dtype=spec.dtype, seed=spec.seed)
+    return RealPlatform(loaded, spec)
+
+
+def engine_config(spec: PointSpec, platform: Platform, sampling: SamplingParams) -> EngineConfig:
+    """Fill in a point's defaults: slots from memory, and the system's limits."""
+    system = System.parse(spec.system)
+    model = platform.model
+    num_slots = platform.default_slots if spec.kv_slots is None else spec.kv_slots
+    max_seqs = ASTRA_MAX_SEQS
+    if system in (System.ORCA_ORACLE, System.ORCA_POW2, System.ORCA_MAX) or spec.share_prefix:
+        max_seqs = ORCA_MAX_SEQS
+    # Groups of one sequence that may be recomputed never swap: they need no memory for it.
+    swaps = sampling.n > 1 or spec.preemption == Preemption.SWAP or spec.backend == "sim"
+    return EngineConfig(
+        system=system,
+        num_slots=num_slots,
+        swap_slots=platform.swap_bytes // model.kv_bytes_per_token if swaps else 0,
+        block_size=spec.block_size,
+        max_batched_tokens=spec.max_batched_tokens,
+        max_num_seqs=max_seqs if spec.max_num_seqs is None else spec.max_num_seqs,
+        max_batch_size=(
+            max(1, num_slots * spec.shrink // model.max_positions)
+            if spec.max_batch_size is None
+            else spec.max_batch_size
+        ),
+        max_model_len=model.max_positions // spec.shrink,
+        preemption=Preemption(spec.preemption),
+        share_prefix=spec.share_prefix,
+    )
+
+
+def _simulated(spec: PointSpec) -> SimPlatform:
+    """The paper's server for the model unless the spec names another."""
+    model = find_model(spec.model)
+    server_profile, server_degree = paper_server(model)
+    profile = load_profile(spec.device_profile or server_profile)
+    degree = server_degree if spec.tensor_parallel is None else spec.tensor_parallel
+    return SimPlatform(model, profile, degree, int(spec.swap_space_gib * GIB * degree), spec.seed)

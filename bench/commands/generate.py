@@ -1,0 +1,51 @@
+"""`bench generate`: given prompts through one of the systems, tokens out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.commands.options import engine_options, resolve_backend
+from bench.point import PointSpec
+from engines.core.errors import UserError
+
+
+@click.command("generate")
+@engine_options
+@click.option(
+    "--input",
+    "input_file",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE.jsonl",
+    help="One JSON object a line: prompt_token_ids, max_tokens, and if need be sampling, "
+    "temperature, top_p, ignore_eos.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of token ids.")
+def command(*, input_file: Path, as_json: bool, **settings: Any) -> None:
+    """Run the prompts of FILE through an engine and print what it generates.
+
+    Outputs are in the order of the file; those of a beam search are sorted, the best first.
+    """
+    from bench.generate import generate, lines_of, read_job
+
+    job = read_job(input_file)
+    spec = PointSpec(**{**settings, "backend": _resolve(settings["backend"])})
+    groups = generate(spec, job)
+    if as_json:
+        for line in lines_of(groups):
+            click.echo(line)
+        return
+    for index, group in enumerate(groups):
+        for sequence in group.sequences:
+            click.echo(f"{index}: {' '.join(map(str, sequence.output_token_ids))}")
+
+
+def _resolve(name: str) -> str:
+    """A backend that has tokens; `auto` is the GPU where there is one, else the CPU."""
+    if name == "sim":
+        raise UserError("backend 'sim' has no tokens: use --backend cpu or cuda")
+    found = resolve_backend(name)
+    return resolve_backend("cpu") if found == "sim" else found

@@ -1,0 +1,77 @@
+"""Figures that need no run: what preempting costs by the price of a step, and lengths as drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bench.workloads.build import Workload, build_workload
+from engines.core.config import find_model
+from engines.execution.cost import StepCost, Work
+from engines.execution.profile import load_profile
+
+# Figure 19a: what one sequence adds to steps that decode this batch anyway (Astra's mean batch on
+# ShareGPT at 2 req/s, Figure 13, with ShareGPT's mean lengths, half of the output made).
+BATCH_DECODES = 30
+BATCH_CONTEXT_TOKENS = BATCH_DECODES * 330
+DRAWN_REQUESTS_PER_S, DRAWN_S = 100.0, 500.0  # 50,000 requests show a distribution's shape
+
+
+def preemption_costs(
+    block_sizes: Sequence[int], *, context_len: int, model: str, device_profile: str
+) -> pd.DataFrame:
+    """Seconds to swap one sequence out, to swap it in, and to recompute it, by block size.
+
+    Columns block_size, swap_out_s, swap_in_s, recompute_s. A recomputed prompt is batched with the
+    sequences that decode, for which the weights are read anyway: it costs what it adds.
+    """
+    shape, profile = find_model(model), load_profile(device_profile)
+    rows = []
+    for size in block_sizes:
+        cost = StepCost(shape, profile, tensor_parallel=1, block_size=size, python_host=True)
+        blocks = -(-context_len // size)
+        one_way = _added(
+            cost,
+            swapped_bytes=float(blocks * size * shape.kv_bytes_per_token),
+            transfers=blocks * 2 * shape.num_layers,
+        )
+        again = _added(
+            cost, prompts=1, prompt_tokens=context_len, prompt_squares=context_len * context_len
+        )
+        rows.append((size, one_way, one_way, again))
+    return pd.DataFrame(rows, columns=["block_size", "swap_out_s", "swap_in_s", "recompute_s"])
+
+
+def _added(
+    cost: StepCost,
+    *,
+    prompts: int = 0,
+    prompt_tokens: int = 0,
+    prompt_squares: int = 0,
+    swapped_bytes: float = 0.0,
+    transfers: int = 0,
+) -> float:
+    work = Work(
+        prompts=prompts,
+        prompt_tokens=prompt_tokens,
+        decodes=BATCH_DECODES,
+        context_tokens=BATCH_CONTEXT_TOKENS,
+        prompt_squares=prompt_squares,
+        swapped_bytes=swapped_bytes,
+        transfers=transfers,
+    )
+    return cost.seconds(work) - cost.decode_seconds(BATCH_DECODES, BATCH_CONTEXT_TOKENS)
+
+
+def drawn_workload(name: str) -> Workload:
+    """Many requests of a workload, for the shape of its lengths."""
+    return build_workload(name, rate=DRAWN_REQUESTS_PER_S, duration=DRAWN_S, seed=0)
+
+
+def length_shares(lengths: NDArray[np.int32], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of all requests, in percent, whose length is in each bin."""
+    counts, _ = np.histogram(lengths, bins=edges)
+    return np.asarray(100.0 * counts / len(lengths))

@@ -1,0 +1,158 @@
+"""The figures in miniature: the same comparison on a machine that cannot run a 13B model.
+
+The rule, for every panel of the paper's OPT-13B (and LLaMA-13B) experiments:
+
+- the model is OPT-125M's shape with dummy weights, in float32;
+- input and output lengths, the model's context and the KV slots are divided by `SHRINK`, so that
+  as many requests share the cache, and each reserves and wastes the same share of it, as there;
+- request rates are multiplied by `SHRINK * speed`, where `speed` is the paper's step time over this
+  device's, both for `TYPICAL_BATCH` decoding requests of typical length (the former from the
+  device profile, the latter measured): requests then arrive as often per step as in the paper;
+- of each curve's rates three remain: the median, the upper quartile and the highest;
+- arrivals last `DURATION_S`, and serving ends at `TIMEOUT_S` whatever is left. Warm-up and window
+  keep their share of the duration.
+
+`speed` is measured once for a directory of results and kept there, so that runs can be resumed and
+drawn later. Shares of memory and batch sizes carry over; latencies per token are those of this
+device, and claims about rates hold only as ratios between systems.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.experiments.model import Curve, Panel
+from bench.point import PointSpec
+from engines.core.config import EngineConfig, System, find_model
+from engines.core.errors import UserError
+from engines.execution.cost import StepCost
+from engines.execution.memory import default_slots
+from engines.execution.profile import load_profile
+
+MODEL = "opt-125m"
+SHRINK = 16
+TYPICAL_BATCH = 30  # requests that Astra batches in Fig. 13
+TYPICAL_CONTEXT = 330  # tokens of a ShareGPT request halfway through its output
+DURATION_S = 8.0
+TIMEOUT_S = 40.0
+SCALED_MODELS = ("opt-13b", "llama-13b")
+
+_FILE = "scale-cpu.json"
+_WARM_UP_STEPS, _TIMED_STEPS = 3, 9
+
+
+def scale_panel(panel: Panel, speed: float) -> Panel:
+    """Return the panel in miniature, or as it is if its model is one that has none."""
+    if not has_miniature(panel):
+        return panel
+    model = panel.settings["model"]
+    profile = load_profile(panel.settings["device_profile"])
+    slots = default_slots(find_model(model), profile, panel.settings["tensor_parallel"])
+    duration = panel.settings["duration"]
+    share = DURATION_S / duration
+    settings = {
+        **panel.settings,
+        "model": MODEL,
+        "device_profile": None,
+        "dtype": "float32",
+        "shrink": SHRINK,
+        "kv_slots": slots // SHRINK,
+        "duration": DURATION_S,
+        "timeout": TIMEOUT_S,
+        "warmup": share * panel.settings.get("warmup", 0.1 * duration),
+    }
+    if "window" in panel.settings:
+        settings["window"] = tuple(share * edge for edge in panel.settings["window"])
+    factor = SHRINK * speed
+    return replace(
+        panel,
+        title=f"{panel.title} - in miniature: {MODEL}, lengths / {SHRINK}, rates x {factor:.3g}",
+        curves=tuple(_scale_curve(curve, factor) for curve in panel.curves),
+        settings=settings,
+        full_settings={},
+    )
+
+
+def has_miniature(panel: Panel) -> bool:
+    """Whether a panel's model is one that the miniature stands for."""
+    return panel.settings.get("model") in SCALED_MODELS
+
+
+def require_miniature(panel: Panel) -> None:
+    """Raise UserError for a panel that a CPU cannot run even in miniature."""
+    if not has_miniature(panel):
+        raise UserError(
+            f"{panel.name} is about {panel.settings.get('model')}, which has no miniature for a "
+            f"CPU: name panels of {' or '.join(SCALED_MODELS)}, or use --backend sim"
+        )
+
+
+def _scale_curve(curve: Curve, factor: float) -> Curve:
+    rates = curve.all_rates
+    kept = sorted({len(rates) // 2, 3 * len(rates) // 4, len(rates) - 1})
+    scaled = tuple(float(f"{factor * rates[i]:.3g}") for i in kept)
+    return replace(curve, rates=scaled, extra_rates=())
+
+
+def with_speed(
+    overrides: Mapping[str, Any], root: Path, *, backend: str, measures: bool, keeps: bool = True
+) -> dict[str, Any]:
+    """Add the device's speed to the overrides of a CPU's results unless it was given.
+
+    It is the one that results in `root` were made with; if there is none and `measures`, it is
+    measured, and with `keeps` kept there.
+    """
+    if backend != "cpu" or "scale" in overrides:
+        return dict(overrides)
+    path = root / _FILE
+    if path.is_file():
+        return {**overrides, "scale": float(json.loads(path.read_text(encoding="utf-8"))["speed"])}
+    if not measures:
+        raise UserError(f"no results of backend cpu in {root}: run 'bench figure' first")
+    speed = measure_speed()
+    if keeps:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"speed": speed, "model": MODEL, "shrink": SHRINK}) + "\n")
+    return {**overrides, "scale": speed}
+
+
+def measure_speed() -> float:
+    """The paper's step time over this device's, to two digits; raises UserError without torch."""
+    from bench.backends import load_platform
+    from engines.core.clock import WallClock
+    from engines.core.engine import Engine
+    from engines.core.request import Request
+    from engines.core.stats import StepRecorder
+    from engines.factory import create_scheduler
+
+    spec = PointSpec(system="astra", model=MODEL, backend="cpu", dtype="float32")
+    config = EngineConfig(system=System.ASTRA, num_slots=8 * TYPICAL_CONTEXT)
+    executor = load_platform(spec).executor(config)
+    recorder = StepRecorder(0.0, 0.0)
+    engine = Engine(create_scheduler(config), executor, WallClock(), recorder=recorder)
+    steps = _WARM_UP_STEPS + _TIMED_STEPS
+    for index in range(TYPICAL_BATCH):
+        engine.add_request(Request(index, 0.0, TYPICAL_CONTEXT // SHRINK, steps))
+    durations = []
+    for _ in range(steps):
+        before = executor.timing.total_s
+        engine.step()
+        durations.append(executor.timing.total_s - before)
+    ours_s = statistics.median(durations[_WARM_UP_STEPS:])
+    return float(f"{_paper_step_s() / ours_s:.2g}")
+
+
+def _paper_step_s() -> float:
+    cost = StepCost(
+        find_model("opt-13b"),
+        load_profile("a100-40gb"),
+        tensor_parallel=1,
+        block_size=16,
+        python_host=True,
+    )
+    return cost.decode_seconds(TYPICAL_BATCH, TYPICAL_BATCH * TYPICAL_CONTEXT)

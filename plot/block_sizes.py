@@ -1,0 +1,91 @@
+"""Latency against the block size: Figures 18b and 19b."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from bench.experiments.fig18_fig19 import COMPARABLE
+from bench.experiments.model import Figure
+from bench.experiments.tables import PanelTable
+from plot.layout import panel_letter, place_legend
+from plot.preemption import LOOKS
+from plot.summary import by_block_size, paper_range
+from plot.systems import style_of
+
+PAPER_COLOUR = "#EDEDED"
+
+
+def draw_block_sizes(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
+    """One set of axes for each panel; the paper's best block sizes are shaded."""
+    canvas = Canvas(figsize=(2.7 * len(tables) + 0.2, 2.5), layout="constrained")
+    axes = canvas.subplots(1, len(tables), squeeze=False)[0]
+    style = style_of("astra")
+    for index, (ax, table) in enumerate(zip(axes, tables, strict=True)):
+        latencies = by_block_size(table)
+        _draw_line(ax, latencies, colour=style.colour, marker=style.marker)
+        _shade(ax, paper_range(figure, table.panel.name))
+        _scale(ax, latencies)
+        letter = panel_letter(index) if len(tables) > 1 else ""
+        ax.set_title(f"{letter}{table.panel.title}")
+    axes[0].set_ylabel("Normalized latency (s/token)")
+    place_legend(canvas, [Patch(color=PAPER_COLOUR, label="best in the paper")])
+    return canvas
+
+
+def draw_preemption_latency(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
+    """Recomputation and swapping in one set of axes."""
+    del figure
+    canvas = Canvas(figsize=(3.5, 2.6), layout="constrained")
+    ax = canvas.subplots()
+    handles = []
+    for table in tables:
+        look = LOOKS[str(table.panel.settings["preemption"])]
+        _draw_line(ax, by_block_size(table), colour=look.colour, marker=look.marker)
+        handles.append(Line2D([], [], color=look.colour, marker=look.marker, label=look.label))
+    _shade(ax, (float(COMPARABLE[0]), float(COMPARABLE[-1])))
+    _scale(ax, pd.concat([by_block_size(table) for table in tables]))
+    ax.set_ylabel("Normalized latency (s/token)")
+    rate = f"{tables[0].specs[0].rate:g}"
+    ax.set_title(f"ShareGPT, {rate} req/s")
+    shade = Patch(color=PAPER_COLOUR, label="comparable in the paper")
+    place_legend(canvas, [*handles, shade], columns=2)
+    return canvas
+
+
+def _draw_line(ax: Axes, latencies: pd.Series[float], *, colour: str, marker: str) -> None:
+    ax.plot(
+        latencies.index,
+        latencies,
+        color=colour,
+        marker=marker,
+        markeredgecolor="white",
+        markeredgewidth=0.4,
+        zorder=3,
+    )
+
+
+def _shade(ax: Axes, best: tuple[float, float] | None) -> None:
+    if best is not None:
+        ax.axvspan(best[0] / 2**0.5, best[1] * 2**0.5, color=PAPER_COLOUR, linewidth=0, zorder=0)
+
+
+def _scale(ax: Axes, latencies: pd.Series[float]) -> None:
+    """Powers of two below, decades on the left."""
+    sizes = sorted({int(size) for size in latencies.index})
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    ax.xaxis.set_major_locator(FixedLocator([float(size) for size in sizes]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.set_xlim(sizes[0] / 1.3, sizes[-1] * 1.3)
+    if latencies.notna().any():
+        ax.set_ylim(latencies.min() / 1.6, latencies.max() * 1.6)
+    ax.set_xlabel("Block size (tokens)")

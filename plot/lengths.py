@@ -1,0 +1,56 @@
+"""Input and output lengths of the two datasets: Figure 11."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import Patch
+
+from bench.experiments.computed import drawn_workload, length_shares
+from bench.experiments.model import Figure
+from bench.experiments.tables import PanelTable
+from plot.layout import panel_letter, place_legend
+
+INPUT_COLOUR, OUTPUT_COLOUR = "#0072B2", "#E69F00"
+SHOWN = {"sharegpt": ("ShareGPT", 2000.0), "alpaca": ("Alpaca", 300.0)}
+BINS = 40
+
+
+def draw_lengths(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
+    """One histogram of inputs and outputs for each dataset, their means marked."""
+    del figure, tables
+    canvas = Canvas(figsize=(5.4, 2.2), layout="constrained")
+    axes = canvas.subplots(1, len(SHOWN))
+    for index, (ax, (name, (title, longest))) in enumerate(zip(axes, SHOWN.items(), strict=True)):
+        workload = drawn_workload(name)
+        edges = np.linspace(0.0, longest, BINS + 1)
+        parts = (
+            ("input", workload.input_len, INPUT_COLOUR),
+            ("output", workload.output_len, OUTPUT_COLOUR),
+        )
+        for place, (word, lengths, colour) in enumerate(parts):
+            shares = length_shares(lengths, edges)
+            ax.stairs(shares, edges, color=colour, fill=True, alpha=0.45, linewidth=0)
+            ax.stairs(shares, edges, color=colour, linewidth=0.9)
+            mean = float(lengths.mean())
+            ax.axvline(mean, color=colour, linestyle="--", linewidth=0.9)
+            ax.text(
+                0.97,
+                0.92 - 0.11 * place,
+                f"mean {word} {mean:.2f}",
+                transform=ax.transAxes,
+                ha="right",
+                color=colour,
+                fontweight="bold",
+                fontsize=6.5,
+            )
+        ax.set_xlim(0, longest)
+        ax.set_ylim(0, None)
+        ax.set_xlabel("Tokens")
+        ax.set_title(f"{panel_letter(index)}{title}")
+    axes[0].set_ylabel("Requests (%)")
+    legend = [Patch(color=INPUT_COLOUR, label="Input"), Patch(color=OUTPUT_COLOUR, label="Output")]
+    place_legend(canvas, legend)
+    return canvas

@@ -1,0 +1,58 @@
+"""What it costs to preempt one sequence, by block size: Figure 19a."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from bench.experiments.computed import BATCH_DECODES, preemption_costs
+from bench.experiments.fig18_fig19 import BLOCK_SIZES, PREEMPTED
+from bench.experiments.model import Figure
+from bench.experiments.tables import PanelTable
+from plot.layout import place_legend
+from plot.systems import LineStyle
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a way to preempt is drawn."""
+
+    label: str
+    colour: str
+    marker: str
+
+
+LOOKS = {
+    "recompute": Look("Recomputation", "#0072B2", "o"),
+    "swap": Look("Swapping", "#D55E00", "D"),
+}
+LINES: tuple[tuple[str, str, str, str, LineStyle], ...] = (
+    ("recompute_s", "Recompute", "#0072B2", "o", "-"),
+    ("swap_both_s", "Swap out and in", "#D55E00", "D", "-"),
+    ("swap_in_s", "Swap in or out", "#D55E00", "s", "--"),
+)
+
+
+def draw_preemption_costs(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
+    """Time to recompute a sequence and to swap it; computed from the profile, not run."""
+    del figure, tables
+    costs = preemption_costs(BLOCK_SIZES, **PREEMPTED)
+    costs["swap_both_s"] = costs["swap_out_s"] + costs["swap_in_s"]
+    canvas = Canvas(figsize=(3.5, 2.5), layout="constrained")
+    ax = canvas.subplots()
+    places = range(len(costs))
+    handles = []
+    for column, label, colour, marker, line in LINES:
+        ax.plot(places, 1e3 * costs[column], color=colour, marker=marker, linestyle=line)
+        handles.append(Line2D([], [], color=colour, marker=marker, linestyle=line, label=label))
+    ax.set_xticks(list(places), [str(size) for size in costs["block_size"]])
+    ax.set_xlabel("Block size (tokens)")
+    ax.set_ylabel("Time (ms)")
+    ax.set_ylim(0, None)
+    length, device = PREEMPTED["context_len"], PREEMPTED["device_profile"]
+    ax.set_title(f"{length} tokens on {device}, beside {BATCH_DECODES} that decode")
+    place_legend(canvas, handles)
+    return canvas

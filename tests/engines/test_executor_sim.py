@@ -1,0 +1,149 @@
+"""What the simulation's executor makes of a batch: which work it prices, and how much of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from serving import (
+    ORCA,
+    TINY,
+    drive,
+    make_config,
+    make_engine,
+    make_profile,
+    make_request,
+    make_sim,
+)
+
+from engines.core.batch import Batch, Copy, Prompt, Swap
+from engines.core.request import SequenceGroup
+
+
+def joined(batch: Batch, prompt_len: int, **values: Any) -> SequenceGroup:
+    group = SequenceGroup(make_request(0, prompt_len, 4, sampling=values.pop("sampling", "n1")))
+    group.running = group.unfinished
+    batch.join(group, prompt_len)
+    batch.prompts.append(Prompt(group, prompt_len, **values))
+    return group
+
+
+@pytest.mark.parametrize(
+    ("cached", "copies", "tokens", "squares"),
+    [(0, 1, 10, 100), (4, 1, 6, 84), (0, 3, 30, 300), (4, 3, 18, 252)],
+)
+def test_prompts_are_priced_by_what_is_computed(
+    cached: int, copies: int, tokens: int, squares: int
+) -> None:
+    """A cached prefix is read but not computed; Orca computes a prompt once per sequence."""
+    batch = Batch()
+    joined(batch, 10, num_cached=cached, copies=copies, sampling="n3")
+    by_token = make_sim(make_config(), make_profile(flops=2.0 * TINY.num_parameters))
+    assert by_token.execute(batch).elapsed_s == pytest.approx(tokens)
+    by_square = make_sim(make_config(), make_profile(attention_flops=2.0 * 2 * 8))
+    assert by_square.execute(batch).elapsed_s == pytest.approx(squares)
+    by_sequence = make_sim(make_config(), make_profile(sequence_overhead_s=1.0))
+    assert by_sequence.execute(batch).elapsed_s == pytest.approx(3), "each sequence is sampled"
+
+
+def test_swapped_blocks_move_one_by_one_per_layer() -> None:
+    """A block is one transfer per layer for keys and one for values; bytes are per device."""
+    batch = Batch()
+    batch.swap_out += [Swap(0, 0), Swap(1, 1)]
+    batch.swap_in.append(Swap(5, 2))
+    by_transfer = make_sim(make_config(), make_profile(pcie_latency_s=1.0))
+    assert by_transfer.execute(batch).elapsed_s == 3 * 2 * TINY.num_layers
+    block_bytes = 4 * TINY.kv_bytes_per_token
+    for degree in (1, 2):
+        by_byte = make_sim(make_config(), make_profile(pcie_bandwidth=1.0), degree=degree)
+        assert by_byte.execute(batch).elapsed_s == pytest.approx(3 * block_bytes / degree)
+
+
+def test_copies_read_and_write() -> None:
+    """Copied bytes count twice, per device."""
+    batch = Batch()
+    batch.copies += [Copy(0, 4, 4), Copy(0, 8, 3)]
+    for degree in (1, 2):
+        sim = make_sim(make_config(), make_profile(copy_bandwidth=1.0), degree=degree)
+        expected = 2 * 7 * TINY.kv_bytes_per_token / degree
+        assert sim.execute(batch).elapsed_s == pytest.approx(expected)
+
+
+def test_decodes_are_priced_by_their_context() -> None:
+    """Only sequences that decode read a cache; the prompt of the step does not count."""
+    batch = Batch()
+    joined(batch, 10)
+    batch.clear_changes()
+    batch.begin(1)
+    batch.fix_decodes()
+    sim = make_sim(make_config(), make_profile(kv_bandwidth=float(TINY.kv_bytes_per_token)))
+    assert sim.execute(batch).elapsed_s == pytest.approx(11)
+    joined(batch, 20)
+    assert sim.execute(batch).elapsed_s == pytest.approx(11)
+
+
+ONE_FLOP_A_TOKEN = make_profile(flops=2.0 * TINY.num_parameters)
+
+
+@pytest.mark.parametrize(
+    ("system", "computed"), [("astra", 10), *((system.value, 30) for system in ORCA), ("ft", 30)]
+)
+def test_a_groups_prompt_is_shared_only_by_astra(system: str, computed: int) -> None:
+    """Three sequences of 10 + 4 tokens: one prompt or three, then three tokens a step."""
+    config = make_config(system, num_slots=256)
+    engine = make_engine(config, profile=ONE_FLOP_A_TOKEN)
+    (group,) = drive(engine, [make_request(0, 10, 4, sampling="n3")], max_steps=9)
+    assert group.first_token_s == pytest.approx(computed)
+    assert group.finish_s == pytest.approx(computed + 3 * 3)
+
+
+def test_ft_is_priced_with_its_padding() -> None:
+    """Prompts of 4 and 10 tokens cost 20, and both sequences are computed for 6 steps."""
+    engine = make_engine(make_config("ft", num_slots=256), profile=ONE_FLOP_A_TOKEN)
+    groups = drive(engine, [make_request(0, 4, 2), make_request(1, 10, 6)], max_steps=9)
+    assert [g.first_token_s for g in groups] == pytest.approx([20, 20])
+    assert [g.finish_s for g in groups] == pytest.approx([30, 30])
+
+
+def test_ft_reads_its_padding() -> None:
+    """Decoding reads the longest prompt for both: contexts of 11 and 12, twice."""
+    profile = make_profile(kv_bandwidth=float(TINY.kv_bytes_per_token))
+    engine = make_engine(make_config("ft", num_slots=256), profile=profile)
+    groups = drive(engine, [make_request(0, 4, 3), make_request(1, 10, 2)], max_steps=9)
+    assert [g.finish_s for g in groups] == pytest.approx([46, 46])
+
+
+def test_recomputation_is_priced_as_one_prompt() -> None:
+    """A preempted group computes prompt and generated tokens at once."""
+    config = make_config(num_slots=16, max_model_len=16, watermark=0.0)
+    engine = make_engine(config, profile=ONE_FLOP_A_TOKEN)
+    groups = drive(engine, [make_request(0, 4, 9), make_request(1, 4, 9)], max_steps=30)
+    assert [g.num_preemptions for g in groups] == [0, 2]
+    # Steps 0-14: two prompts; two decodes; one; one and a prompt of 6; one, five times; a prompt
+    # of 7; five decodes.
+    assert engine.clock.now == pytest.approx(8 + 2 + 1 + (1 + 6) + 5 + 7 + 5)
+
+
+def test_swapping_costs_the_blocks_there_and_back() -> None:
+    """As many transfers in as out, each 2 L of a block."""
+    config = make_config(num_slots=16, max_model_len=16, watermark=0.0, preemption="swap")
+    engine = make_engine(config, profile=make_profile(pcie_latency_s=1.0))
+    groups = drive(engine, [make_request(0, 4, 9), make_request(1, 4, 9)], max_steps=30)
+    preemptions = sum(group.num_preemptions for group in groups)
+    assert preemptions > 0
+    # Group 1 holds two blocks whenever it goes.
+    assert engine.clock.now == pytest.approx(preemptions * 2 * 2 * 2 * TINY.num_layers)
+
+
+@pytest.mark.parametrize("system", ["astra", "orca-oracle"])
+def test_beams_copy_a_block_or_the_whole_cache(system: str) -> None:
+    """Orca copies all tokens of a continued beam; Astra only partly filled shared blocks."""
+    config = make_config(system, num_slots=1024, max_model_len=256)
+    engine = make_engine(config, profile=make_profile(copy_bandwidth=2.0 * TINY.kv_bytes_per_token))
+    drive(engine, [make_request(0, 40, 100, sampling="beam2")], max_steps=200)
+    copied_tokens = engine.clock.now
+    if system == "astra":
+        assert copied_tokens % 4 == pytest.approx(0)
+        assert 0 < copied_tokens <= 4 * 100
+    else:
+        assert copied_tokens > 40
