@@ -16,7 +16,8 @@ FIGURES := fig2 fig12 fig12-13b fig12-66b fig12-175b fig12-13b-sharegpt fig12-13
            fig12-66b-sharegpt fig12-66b-alpaca fig12-175b-sharegpt fig12-175b-alpaca fig13
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test doctor all-main all $(FIGURES) report test lint benchmark clean
+.PHONY: help install install-test doctor all-main all $(FIGURES) report capacity reference test \
+        benchmark clean
 
 help:  ## this list, with the figures, their times and hardware
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## */make \1\t/' | expand -t 18
@@ -47,6 +48,12 @@ $(FIGURES): $(STAMP)
 
 report: $(STAMP)  ## hold all results against the paper's numbers
 	@$(BENCH) report $(FLAGS)
+
+capacity: $(STAMP)  ## sustained rates by bisection over three seeds, for the report's ratios
+	@$(BENCH) capacity --figure all-main --artifacts $(ARTIFACTS)
+
+reference: $(STAMP)  ## run everything and renew artifacts/reference/sim, to compare others' runs with
+	@$(BENCH) reference --renew --artifacts $(ARTIFACTS)
 
 test: install-test  ## install what the tests need and run them, linters first
 	@$(VENV)/bin/ruff check .

@@ -22,6 +22,7 @@ from engines.execution.sim import SimExecutor
 
 if TYPE_CHECKING:
     from engines.execution.setup import LoadedModel
+    from engines.execution.torch_executor import TorchExecutor
 
 ORCA_MAX_SEQS = 256
 ASTRA_MAX_SEQS = 2048
@@ -157,7 +158,7 @@ class RealPlatform:
         free = free_memory_bytes(torch.device("cpu"))
         return asked if free is None else min(asked, free // 2)
 
-    def executor(self, config: EngineConfig, *, logprobs: bool = False) -> Executor:
+    def executor(self, config: EngineConfig, *, logprobs: bool = False) -> TorchExecutor:
         """See `Platform.executor`; `logprobs` adds up the probabilities of chosen tokens."""
         from engines.execution.torch_executor import Options
 

@@ -8,7 +8,7 @@ where it was, and the report repeats a finished one from the store.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,12 +20,7 @@ from engines.core.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bench.progress import Display
-    from bench.results import Store
-    from bench.runner import Summary
-    from bench.worker import RunPoint
-
-DEFAULT_TOLERANCE, DEFAULT_SEEDS = 0.02, 3
+DEFAULT_TOLERANCE = 0.02
 TOLERANCES = (1e-3, 0.5)
 GROWTH = 2.0  # from rate to rate until the limit lies between two of them
 FEWEST_REQUESTS, MOST_REQUESTS = 4, 1_000_000  # of a trace whose latency means something
@@ -158,7 +153,7 @@ def probe_spec(spec: PointSpec, seed: int, rate: float) -> PointSpec:
 
 
 @dataclass
-class _Reader:
+class Reader:
     """Latencies from the store, each read once; remembers what stands behind them."""
 
     store: ResultStore
@@ -168,6 +163,7 @@ class _Reader:
     stale: bool = False
 
     def __call__(self, rate: float) -> float | None:
+        """The latency in s/token; None where there is no sound result."""
         rows = self.store.load([probe_spec(self.spec, self.seed, rate)])
         if rows.empty or rows[LATENCY].isna().any():
             return None
@@ -185,11 +181,11 @@ def stored_search(
 
     Seeds rise by one from the spec's own. None where not even the first search is finished.
     """
-    readers: dict[int, _Reader] = {}
+    readers: dict[int, Reader] = {}
     brackets: dict[int, Bracket] = {}
     target = target or Target()
     for seed in range(spec.seed, spec.seed + most_seeds):
-        reader = _Reader(store, spec, seed)
+        reader = Reader(store, spec, seed)
         try:
             result = search(spec.rate, reader, target=target, duration_s=spec.duration)
         except UserError:  # no rate crosses the limit: there is no capacity to report
@@ -202,82 +198,3 @@ def stored_search(
     devices = dict.fromkeys(name for reader in readers.values() for name in reader.devices)
     stale = any(reader.stale for reader in readers.values())
     return Found(spec, brackets, tuple(devices), stale)
-
-
-@dataclass(frozen=True)
-class Sought:
-    """What became of searches: the finished ones by spec, and how the points went."""
-
-    found: Mapping[PointSpec, Found]
-    summaries: tuple[Summary, ...]
-
-    @property
-    def failed(self) -> Summary | None:
-        """The round that ended the searches early, if one did."""
-        return next((s for s in self.summaries if s.exit_status), None)
-
-
-def run_searches(
-    store: Store,
-    specs: Sequence[PointSpec],
-    *,
-    target: Target,
-    seeds: int = DEFAULT_SEEDS,
-    jobs: int | None = None,
-    display: Display | None = None,
-    run: RunPoint | None = None,
-) -> Sought:
-    """Search every spec with every seed, all searches' next points side by side.
-
-    Ends with the first round in which a point fails or that Ctrl-C interrupts. Raises UserError
-    if no rate crosses the limit, or if the store cannot be written.
-    """
-    from bench.progress import Display
-    from bench.run import run_point
-    from bench.runner import run_points
-
-    display = display or Display()
-    known: dict[PointSpec, float] = {}
-    summaries: list[Summary] = []
-    while wanted := _wanted(specs, known, target=target, seeds=seeds):
-        if summaries:
-            display.note(f"round {len(summaries) + 1}: {len(wanted)} searches go on")
-        summaries.append(
-            run_points(store, wanted, jobs=jobs, run=run or run_point, display=display)
-        )
-        if summaries[-1].exit_status:
-            return Sought({}, tuple(summaries))
-        for spec in wanted:
-            known[spec] = _latency(store, spec)
-    found = {spec: _found(store, spec, target=target, seeds=seeds) for spec in specs}
-    return Sought(found, tuple(summaries))
-
-
-def _wanted(
-    specs: Sequence[PointSpec], known: Mapping[PointSpec, float], *, target: Target, seeds: int
-) -> list[PointSpec]:
-    """The next point of every search that is not finished."""
-    wanted: dict[PointSpec, None] = {}
-    for spec in specs:
-        for seed in range(spec.seed, spec.seed + seeds):
-            result = search(
-                spec.rate,
-                lambda rate, spec=spec, seed=seed: known.get(probe_spec(spec, seed, rate)),  # type: ignore[misc]
-                target=target,
-                duration_s=spec.duration,
-            )
-            if isinstance(result, Wanted):
-                wanted[probe_spec(spec, seed, result.rate)] = None
-    return list(wanted)
-
-
-def _latency(store: Store, spec: PointSpec) -> float:
-    latency = _Reader(store, spec, spec.seed)(spec.rate)
-    assert latency is not None, f"{spec.slug} has run but gives no latency"
-    return latency
-
-
-def _found(store: Store, spec: PointSpec, *, target: Target, seeds: int) -> Found:
-    found = stored_search(store, spec, target=target, most_seeds=seeds)
-    assert found is not None, f"the search of {spec.slug} has ended without a result"
-    return found

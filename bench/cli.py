@@ -21,6 +21,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "capacity": ("bench.commands.capacity", "Find the rate that a system sustains, by bisection."),
     "reference": ("bench.commands.reference", "Compare results with the reference, or renew it."),
     "figures": ("bench.commands.figures", "List the figures: what they need and how long."),
+    "kernels": ("bench.commands.kernels", "Time the kernels on this device (Figures 18a, 19a)."),
+    "profile": ("bench.commands.profile", "Measure this device for the simulation."),
     "data": ("bench.commands.data", "Fetch or import data sets."),
     "doctor": ("bench.commands.doctor", "Check this machine: what works, what is missing."),
 }

@@ -127,7 +127,8 @@ def _mark_ratio(ax: Axes, table: PanelTable) -> None:
 
 
 def _handles(tables: Sequence[PanelTable]) -> list[Line2D]:
-    systems = {curve.system for table in tables for curve in table.panel.curves}
+    curves = [curve for table in tables for curve in table.panel.curves]
+    labels = {curve.system: curve.label or style_of(curve.system).label for curve in curves}
     return [
         Line2D(
             [],
@@ -137,7 +138,7 @@ def _handles(tables: Sequence[PanelTable]) -> list[Line2D]:
             marker=style.marker,
             markeredgecolor="white",
             markeredgewidth=0.4,
-            label=style.label,
+            label=labels[system],
         )
-        for style in map(style_of, in_order(systems))
+        for system, style in ((system, style_of(system)) for system in in_order(set(labels)))
     ]

@@ -82,6 +82,7 @@ def footer(tables: Sequence[PanelTable], backend: str) -> str:
         parts.append("FasterTransformer: our request-level policy")
     durations = [f"{float(value):g}" for value in _distinct(tables, "duration")]
     parts.append(f"traces of {' and '.join(durations)} s")
+    parts += sorted({table.panel.note for table in tables if table.panel.note})
     seeds = _distinct(tables, "seed")
     parts.append(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}")
     return " · ".join(parts)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.capacity import LIMIT_S_PER_TOKEN
-from bench.capacity_search import DEFAULT_SEEDS, DEFAULT_TOLERANCE, Found, Sought, Target
+from bench.capacity_search import DEFAULT_TOLERANCE, Target
+from bench.commands.capacity_output import print_figures, print_one
 from bench.commands.options import (
     artifacts_option,
     point_options,
@@ -23,10 +22,11 @@ from bench.point import PointSpec
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.intervals import Mean
-    from bench.reporting.searched import Pair, Ratio
+    from bench.capacity_run import Sought
+    from bench.reporting.searched import Pair
     from bench.results import Store
 
+DEFAULT_SEEDS = 3
 SEARCH_OPTIONS = ("figures", "limit", "tolerance", "seeds", "jobs", "as_json", "quiet", "artifacts")
 FIGURE_OPTIONS = ("full", "seed", "lengths", "backend")
 
@@ -98,7 +98,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     sought = _run(store, [spec], target=target, given=given)
     tell_backend(given["backend"], spec.backend)
     if spec in sought.found:
-        _print_one(sought.found[spec], target=target, as_json=given["as_json"])
+        print_one(sought.found[spec], target=target, as_json=given["as_json"])
     ctx.exit(_tell(sought, store))
 
 
@@ -131,7 +131,7 @@ def _spec(given: Mapping[str, Any]) -> PointSpec:
 def _run(
     store: Store, specs: Sequence[PointSpec], *, target: Target, given: Mapping[str, Any]
 ) -> Sought:
-    from bench.capacity_search import run_searches
+    from bench.capacity_run import run_searches
     from bench.progress import choose
 
     return run_searches(
@@ -176,6 +176,11 @@ def _search_figures(
         for pair in pairs
         for system in (pair.over, pair.under)
     }
+    if any(spec.timeout is not None for spec in specs.values()):
+        raise UserError(
+            f"figures on backend '{choice.backend}' cut requests off, so that no rate is sustained "
+            "or not: give a system with --system instead of --figure"
+        )
     sought = _run(store, list(dict.fromkeys(specs.values())), target=target, given=given)
     if sought.found:
         found = {key: sought.found[spec] for key, spec in specs.items()}
@@ -183,7 +188,7 @@ def _search_figures(
             Ratio(pair, found[pair.panel, pair.over], found[pair.panel, pair.under])
             for pair in pairs
         ]
-        _print_figures(found, ratios, target=target, as_json=given["as_json"])
+        print_figures(found, ratios, target=target, as_json=given["as_json"])
     return _tell(sought, store)
 
 
@@ -202,81 +207,3 @@ def _pairs(names: Iterable[str]) -> list[Pair]:
             )
         found |= dict.fromkeys(pairs)
     return list(found)
-
-
-def _print_one(found: Found, *, target: Target, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps({**asdict(target), **_values(found)}))
-        return
-    from bench.commands.tables import print_table
-
-    rows = [
-        (str(seed), f"{b.sustained:g}", f"{b.exceeded:g}", f"{b.capacity:.4g}", str(len(b.probes)))
-        for seed, b in found.brackets.items()
-    ]
-    header = ("seed", "sustained (req/s)", "exceeded (req/s)", "capacity (req/s)", "points")
-    print_table(header, rows)
-    click.echo(f"{found.spec.system} sustains {_mean_text(found.mean)} req/s")
-
-
-def _print_figures(
-    found: Mapping[tuple[str, str], Found],
-    ratios: Sequence[Ratio],
-    *,
-    target: Target,
-    as_json: bool,
-) -> None:
-    if as_json:
-        values = {
-            **asdict(target),
-            "curves": [{"panel": panel, **_values(one)} for (panel, _), one in found.items()],
-            "ratios": [_ratio_values(ratio) for ratio in ratios],
-        }
-        click.echo(json.dumps(values))
-        return
-    from bench.commands.tables import print_table
-
-    rows = [(panel, system, _mean_text(one.mean)) for (panel, system), one in found.items()]
-    print_table(("panel", "system", "capacity (req/s)"), rows)
-    pairs = [(r.pair.panel, f"{r.pair.over} / {r.pair.under}", _mean_text(r.mean)) for r in ratios]
-    print_table(("panel", "ratio", "mean over seeds"), pairs)
-
-
-def _mean_text(mean: Mean) -> str:
-    seeds = f"{mean.count} seed{'s' if mean.count > 1 else ''}"
-    if mean.interval is None:
-        return f"{mean.value:.3g} ({seeds})"
-    low, high = mean.interval
-    return f"{mean.value:.3g} (95 % interval {low:.3g} to {high:.3g}, {seeds})"
-
-
-def _mean_values(mean: Mean) -> dict[str, Any]:
-    return {"mean": mean.value, "interval_95": mean.interval, "seeds": mean.count}
-
-
-def _values(found: Found) -> dict[str, Any]:
-    settings = {k: v for k, v in found.spec.to_dict().items() if k not in ("rate", "seed")}
-    return {
-        **settings,
-        "device": ", ".join(found.devices),
-        "capacity_req_s": found.mean.value,
-        "interval_95_req_s": found.mean.interval,
-        "by_seed": [
-            {
-                "seed": seed,
-                "capacity_req_s": bracket.capacity,
-                "sustained_req_s": bracket.sustained,
-                "exceeded_req_s": bracket.exceeded,
-                "probes": [
-                    {"rate": rate, "mean_normalized_latency_s": latency}
-                    for rate, latency in bracket.probes
-                ],
-            }
-            for seed, bracket in found.brackets.items()
-        ],
-    }
-
-
-def _ratio_values(ratio: Ratio) -> dict[str, Any]:
-    by_seed = {str(seed): value for seed, value in ratio.by_seed.items()}
-    return {**asdict(ratio.pair), **_mean_values(ratio.mean), "by_seed": by_seed}

@@ -38,7 +38,7 @@ class Panel:
 
     `name` is also a name for `bench figure` (for example `fig12-13b-sharegpt`).
     `settings` are fields of PointSpec; `full_settings` replace them under `--full`
-    (the paper's own trace lengths).
+    (the paper's own trace lengths). `note` says how it departs from the paper's, if it does.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Panel:
     curves: tuple[Curve, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     full_settings: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
 
     def curve_points(
         self, curve: Curve, *, full: bool = False, **overrides: Any

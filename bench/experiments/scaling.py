@@ -3,14 +3,16 @@
 The rule, for every panel of the paper's OPT-13B (and LLaMA-13B) experiments:
 
 - the model is OPT-125M's shape with dummy weights, in float32;
-- input and output lengths, the model's context and the KV slots are divided by `SHRINK`, so that
-  as many requests share the cache, and each reserves and wastes the same share of it, as there;
+- input and output lengths, the model's context, the KV slots and blocks are divided by `SHRINK`
+  (a block keeps at least one slot), so that as many requests share the cache, and each reserves and
+  wastes the same share of it, as there;
 - request rates are multiplied by `SHRINK * speed`, where `speed` is the paper's step time over this
   device's, both for `TYPICAL_BATCH` decoding requests of typical length (the former from the
   device profile, the latter measured): requests then arrive as often per step as in the paper;
 - of each curve's rates three remain: the median, the upper quartile and the highest;
-- arrivals last `DURATION_S`, and serving ends at `TIMEOUT_S` whatever is left. Warm-up and window
-  keep their share of the duration.
+- arrivals last `DURATION_S`, or `SATURATED_S` where a steady state is averaged; serving ends after
+  twice that, whatever is left. Warm-up and window keep their share of the duration, but a window
+  opens after a quarter at the earliest, since a queue takes longer to build up in so few requests.
 
 `speed` is measured once for a directory of results and kept there, so that runs can be resumed and
 drawn later. Shares of memory and batch sizes carry over; latencies per token are those of this
@@ -35,11 +37,12 @@ from engines.execution.memory import default_slots
 from engines.execution.profile import load_profile
 
 MODEL = "opt-125m"
-SHRINK = 16
+SHRINK = 32
 TYPICAL_BATCH = 30  # requests that Astra batches in Fig. 13
 TYPICAL_CONTEXT = 330  # tokens of a ShareGPT request halfway through its output
-DURATION_S = 8.0
-TIMEOUT_S = 40.0
+DURATION_S = 12.0
+SATURATED_S = 40.0
+BLOCK_SIZE = 16  # the original's, where a panel does not vary it
 SCALED_MODELS = ("opt-13b", "llama-13b")
 
 _FILE = "scale-cpu.json"
@@ -53,8 +56,9 @@ def scale_panel(panel: Panel, speed: float) -> Panel:
     model = panel.settings["model"]
     profile = load_profile(panel.settings["device_profile"])
     slots = default_slots(find_model(model), profile, panel.settings["tensor_parallel"])
-    duration = panel.settings["duration"]
-    share = DURATION_S / duration
+    before, window = panel.settings["duration"], panel.settings.get("window")
+    duration = DURATION_S if window is None else SATURATED_S
+    share = duration / before
     settings = {
         **panel.settings,
         "model": MODEL,
@@ -62,16 +66,18 @@ def scale_panel(panel: Panel, speed: float) -> Panel:
         "dtype": "float32",
         "shrink": SHRINK,
         "kv_slots": slots // SHRINK,
-        "duration": DURATION_S,
-        "timeout": TIMEOUT_S,
-        "warmup": share * panel.settings.get("warmup", 0.1 * duration),
+        "block_size": max(1, panel.settings.get("block_size", BLOCK_SIZE) // SHRINK),
+        "duration": duration,
+        "timeout": 2 * duration,
+        "warmup": share * panel.settings.get("warmup", 0.1 * before),
     }
-    if "window" in panel.settings:
-        settings["window"] = tuple(share * edge for edge in panel.settings["window"])
+    if window is not None:
+        settings["window"] = (max(share * window[0], duration / 4), share * window[1])
     factor = SHRINK * speed
     return replace(
         panel,
-        title=f"{panel.title} - in miniature: {MODEL}, lengths / {SHRINK}, rates x {factor:.3g}",
+        title=f"{panel.title} in miniature",
+        note=f"{MODEL} for {model}, lengths / {SHRINK}, rates x {factor:.3g}",
         curves=tuple(_scale_curve(curve, factor) for curve in panel.curves),
         settings=settings,
         full_settings={},

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from bench.experiments import registry
+from bench.reference import comparison_text, shown_lines
 from bench.reporting.verdicts import (
     Status,
     Verdict,
@@ -46,6 +47,7 @@ def to_markdown(report: Report) -> str:
         *_capacity_sections(report.capacities),
         *_problem_section(report),
         *_method_sections(),
+        *_reference_section(report),
         *_provenance_section(report),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -128,6 +130,14 @@ def _method_sections() -> list[str]:
             [(a.workload, a.name, f"{a.value:g}", a.source) for a in assumptions()],
         ),
     ]
+
+
+def _reference_section(report: Report) -> list[str]:
+    if report.reference is None:
+        return []
+    lines = [f"- {line}" for line in shown_lines(report.reference.lines)]
+    text = f"{comparison_text(report.reference)}."
+    return ["## Against the reference results", text, "\n".join(lines)]
 
 
 def _provenance_section(report: Report) -> list[str]:

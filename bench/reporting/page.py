@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from bench.experiments import registry
 from bench.progress import clock
-from bench.reference import comparison_text, shown_lines
 from bench.reporting.markup import Html, element, join, prose
+from bench.reporting.page_method import method, provenance, workloads
 from bench.reporting.page_parts import (
     SIGNS,
     bullets,
@@ -19,40 +19,25 @@ from bench.reporting.page_parts import (
     failure_list,
     picture,
     registry_title,
-    table,
+    section,
 )
 from bench.reporting.verdicts import Status, Verdict
 from bench.reporting.wording import (
     BACKENDS,
-    BASELINES,
-    CAPACITY_METHOD,
     figure_title,
     headline,
     pending_by_reason,
-    provenance_rows,
     settings_text,
 )
-from bench.workloads import assumptions
 
 if TYPE_CHECKING:
     from bench.report import Report
     from bench.reporting.pictures import Drawing
 
 TITLE = "The paper's claims against this artifact"
-BASES = (
-    "**predicted**: simulated, and no parameter was fitted on this number.",
-    "**calibrated**: simulated, and a parameter was fitted on this very number.",
-    "**measured**: a model ran on the device that is named.",
-    "**computed**: follows from shapes and sizes, without a run.",
-)
 NOTHING = (
     "There are no results of this kind yet: run figures first, for example `bench figure fig2`, "
     "then `bench report` again."
-)
-PICTURES = (
-    "Small pictures in the tables: the dark mark is the paper's value or range, the band what the "
-    "tolerance allows, the dot ours (an arrow if it lies beyond the picture), and the thin line "
-    "its 95 % interval over seeds."
 )
 
 
@@ -85,14 +70,9 @@ def _sections(report: Report, drawings: Mapping[str, Drawing]) -> Iterable[Html]
         if verdicts or (name in report.progress and name not in report.pending):
             yield _figure(report, name, verdicts, drawings.get(name))
     yield from _problems(report)
-    yield _method(report)
-    yield _workloads()
-    yield from _provenance(report)
-
-
-def _section(name: str, title: str, *children: str) -> Html:
-    heading = element("h2", title, id=f"{name}-title")
-    return element("section", heading, *children, id=name, aria_labelledby=f"{name}-title")
+    yield method()
+    yield workloads()
+    yield from provenance(report)
 
 
 def _header(report: Report) -> Html:
@@ -163,7 +143,7 @@ def _contents(report: Report) -> Html:
                 element("span", f"{held} of {len(verdicts)} hold", class_="held"),
             )
         )
-    return _section("claims", "Claims by figure", element("ol", *rows, class_="contents"))
+    return section("claims", "Claims by figure", element("ol", *rows, class_="contents"))
 
 
 def _short(title: str) -> str:
@@ -174,7 +154,7 @@ def _short(title: str) -> str:
 def _failures(report: Report) -> Iterable[Html]:
     undecided = [v for v in report.verdicts if v.status in (Status.FAIL, Status.OPEN)]
     if undecided:
-        yield _section(
+        yield section(
             "failures", "What does not hold, or is open, and why", failure_list(undecided)
         )
 
@@ -196,7 +176,7 @@ def _figure(report: Report, name: str, verdicts: list[Verdict], drawing: Drawing
         parts.append(element("div", *capacities, class_="numbers"))
     if figure is not None:
         parts.append(element("p", prose(_made(report, name)), class_="made"))
-    return _section(name, figure_title(name), *parts)
+    return section(name, figure_title(name), *parts)
 
 
 def _panels(name: str) -> set[str]:
@@ -221,7 +201,7 @@ def _problems(report: Report) -> Iterable[Html]:
     if report.problems:
         lines = element("ul", *(element("li", line) for line in report.problems))
         count = f"{len(report.problems)} points"
-        yield _section(
+        yield section(
             "problems",
             "Missing, corrupt and stale results",
             element("p", "Missing and corrupt points count for nothing on this page."),
@@ -231,54 +211,4 @@ def _problems(report: Report) -> Iterable[Html]:
         )
     if report.pending:
         lines = bullets(f"{', '.join(names)}: {why}." for why, names in pending_by_reason(report))
-        yield _section("pending", "Figures without results", lines)
-
-
-def _method(report: Report) -> Html:
-    calibrations = [
-        (f"{item.parameter} ({item.where})", item.fitted_on) for item in registry.CALIBRATIONS
-    ]
-    return _section(
-        "method",
-        "How the numbers were obtained",
-        bullets(BASES),
-        element("p", PICTURES),
-        element("h3", "Capacity"),
-        element("p", prose(CAPACITY_METHOD)),
-        element("h3", "What is calibrated"),
-        element(
-            "p", "These were fitted on numbers of the paper; all other numbers are predictions."
-        ),
-        table(("parameter", "fitted on"), calibrations, caption="Calibrations", class_="stacked"),
-        element("h3", "What the baselines are"),
-        bullets(BASELINES),
-    )
-
-
-def _workloads() -> Html:
-    rows = [(a.workload, a.name, f"{a.value:g}", a.source) for a in assumptions()]
-    head = ("workload", "number", "value", "source")
-    return _section(
-        "workloads",
-        "What the workloads assume",
-        table(head, rows, caption="Assumptions of synthetic workloads", class_="stacked"),
-    )
-
-
-def _provenance(report: Report) -> Iterable[Html]:
-    found = report.reference
-    if found is not None:
-        lines = element("ul", *(element("li", line) for line in shown_lines(found.lines)))
-        yield _section(
-            "reference",
-            "Against the reference results",
-            element("p", f"{comparison_text(found)}."),
-            *([lines] if found.lines else []),
-        )
-    rows = provenance_rows(report.summary)
-    if rows:
-        yield _section(
-            "provenance",
-            "Provenance",
-            table(("what", "value"), rows, caption="Sources, machine, time", class_="provenance"),
-        )
+        yield section("pending", "Figures without results", lines)

@@ -196,3 +196,9 @@ def _capacity_table(rows: Sequence[CurveCapacity]) -> Html:
 def bullets(lines: Iterable[str]) -> Html:
     """A plain list; `**` and backticks mark words."""
     return element("ul", *(element("li", prose(line)) for line in lines))
+
+
+def section(name: str, title: str, *children: str) -> Html:
+    """A section with a heading, to which links lead by `name`."""
+    heading = element("h2", title, id=f"{name}-title")
+    return element("section", heading, *children, id=name, aria_labelledby=f"{name}-title")

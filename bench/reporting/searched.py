@@ -75,7 +75,7 @@ def pairs_in(selection: Selection) -> list[Pair]:
 def spec_of(panel_name: str, system: str, choice: Choice) -> PointSpec:
     """What is searched for a system's curve: its settings, at the rate where searches start."""
     panel = registry.find_panel(panel_name)
-    start = _start(_curve_of(panel, system))
+    start = _start(_curve_of(choice.panel(panel), system))
     points = [spec for spec in choice.points(panel) if spec.system == system]
     return replace(points[0], rate=start)
 

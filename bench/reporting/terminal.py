@@ -8,6 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from bench.reference import comparison_text
 from bench.reporting.verdicts import (
     Status,
     deviation_text,
@@ -45,6 +46,8 @@ def print_report(report: Report, console: Console) -> None:
             f"[yellow]{len(report.problems)} points are missing, corrupt or stale[/]: "
             "see the report"
         )
+    if report.reference is not None:
+        console.print(comparison_text(report.reference), highlight=False)
     console.print(
         f"[bold]{headline(report)}[/] ({report.choice.backend}, "
         f"{report.summary.num_points} points, {report.summary.busy_s:.0f} s of work)"

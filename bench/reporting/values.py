@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.capacity import LIMIT_S_PER_TOKEN, Bound, Estimate
 from bench.experiments import registry
+from bench.reference import Comparison
 from bench.reporting.verdicts import Verdict, reason_text
 from bench.reporting.wording import headline
 
@@ -28,8 +29,16 @@ def to_json(report: Report) -> dict[str, Any]:
         "problems": list(report.problems),
         "pending": dict(report.pending),
         "calibrations": [asdict(item) for item in registry.CALIBRATIONS],
+        "figures": {name: asdict(progress) for name, progress in report.progress.items()},
+        "reference": _reference_values(report.reference),
         "provenance": asdict(report.summary),
     }
+
+
+def _reference_values(found: Comparison | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {**asdict(found), "directory": found.directory.as_posix(), "lines": list(found.lines)}
 
 
 def _verdict_values(verdict: Verdict) -> dict[str, Any]:

@@ -75,11 +75,13 @@ class BeamProcess:
         the product of their i / (novelty + i). Such a wait is geometric with a probability that
         is Beta(novelty, t + 1) distributed.
         """
-        positions = np.array([_position(group, step) for group in groups])
-        waits = self._random.geometric(self._random.beta(self._novelty, positions + 1))
-        for group, position in zip(groups, (positions + waits).tolist(), strict=True):
-            self._next_open[group.request.request_id] = position
-            self._file(group, step)
+        ids = [group.request.request_id for group in groups]
+        positions = np.array([self._next_open[i] for i in ids])  # they are due
+        waits = self._random.geometric(self._random.beta(self._novelty, positions + 1)).tolist()
+        for group, i, wait in zip(groups, ids, waits, strict=True):
+            self._next_open[i] += wait
+            if step + wait <= group.last_step:
+                self._due.setdefault(step + wait, []).append(group)
 
     def _forget(self, group: SequenceGroup) -> None:
         self._scores.pop(group.request.request_id, None)
@@ -96,12 +98,15 @@ class BeamProcess:
         best = np.argsort(-flat, axis=1, kind="stable")[:, :width]
         kept = np.take_along_axis(flat, best, axis=1)
         kept -= kept[:, :1]  # only differences matter; keeps scores bounded
-        for row, parents in enumerate((best // width).tolist()):
-            order = place_children(parents)
-            self._scores[ids[row]] = kept[row, order]
-            placed = [parents[candidate] for candidate in order]
-            if any(parent != place for place, parent in enumerate(placed)):
-                forks.append(Fork(groups[row], placed))
+        parents = best // width
+        placed = np.empty_like(kept)  # right wherever every beam survives; then order is parents
+        np.put_along_axis(placed, parents, kept, axis=1)
+        for row, chosen in enumerate(parents.tolist()):
+            if len(set(chosen)) < width:
+                order = place_children(chosen)
+                placed[row] = kept[row, order]
+                forks.append(Fork(groups[row], [chosen[candidate] for candidate in order]))
+        self._scores.update(zip(ids, placed, strict=True))
 
 
 def _position(group: SequenceGroup, step: int) -> int:

@@ -109,6 +109,8 @@ def check_exactness(device: str, kernels: Kernels) -> Iterator[ExactnessResult]:
             for name, config in configurations().items():
                 engine, _ = build_engine(_model(kind, device), kernels, config)
                 got, wanted = serve(engine, requests(sampling)), _expected(kind, sampling)
-                pairs = [p for a, b in zip(got, wanted, strict=True) for p in zip(a, b, strict=True)]
+                pairs = [
+                    p for a, b in zip(got, wanted, strict=True) for p in zip(a, b, strict=True)
+                ]
                 different = sum(a != b for a, b in pairs)
                 yield ExactnessResult(f"{kind} {sampling} {name}", len(pairs), different)

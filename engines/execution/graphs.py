@@ -39,6 +39,7 @@ class DecodeGraphs:
         """
         if rows.capacity != self._capacity:  # their tensors are new ones
             self._graphs.clear()
+            self._pool = torch.cuda.graph_pool_handle()  # a pool ends with the last of its graphs
             self._capacity = rows.capacity
         lens = rows.device.context_lens
         lens.add_(lens > 0)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from engines.core.batch import Prompt
 from engines.core.request import Request
 from engines.execution.kv_cache import KVCache
 from engines.execution.rows import Rows
+from engines.execution.transfer import send
 
 _PREFIX_STREAM = 1
 _PROMPT_STREAM = 2
@@ -100,21 +100,21 @@ def build_prompts(
     span_rows = np.array([span.row for span in ordered])
     device = rows.device.tables.device
 
-    def send(array: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(array).to(device)
+    def to_device(array: NDArray[np.generic]) -> Tensor:
+        return send(array, device)
 
     positions = [np.maximum(span_places(s) - rows.start_offsets[s.row], 0) for s in ordered]
     return PromptBatch(
         spans=tuple(ordered),
-        token_ids=send(np.concatenate(parts)),
-        positions=send(np.concatenate(positions)),
-        slots=send(np.concatenate(slots)),
-        last=send(starts[1:] - 1),
+        token_ids=to_device(np.concatenate(parts)),
+        positions=to_device(np.concatenate(positions)),
+        slots=to_device(np.concatenate(slots)),
+        last=to_device(starts[1:] - 1),
         logits_of=np.array([logits_of[row] for row in sorted(logits_of)], dtype=np.int64),
-        starts=send(starts.astype(np.int32)),
-        context_lens=send(np.array([s.num_tokens for s in ordered], dtype=np.int32)),
-        tables=send(rows.tables[span_rows]),
-        padding=send(rows.start_offsets[span_rows]),
+        starts=to_device(starts.astype(np.int32)),
+        context_lens=to_device(np.array([s.num_tokens for s in ordered], dtype=np.int32)),
+        tables=to_device(rows.tables[span_rows]),
+        padding=to_device(rows.start_offsets[span_rows]),
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from engines.core.batch import Batch, TableChange
 from engines.core.request import Sequence as Output
 from engines.execution.kv_cache import KVCache
+from engines.execution.transfer import send
 
 _FIRST_CAPACITY = 16
 
@@ -241,6 +242,4 @@ class Rows:
         self.device.tables[self._send(rows), self._send(columns)] = values
 
     def _send(self, array: NDArray[np.generic]) -> Tensor:
-        """Copy to the device without waiting for it; PyTorch keeps pinned memory until then."""
-        pinned = torch.from_numpy(np.ascontiguousarray(array)).pin_memory()
-        return pinned.to(self._device, non_blocking=True)
+        return send(array, self._device)

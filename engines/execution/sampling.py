@@ -29,14 +29,17 @@ def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return value ^ (value >> np.uint64(31))
 
 
-def sample(logits: Tensor, uniforms: Tensor, *, temperatures: Tensor, top_ps: Tensor) -> Tensor:
+def sample(
+    logits: Tensor, uniforms: Tensor, *, temperatures: Tensor, top_ps: Tensor | None
+) -> Tensor:
     """Draw a token for each row by inverting its distribution at `uniforms`.
 
     logits is [n, vocab]; the others are float64 [n], temperatures positive. top_p keeps the
-    likeliest tokens up to the one that brings their probability to top_p. Returns int64 [n].
+    likeliest tokens up to the one that brings their probability to top_p (None: all). Returns
+    int64 [n].
     """
     scores = logits.double() / temperatures[:, None]
-    if bool((top_ps >= 1).all()):
+    if top_ps is None:
         return _invert(scores.softmax(-1).cumsum(-1), uniforms)
     ordered, tokens = scores.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(-1)

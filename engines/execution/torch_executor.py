@@ -27,6 +27,7 @@ from engines.execution.kv_cache import KVCache, RowView
 from engines.execution.prompts import PromptBatch, PromptTokens, build_prompts
 from engines.execution.rows import Rows
 from engines.execution.sampling import log_probabilities, sample, uniform_numbers
+from engines.execution.transfer import send
 from engines.kernels.interface import Kernels
 from engines.models.interfaces import Model
 
@@ -194,7 +195,7 @@ class TorchExecutor:
         """Choose every sequence's token, on the device; then keep the books on the host."""
         rows, count = self.rows, len(self.rows)
         shared = len(logits) != count or bool(batch.prompts)
-        index = torch.from_numpy(source).to(logits.device) if shared else None
+        index = send(source, logits.device) if shared else None
         tokens = logits.argmax(-1)
         if index is not None:
             tokens = tokens[index]
@@ -222,14 +223,12 @@ class TorchExecutor:
             self._options.seed, rows.keys[drawing], rows.num_outputs[drawing]
         )
 
-        def send(array: NDArray[np.generic]) -> Tensor:
-            return torch.from_numpy(array).to(logits.device)
-
-        tokens[send(drawing)] = sample(
-            logits[send(source[drawing])],
-            send(uniforms),
-            temperatures=send(rows.temperatures[drawing].astype(np.float64)),
-            top_ps=send(rows.top_ps[drawing].astype(np.float64)),
+        device, top_ps = logits.device, rows.top_ps[drawing].astype(np.float64)
+        tokens[send(drawing, device)] = sample(
+            logits[send(source[drawing], device)],
+            send(uniforms, device),
+            temperatures=send(rows.temperatures[drawing].astype(np.float64), device),
+            top_ps=send(top_ps, device) if (top_ps < 1).any() else None,
         )
 
     def _beam_candidates(
@@ -246,7 +245,7 @@ class TorchExecutor:
         vocab_size = logits.shape[-1]
         for (width, count), groups in shapes.items():
             places = [self.rows.row_of(s) for g in groups for s in g.running[:width]]
-            index = torch.from_numpy(source[places]).to(logits.device)
+            index = send(source[places], logits.device)
             scores = torch.tensor([self._search_of(g).scores for g in groups])
             values, flat = best_candidates(
                 logits[index].view(len(groups), width, -1), scores.to(logits.device), count

@@ -10,11 +10,11 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.capacity_run import run_searches
 from bench.capacity_search import (
     Bracket,
     Target,
     Wanted,
-    run_searches,
     search,
     stored_search,
 )

@@ -15,7 +15,7 @@ def costs():
 
 
 def test_recomputing_does_not_depend_on_the_block_size(costs):
-    assert costs["recompute_s"].nunique() == 1
+    assert costs["recompute_s"].to_numpy() == pytest.approx(costs["recompute_s"][1])
     assert costs["recompute_s"].iloc[0] > 0
 
 

@@ -2,13 +2,16 @@
 
 import csv
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from capacity_fakes import serve
+from click.testing import CliRunner
 
+from bench.commands.reference import command
 from bench.experiments import registry
 from bench.experiments.tables import Choice
 from bench.plan import weight
@@ -114,7 +117,26 @@ def test_report_shows_the_comparison(store, tmp_path):
     write_report(store, tmp_path / "report", reference=tmp_path / "reference")
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     count = len(registry.find(PANEL).points())
-    assert f"{count} of {count} points run equal the reference" in page
+    said = f"{count} of {count} points run equal the reference"
+    assert said in page
+    assert said in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    values = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
+    assert values["reference"]["num_equal"] == count
+
+
+def test_command_compares_and_fails_where_points_differ(store, tmp_path):
+    words = ["--artifacts", str(store.root), "--reference", str(tmp_path / "reference")]
+    unknown = CliRunner().invoke(command, words)
+    assert isinstance(unknown.exception, UserError)
+    present = Store(store.root)
+    fill(present)
+    write_reference(present, tmp_path / "reference")
+    same = CliRunner().invoke(command, words)
+    assert (same.exit_code, same.exception) == (0, None)
+    fill(present, factor=1.5)
+    other = CliRunner().invoke(command, words)
+    assert other.exit_code == 1
+    assert "mean_normalized_latency_s" in other.output
 
 
 def test_missing_or_damaged_reference_is_one_clear_line(tmp_path):

@@ -74,7 +74,7 @@ def test_unknown_name_suggests_the_nearest():
 def test_pending_figure_cannot_be_run_and_says_why():
     selection = registry.find("fig18-a")
     assert selection.points() == []
-    with pytest.raises(UserError, match="fig18-a.*bench kernels"):
+    with pytest.raises(UserError, match=r"fig18-a.*bench kernels"):
         selection.require_runnable()
 
 

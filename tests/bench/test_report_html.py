@@ -1,5 +1,6 @@
 """The report's page: whole, escaped, self-contained and accessible, by parsing it."""
 
+import io
 from html.parser import HTMLParser
 
 import numpy as np
@@ -71,6 +72,16 @@ def fill(store: Store, *names: str) -> None:
             store.write(spec, outcome, provenance={"source_sha256": store.source})
 
 
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory) -> dict[str, Drawing]:
+    """Drawn once for all tests: it takes longer than everything else."""
+    store = Store(tmp_path_factory.mktemp("drawn"), source="present")
+    fill(store, "fig2")
+    found = draw_all(store, backend="sim", full=False, overrides={})
+    assert found["fig2"].png
+    return found
+
+
 def page_of(store: Store, drawings: dict[str, Drawing] | None = None) -> Page:
     return Page(to_html(build_report(store, Choice()), drawings or {}))
 
@@ -105,9 +116,8 @@ def test_reasons_methods_and_assumptions_are_told(store):
     assert report.failed
 
 
-def test_page_loads_nothing_from_elsewhere(store):
+def test_page_loads_nothing_from_elsewhere(store, drawings):
     fill(store, "fig2")
-    drawings = draw_all(store, backend="sim", full=False, overrides={})
     page = page_of(store, drawings)
     assert page.of("img")
     assert not {"script", "link", "iframe", "object", "embed", "base"} & {
@@ -135,9 +145,9 @@ def test_links_lead_somewhere_and_names_are_unique(store):
     assert all(target.startswith("#") and target[1:] in names for target in targets)
 
 
-def test_page_can_be_heard(store):
+def test_page_can_be_heard(store, drawings):
     fill(store, "fig2")
-    page = page_of(store, draw_all(store, backend="sim", full=False, overrides={}))
+    page = page_of(store, drawings)
     assert page.of("html")[0]["lang"] == "en"
     assert all(len(str(a["alt"])) > 20 for a in page.of("img"))
     assert all("scope" in a for a in page.of("th"))
@@ -181,10 +191,9 @@ def test_without_results_the_page_says_what_to_do(store):
     assert "bench figure fig2" in words
 
 
-def test_equal_results_give_equal_pages(store, tmp_path):
+def test_equal_results_give_equal_pages(store, drawings, tmp_path):
     fill(store, "fig2")
     for name in ("a", "b"):
-        drawings = draw_all(store, backend="sim", full=False, overrides={})
         write_report(store, tmp_path / name, drawings=drawings)
     assert (tmp_path / "a" / "index.html").read_bytes() == (
         tmp_path / "b" / "index.html"
@@ -207,8 +216,6 @@ def test_small_pictures_are_small():
     from PIL import Image
 
     noise = np.random.default_rng(0).integers(0, 255, (60, 200, 3), dtype=np.uint8)
-    import io
-
     content = io.BytesIO()
     Image.fromarray(noise).save(content, format="PNG")
     small = shrink(content.getvalue(), width=100)

@@ -38,7 +38,7 @@ def test_arrivals_are_poisson():
 
 def test_arrivals_are_those_of_the_original():
     np.random.seed(3)  # as the original artifact does it
-    counts = np.random.poisson(lam=2.0 * (10 / 1000), size=int(600 * 100))
+    counts = np.random.poisson(lam=2.0 * (10 / 1000), size=600 * 100)
     expected = [i * (10 / 1000) for i, n in enumerate(counts) for _ in range(n)]
     assert poisson_arrivals(2.0, 600.0, seed=3).tolist() == expected
 

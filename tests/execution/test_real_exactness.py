@@ -80,13 +80,13 @@ def test_preempted_requests_lose_nothing(kind: str, preemption: Preemption, bloc
     assert engine.scheduler.num_preemptions > 0
 
 
-@pytest.mark.parametrize(("block_size", "num_slots"), [(1, 130), (16, 208)])
+@pytest.mark.parametrize(("block_size", "num_slots"), [(1, 130), (16, 256)])
 def test_swapped_beams_lose_nothing(block_size: int, num_slots: int) -> None:
     config = EngineConfig(
         system=System.ASTRA, num_slots=num_slots, swap_slots=1024, block_size=block_size
     )
     beams = SamplingParams.parse("beam4")
-    requests = [request(i, PROMPTS[i], 26, sampling=beams) for i in range(1, 6)]
+    requests = [request(i, PROMPTS[1 + i % 5], 26, sampling=beams) for i in range(9)]
     engine = engine_over(checkpoint("opt"), config)
     assert tokens(serve(engine, requests)) == dict(all_expected("opt", requests))
     assert engine.scheduler.num_preemptions > 0

@@ -27,7 +27,9 @@ SOURCES = [
         REAL,
         marks=[
             pytest.mark.real_data,
-            pytest.mark.skipif(not REAL_LENGTHS.is_file(), reason="no real lengths beside the project"),
+            pytest.mark.skipif(
+                not REAL_LENGTHS.is_file(), reason="no real lengths beside the project"
+            ),
         ],
     ),
 ]

@@ -8,7 +8,7 @@ from bench.experiments.tables import Choice, load_panel
 from bench.results import State
 from engines.core.errors import UserError
 from plot.draw import DRAWERS, draw
-from plot.latency import draw_panel
+from plot.latency import draw_latency, draw_panel
 
 SHAREGPT = "fig12-13b-sharegpt"
 
@@ -104,6 +104,14 @@ def test_missing_point_breaks_the_line(made_up):
     points = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
     assert points[1.5] != points[1.5]
     assert points[1.25] == points[1.25]
+
+
+def test_legend_names_a_curve_by_its_own_label(made_up):
+    figure = registry.FIGURES["fig16"]
+    tables = [load_panel(made_up(), panel, Choice()) for panel in figure.panels]
+    (legend,) = draw_latency(figure, tables).legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["Astra, shared prefix", "Orca (Oracle)"]
 
 
 def test_every_figure_that_can_run_has_a_drawer():

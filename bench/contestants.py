@@ -1,0 +1,265 @@
+"""The three that serve the same model in `make benchmark-models`, each in a process of its own.
+
+A process loads its model once and then serves the whole job whenever it is asked to, so that runs
+of all contestants can be interleaved and none's idle threads disturb another.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+from engines.core.errors import UserError
+
+CONVERTED = "ctranslate2"  # beside the checkpoint
+TRANSFORMERS_BATCH = 16
+FIRST_TOKEN = 4  # below are padding, begin, end and unknown
+HOST_CONTEXT_LEN, HOST_STEPS = 128, 30
+
+
+@dataclass(frozen=True)
+class Job:
+    """Prompts and how many tokens each one gets, whatever they are."""
+
+    prompts: tuple[tuple[int, ...], ...]
+    output_lens: tuple[int, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens to make."""
+        return sum(self.output_lens)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all contestants share, and each one's settings."""
+
+    checkpoint: Path
+    job: Job
+    threads: int
+    block_size: int
+    ct2_batch: int
+    host_seqs: int
+
+
+class Contestant(Protocol):
+    """Serves the job."""
+
+    def serve(self) -> None:
+        """Make every token of the job; asserts that they are as many as asked for."""
+
+    def measure_host(self) -> tuple[float, float]:
+        """Seconds of a decode step, and outside the model; ours only."""
+
+
+class Ours:
+    """Astra on the CPU: all requests at once, iteration-level batching."""
+
+    def __init__(self, setup: Setup) -> None:
+        import torch
+
+        from engines.execution.setup import load
+
+        torch.set_num_threads(setup.threads)
+        self._setup = setup
+        self._loaded = load(str(setup.checkpoint), device="cpu", dtype="float32")
+        if not self._loaded.kernels.compiled:
+            raise UserError("no compiled CPU kernels: run python -m engines.kernels.build")
+
+    def serve(self) -> None:
+        """See `Contestant.serve`."""
+        from engines.core.config import EngineConfig, System
+        from engines.core.request import Request
+        from engines.execution.probe import build_engine, serve
+
+        job, size = self._setup.job, self._setup.block_size
+        lens = [len(p) + n for p, n in zip(job.prompts, job.output_lens, strict=True)]
+        config = EngineConfig(
+            system=System.ASTRA,
+            num_slots=size * sum(-(-n // size) for n in lens),
+            block_size=size,
+            max_model_len=self._loaded.spec.max_positions,
+            watermark=0.0,
+        )
+        engine, _ = build_engine(self._loaded.model, self._loaded.kernels, config)
+        requests = [
+            Request(i, 0.0, len(prompt), n, prompt_token_ids=prompt)
+            for i, (prompt, n) in enumerate(zip(job.prompts, job.output_lens, strict=True))
+        ]
+        outputs = serve(engine, requests)
+        assert [len(one[0]) for one in outputs] == list(job.output_lens), "lengths are forced"
+
+    def measure_host(self) -> tuple[float, float]:
+        """See `Contestant.measure_host`."""
+        from engines.execution.probe import time_decode_steps
+
+        context_len = min(HOST_CONTEXT_LEN, self._loaded.spec.max_positions // 4)
+        times = time_decode_steps(
+            self._loaded.model,
+            self._loaded.kernels,
+            num_seqs=self._setup.host_seqs,
+            context_len=context_len,
+            steps=min(HOST_STEPS, context_len),
+        )
+        return times.median_s, times.host_s
+
+
+class Transformers:
+    """`generate` over batches in order of arrival, padded on the left; each to its longest."""
+
+    def __init__(self, setup: Setup) -> None:
+        import torch
+        import transformers
+
+        torch.set_num_threads(setup.threads)
+        self._job = setup.job
+        auto: Any = transformers.AutoModelForCausalLM
+        self._model = auto.from_pretrained(setup.checkpoint, dtype=torch.float32).eval()
+
+    def serve(self) -> None:
+        """See `Contestant.serve`."""
+        for start in range(0, len(self._job.prompts), TRANSFORMERS_BATCH):
+            part = slice(start, start + TRANSFORMERS_BATCH)
+            self._serve_batch(self._job.prompts[part], max(self._job.output_lens[part]))
+
+    def _serve_batch(self, prompts: Sequence[tuple[int, ...]], longest: int) -> None:
+        import torch
+
+        width = max(map(len, prompts))
+        padding = [width - len(prompt) for prompt in prompts]
+        ids = torch.tensor([[1] * n + list(p) for n, p in zip(padding, prompts, strict=True)])
+        mask = torch.tensor([[0] * n + [1] * (width - n) for n in padding])
+        made = self._model.generate(
+            ids, attention_mask=mask, do_sample=False, max_new_tokens=longest,
+            min_new_tokens=longest, pad_token_id=1,
+        )  # fmt: skip
+        assert made.shape == (len(prompts), width + longest), "lengths are forced"
+
+    def measure_host(self) -> tuple[float, float]:
+        """See `Contestant.measure_host`."""
+        raise NotImplementedError
+
+
+class CTranslate2:
+    """Replicas of one thread each over a pool of batches; an output ends at its own length."""
+
+    def __init__(self, setup: Setup, *, compute_type: str = "float32") -> None:
+        import ctranslate2
+
+        self._setup = setup
+        self._generator = ctranslate2.Generator(
+            str(setup.checkpoint / CONVERTED),
+            device="cpu",
+            compute_type=compute_type,
+            inter_threads=setup.threads,
+            intra_threads=1,
+        )
+        words = json.loads((setup.checkpoint / "words.json").read_text(encoding="utf-8"))
+        self._prompts = [[words[token] for token in prompt] for prompt in setup.job.prompts]
+
+    def serve(self) -> None:
+        """See `Contestant.serve`."""
+        output_lens, counts = self._setup.job.output_lens, [0] * len(self._prompts)
+        longest = max(output_lens)
+
+        def ends(step: Any) -> bool:
+            counts[step.batch_id] += 1
+            return counts[step.batch_id] >= output_lens[step.batch_id]
+
+        self._generator.generate_batch(
+            self._prompts, max_batch_size=self._setup.ct2_batch, batch_type="examples",
+            beam_size=1, sampling_topk=1, max_length=longest, min_length=longest,
+            include_prompt_in_result=False, callback=ends,
+        )  # fmt: skip
+        assert counts == list(output_lens), "lengths are forced"
+
+    def measure_host(self) -> tuple[float, float]:
+        """See `Contestant.measure_host`."""
+        raise NotImplementedError
+
+
+class Int8(CTranslate2):
+    """CTranslate2 with weights of eight bits: the next mark, at another precision."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup, compute_type="int8")
+
+
+CONTESTANTS: dict[str, type[Ours] | type[Transformers] | type[CTranslate2]] = {
+    "ours": Ours,
+    "transformers": Transformers,
+    "ctranslate2": CTranslate2,
+    "ctranslate2-int8": Int8,
+}
+
+
+class Worker:
+    """A contestant in a process of its own."""
+
+    def __init__(self, name: str, setup: Setup) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._name = name
+        self._process = context.Process(target=_work, args=(name, setup, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._receive()
+
+    def seconds(self) -> float:
+        """Serve the job once; returns how long that took."""
+        return float(self._ask("serve"))
+
+    def measure_host(self) -> tuple[float, float]:
+        """Seconds of a decode step, and of it outside the model."""
+        step_s, host_s = self._ask("host")
+        return float(step_s), float(host_s)
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.close()
+        self._process.join(timeout=30)
+        if self._process.is_alive():
+            self._process.terminate()
+
+    def _ask(self, what: str) -> Any:
+        self._connection.send(what)
+        return self._receive()
+
+    def _receive(self) -> Any:
+        try:
+            error, answer = self._connection.recv()
+        except EOFError:
+            raise UserError(
+                f"the process of {self._name} died (out of memory?): its output says why"
+            ) from None
+        if error:
+            raise UserError(f"{self._name}: {error}")
+        return answer
+
+
+def _work(name: str, setup: Setup, connection: Connection) -> None:
+    """Serve what is asked for until the other end hangs up."""
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    try:
+        contestant: Contestant = CONTESTANTS[name](setup)
+        connection.send((None, None))
+        while True:
+            wanted = connection.recv()
+            if wanted == "host":
+                connection.send((None, contestant.measure_host()))
+                continue
+            started = time.perf_counter()
+            contestant.serve()
+            connection.send((None, time.perf_counter() - started))
+    except (EOFError, KeyboardInterrupt):
+        return
+    except Exception as error:
+        connection.send((f"{type(error).__name__}: {' '.join(str(error).split())}", None))
+        raise

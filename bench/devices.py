@@ -1,0 +1,59 @@
+"""Which device to measure on, and what errors of a device mean to a user."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from engines.core.errors import UserError, unknown_name
+
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float16", "bfloat16", "float32")}
+DEFAULT_MODEL = {"cpu": "opt-125m", "cuda": "opt-13b"}
+
+
+def settle_device(name: str) -> str:
+    """Return "cpu" or "cuda" with compiled kernels; raises UserError for what is not there."""
+    if name not in DEVICES:
+        raise unknown_name("device", name, DEVICES)
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("measuring a device needs PyTorch, which is not installed: install it")
+    import torch
+
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
+        raise UserError("no CUDA device here: use --device cpu")
+    device = ("cuda" if has_cuda else "cpu") if name == "auto" else name
+    from engines.kernels.library import load_kernels
+
+    if not load_kernels(device).compiled:
+        raise UserError(
+            f"the {device} kernels are not compiled: run python -m engines.kernels.build "
+            f"--device {device}"
+        )
+    return device
+
+
+def settle_dtype(name: str | None, device: str) -> str:
+    """Return the type to measure in, the device's usual one without a name; raises UserError."""
+    chosen = name or DTYPES[device][0]
+    if chosen not in DTYPES[device]:
+        raise UserError(
+            f"the {device} kernels do not compute in '{chosen}': use {' or '.join(DTYPES[device])}"
+        )
+    return chosen
+
+
+@contextmanager
+def out_of_memory(remedy: str) -> Iterator[None]:
+    """Turn a device's out-of-memory error into one line with a remedy."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        if "out of memory" not in text and "alloc" not in text:
+            raise
+        raise UserError(f"the device has too little memory for this: {remedy}") from None

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.experiments import registry, scaling
+from bench.experiments.tables import Choice
+from bench.point import PointSpec
+from bench.workloads.build import build_workload
+from engines.core.errors import UserError
+
+SPEED = 0.5
+
+
+@pytest.mark.parametrize("name", ["fig2", "fig12-13b", "fig13"])
+def test_a_figure_in_miniature_keeps_its_proportions(name: str) -> None:
+    for panel in registry.find(name).panels:
+        small = scaling.scale_panel(panel, SPEED)
+        assert small.name == panel.name
+        assert "miniature" in small.title
+        assert "lengths / 32, rates x 16" in small.note
+        assert [c.system for c in small.curves] == [c.system for c in panel.curves]
+        for before, after in zip(panel.curves, small.curves, strict=True):
+            assert 1 <= len(after.all_rates) <= 3
+            highest = before.all_rates[-1] * scaling.SHRINK * SPEED
+            assert after.all_rates[-1] == pytest.approx(highest, rel=0.01)
+        for spec in small.points(backend="cpu"):
+            assert spec.model == scaling.MODEL
+            assert spec.block_size == 1
+            assert spec.kv_slots == 15_700 // scaling.SHRINK
+            if spec.window is not None:
+                start, end = panel.settings["window"]
+                share = spec.duration / panel.settings["duration"]
+                assert spec.window[1] == pytest.approx(share * end)
+                assert spec.window[0] >= share * start
+                assert spec.window[0] >= spec.duration / 4
+
+
+def test_choices_without_a_scale_are_untouched() -> None:
+    panel = registry.find_panel("fig13-13b-sharegpt")
+    assert Choice.of(backend="sim", full=False).panel(panel) is panel
+    chosen = Choice.of(backend="cpu", full=False, overrides={"scale": SPEED, "seed": 3})
+    assert chosen.points(panel)[0].seed == 3
+    assert chosen.points(panel)[0].shrink == scaling.SHRINK
+
+
+def test_larger_models_have_no_miniature() -> None:
+    panel = registry.find_panel("fig12-66b-sharegpt")
+    assert scaling.scale_panel(panel, SPEED) is panel
+    with pytest.raises(UserError, match="opt-66b, which has no miniature"):
+        scaling.require_miniature(panel)
+
+
+def test_the_speed_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def add(*, measures: bool, given: dict[str, float] | None = None) -> dict[str, float]:
+        return scaling.with_speed(given or {}, tmp_path / "a", backend="cpu", measures=measures)
+
+    with pytest.raises(UserError, match="run 'bench figure' first"):
+        add(measures=False)
+    monkeypatch.setattr(scaling, "measure_speed", lambda: 0.25)
+    assert add(measures=True) == {"scale": 0.25}
+    monkeypatch.setattr(scaling, "measure_speed", lambda: 0.75)
+    assert add(measures=True) == add(measures=False) == {"scale": 0.25}
+    assert add(measures=True, given={"scale": 2.0}) == {"scale": 2.0}
+    assert json.loads((tmp_path / "a" / "scale-cpu.json").read_text())["speed"] == 0.25
+    assert scaling.with_speed({}, tmp_path, backend="sim", measures=True) == {}
+
+
+def test_shrunk_workloads_keep_arrivals_and_fit_the_shrunk_context() -> None:
+    whole = build_workload("sharegpt", rate=50.0, duration=60.0, seed=0)
+    small = whole.shrunk(32)
+    assert np.array_equal(small.arrival_s, whole.arrival_s)
+    assert np.array_equal(small.input_len, np.maximum(whole.input_len // 32, 1))
+    assert (small.input_len + small.output_len).max() <= 2048 // 32
+    assert small.output_len.min() == 1
+    assert whole.shrunk(1) is whole
+    with pytest.raises(UserError, match="shrink must be at least 1"):
+        PointSpec(system="astra", shrink=0)
