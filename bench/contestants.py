@@ -6,9 +6,9 @@ of all contestants can be interleaved and none's idle threads disturb another.
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,6 +119,7 @@ class Transformers:
         import transformers
 
         torch.set_num_threads(setup.threads)
+        transformers.utils.logging.disable_progress_bar()
         self._job = setup.job
         auto: Any = transformers.AutoModelForCausalLM
         self._model = auto.from_pretrained(setup.checkpoint, dtype=torch.float32).eval()
@@ -151,8 +152,7 @@ class CTranslate2:
     """Replicas of one thread each over a pool of batches; an output ends at its own length."""
 
     def __init__(self, setup: Setup, *, compute_type: str = "float32") -> None:
-        import ctranslate2
-
+        ctranslate2: Any = importlib.import_module("ctranslate2")
         self._setup = setup
         self._generator = ctranslate2.Generator(
             str(setup.checkpoint / CONVERTED),
@@ -171,7 +171,7 @@ class CTranslate2:
 
         def ends(step: Any) -> bool:
             counts[step.batch_id] += 1
-            return counts[step.batch_id] >= output_lens[step.batch_id]
+            return bool(counts[step.batch_id] >= output_lens[step.batch_id])
 
         self._generator.generate_batch(
             self._prompts, max_batch_size=self._setup.ct2_batch, batch_type="examples",
@@ -246,7 +246,6 @@ class Worker:
 
 def _work(name: str, setup: Setup, connection: Connection) -> None:
     """Serve what is asked for until the other end hangs up."""
-    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     try:
         contestant: Contestant = CONTESTANTS[name](setup)
         connection.send((None, None))

@@ -28,7 +28,7 @@ FIG1 = Figure(
     ),
     plot="batch-size",
     hardware=HARDWARE["opt-13b"],
-    sim_seconds=12.0,
+    sim_seconds=4.0,
 )
 
 FIG11 = Figure(

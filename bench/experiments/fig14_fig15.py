@@ -181,5 +181,5 @@ FIG15 = Figure(
     plot="sharing",
     claims=tuple(_saving(workload, sampling) for workload, sampling in _SHARING),
     hardware=HARDWARE["opt-13b"],
-    sim_seconds=20.0,
+    sim_seconds=15.0,
 )

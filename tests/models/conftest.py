@@ -31,7 +31,7 @@ def one_thread() -> Iterator[None]:
     if not HAS_TORCH:
         yield
         return
-    import torch  # noqa: PLC0415
+    import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -42,7 +42,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> CheckpointMaker:
     """Make (model of transformers, its checkpoint directory in one safetensors file) by kind."""
-    from tiny_models import make_reference  # noqa: PLC0415 - needs torch
+    from tiny_models import make_reference
 
     made: dict[str, tuple[Any, Path]] = {}
 

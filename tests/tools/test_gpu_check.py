@@ -1,0 +1,129 @@
+"""The check of a GPU, on the CPU and in small: its sections, its record, its exit status."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from engines.core.config import ModelSpec
+from engines.core.errors import UserError
+
+torch = pytest.importorskip("torch")
+ROOT = Path(__file__).parents[2]
+TINY = ModelSpec("tiny", "opt", 2, 2, 128, 160, 97, max_positions=96)
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType]:
+    """The tool is run from the repository's root, where its package is found."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("tools.gpu_check"), importlib.import_module("tools.gpu_sections")
+
+
+@pytest.fixture
+def small(modules: tuple[ModuleType, ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """No large buffers, no large models."""
+    from engines.execution import exactness
+    from engines.kernels import library, timing
+
+    if not library.load_kernels("cpu").compiled:
+        pytest.skip("no compiled CPU kernels (no C++ compiler?)")
+    monkeypatch.setattr(timing, "FLUSH_BYTES", 1 << 16)
+    monkeypatch.setattr(timing, "COPY_BYTES", 1 << 16)
+    monkeypatch.setattr(exactness, "SAMPLINGS", ("beam2",))
+    monkeypatch.setattr(modules[1], "find_model", lambda name: TINY)
+    return modules[0]
+
+
+def run(check: ModuleType, out: Path, *words: str) -> tuple[int, dict[str, Any]]:
+    status = check.main(["--device", "cpu", "--quick", "--out", str(out), *words])
+    return status, json.loads((out / check.FILE).read_text())
+
+
+def test_everything_runs_and_is_recorded(small: ModuleType, tmp_path: Path) -> None:
+    status, record = run(small, tmp_path)
+    sections = record["sections"]
+    assert {name: part.get("error") for name, part in sections.items() if not part["passed"]} == {}
+    assert status == 0
+    assert record["passed"]
+    assert sections["kernels"]["run"] == 40
+    assert sections["kernels"]["complete"]
+    assert 0 < max(sections["kernels"]["largest_errors"].values()) <= 1e-2
+    assert sections["tokens"]["run"] == 20
+    assert {row["kind"] for row in sections["kernel-times"]["attention"]} == {"paged", "contiguous"}
+    assert [row["block_size"] for row in sections["recovery-times"]["recovery"]] == [16, 64]
+    assert [row["num_seqs"] for row in sections["decode-times"]["rows"]] == [1, 4]
+    assert all(0 < row["host_us"] < 1e6 * row["step_s"] for row in sections["decode-times"]["rows"])
+    assert any(line.startswith("kv_bandwidth = ") for line in sections["profile"]["toml"])
+    known = record["provenance"]
+    assert known["torch"] == torch.__version__
+    assert len(known["source_sha256"]) == 64
+    assert {"git_commit", "device", "started", "ended"} <= set(known)
+
+
+def test_a_section_that_fails_is_recorded_and_the_rest_goes_on(
+    modules: tuple[ModuleType, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, sections = modules
+
+    def explode(run: object) -> dict[str, Any]:
+        raise RuntimeError("on purpose")
+
+    def refuse(run: object) -> dict[str, Any]:
+        raise UserError("no memory")
+
+    parts = (
+        sections.Section("explodes", 1, explode),
+        sections.Section("refuses", 1, refuse),
+        sections.Section("wrong", 1, lambda run: {"passed": False}),
+        sections.Section("right", 1, lambda run: {"answer": 42}),
+    )
+    monkeypatch.setattr(check, "SECTIONS", parts)
+    status, record = run(check, tmp_path)
+    assert status == 1
+    assert not record["passed"]
+    found = record["sections"]
+    assert found["explodes"]["error"] == "RuntimeError: on purpose"
+    assert any("explode" in line for line in found["explodes"]["traceback"])
+    assert found["refuses"]["traceback"] == []
+    assert [found[name]["passed"] for name in ("refuses", "wrong", "right")] == [False, False, True]
+    assert found["right"]["answer"] == 42
+
+
+def test_no_section_starts_once_the_time_is_used_up(
+    modules: tuple[ModuleType, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, sections = modules
+    monkeypatch.setattr(check, "TOTAL_S", 0.0)
+    monkeypatch.setattr(check, "SECTIONS", (sections.Section("late", 1, lambda run: {}),))
+    status, record = run(check, tmp_path)
+    assert status == 1
+    assert record["sections"]["late"]["error"] == "not started: the time was used up"
+
+
+def test_checks_that_were_cut_short_do_not_pass(small: ModuleType) -> None:
+    sections = importlib.import_module("tools.gpu_sections")
+    over = sections.Run("cpu", quick=True, deadline=0.0)
+    for section in (sections.check_kernels, sections.check_tokens):
+        record = section(over)
+        assert not record["complete"]
+        assert not record["passed"]
+
+
+def test_without_a_gpu_it_says_so_in_one_line(
+    modules: tuple[ModuleType, ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert modules[0].main(["--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: no CUDA device here: run this on a machine with a GPU"
+    ]
+    assert not (tmp_path / "out").exists()
