@@ -12,16 +12,20 @@ FLAGS  = --artifacts $(ARTIFACTS) --backend $(BACKEND) \
          $(if $(FULL),--full) $(if $(SEED),--seed $(SEED)) $(if $(LENGTHS),--lengths $(LENGTHS))
 RUN    = $(FLAGS) $(if $(FORCE),--force) $(if $(JOBS),--jobs $(JOBS))
 
-FIGURES := fig2 fig12 fig12-13b fig12-66b fig12-175b fig12-13b-sharegpt fig12-13b-alpaca \
-           fig12-66b-sharegpt fig12-66b-alpaca fig12-175b-sharegpt fig12-175b-alpaca fig13
+FIGURES := fig1 fig2 fig11 fig12 fig13 fig14 fig15 fig16 fig17 fig18 fig18-a fig18-b fig19 fig19-a \
+           fig19-b
+PARTS   := fig12-13b fig12-66b fig12-175b fig12-13b-sharegpt fig12-13b-alpaca fig12-66b-sharegpt \
+           fig12-66b-alpaca fig12-175b-sharegpt fig12-175b-alpaca fig13-13b-sharegpt \
+           fig13-13b-alpaca fig14-parallel fig14-beam fig15-alpaca fig15-sharegpt fig16-1shot \
+           fig16-5shot
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test doctor all-main all $(FIGURES) report capacity reference test \
+.PHONY: help install install-test doctor all-main all $(FIGURES) $(PARTS) report capacity reference test \
         benchmark clean
 
 help:  ## this list, with the figures, their times and hardware
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## */make \1\t/' | expand -t 18
-	@echo "make FIGURE       one figure or panel: $(FIGURES)" | fold -s -w 100
+	@echo "make FIGURE       one figure or part: $(FIGURES) $(PARTS)" | fold -s -w 100
 	@if [ -x $(BENCH) ]; then $(BENCH) figures; else echo "'make install' first shows the figures here"; fi
 
 install: $(STAMP)  ## make the environment in .venv
@@ -43,7 +47,7 @@ all: $(STAMP)  ## every figure that can run, and the report
 	@$(BENCH) figure all $(RUN)
 	@$(BENCH) report $(FLAGS)
 
-$(FIGURES): $(STAMP)
+$(FIGURES) $(PARTS): $(STAMP)
 	@$(BENCH) figure $@ $(RUN)
 
 report: $(STAMP)  ## hold all results against the paper's numbers

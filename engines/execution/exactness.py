@@ -70,7 +70,7 @@ def configurations() -> dict[str, EngineConfig]:
         f"astra block {size}, {kept.value}, {slots} slots": replace(
             _ASTRA, block_size=size, preemption=kept, num_slots=slots
         )
-        for size, slots in ((1, 160), (16, 400), (128, 1024))
+        for size, slots in ((1, 130), (16, 208), (128, 1024))
         for kept in (Preemption.RECOMPUTE, Preemption.SWAP)
     }
     for system in (System.ORCA_ORACLE, System.ORCA_POW2, System.ORCA_MAX, System.FT):
@@ -84,7 +84,7 @@ def requests(sampling: str) -> list[Request]:
     params = SamplingParams.parse(sampling)
     drawn = random.Random(0)
     made = []
-    for i in range(8 if not params.beam else 4):
+    for i in range(8 if not params.beam else 6):
         prompt = tuple(drawn.choices(range(VOCAB), k=1 + 5 * i))
         made.append(Request(i, 0.0, len(prompt), 6 + 5 * (i % 4), params, 0, prompt))
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,8 +31,13 @@ class ForgetfulKernels(ReferenceKernels):
 
 
 @pytest.fixture(autouse=True)
-def _greedy_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Greedy only; one thread, as threads that wait for each other cost more than they save."""
     monkeypatch.setattr(exactness, "SAMPLINGS", ("n1",))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_a_kernel_that_forgets_a_token_is_found() -> None:
