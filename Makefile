@@ -6,8 +6,10 @@ VENV      ?= .venv
 ARTIFACTS ?= artifacts
 BACKEND   ?= auto
 
+# What to install: where models are executed, PyTorch too.
+WHAT  := $(if $(filter cpu cuda,$(BACKEND)),models,$(if $(shell command -v nvidia-smi),models,base))
 BENCH := $(VENV)/bin/bench
-STAMP := $(VENV)/.installed
+STAMP := $(VENV)/.installed-$(WHAT)
 FLAGS  = --artifacts $(ARTIFACTS) --backend $(BACKEND) \
          $(if $(FULL),--full) $(if $(SEED),--seed $(SEED)) $(if $(LENGTHS),--lengths $(LENGTHS))
 RUN    = $(FLAGS) $(if $(FORCE),--force) $(if $(JOBS),--jobs $(JOBS))
@@ -31,9 +33,9 @@ help:  ## this list, with the figures, their times and hardware
 install: $(STAMP)  ## make the environment in .venv
 
 $(STAMP): pyproject.toml tools/install.sh
-	@PYTHON="$(PYTHON)" sh tools/install.sh $(VENV)
+	@PYTHON="$(PYTHON)" sh tools/install.sh $(VENV) $(WHAT)
 
-install-test: $(STAMP)
+install-test:
 	@PYTHON="$(PYTHON)" sh tools/install.sh $(VENV) test
 
 doctor: $(STAMP)  ## what this machine can run, and how to mend what it cannot

@@ -30,6 +30,7 @@ from engines.core.errors import UserError
 
 NUM_REQUESTS = 96
 INPUT_LENS, MAX_OUTPUT_LEN = (4, 256), 128
+WARM_REQUESTS = 16
 HOST_SEQS, HOST_LIMIT_PCT = 64, 5.0
 TARGETS = {"transformers": 4.0, "ctranslate2": 1.3}  # ours over theirs, at least
 _PACKAGES = ("torch", "transformers", "tokenizers", "ctranslate2")
@@ -118,27 +119,25 @@ def _write_tokenizer(folder: Path, words: Sequence[str]) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def measure(setup: Setup, *, rounds: int) -> Result:
-    """Run all contestants in turn, after one run of each that does not count."""
+def measure(setup: Setup, job: Job, *, rounds: int) -> Result:
+    """Run all contestants in turn, after a small job for each that does not count."""
     workers = {name: Worker(name, setup) for name in CONTESTANTS}
     try:
         for worker in workers.values():
-            worker.seconds()
+            worker.seconds(job.first(WARM_REQUESTS))
         seconds: dict[str, list[float]] = {name: [] for name in workers}
         host = []
         for number in range(rounds):
             for name in list(workers) if number % 2 == 0 else reversed(workers):
-                seconds[name].append(workers[name].seconds())
-                rate = setup.job.num_tokens / seconds[name][-1]
+                seconds[name].append(workers[name].seconds(job))
+                rate = job.num_tokens / seconds[name][-1]
                 print(f"round {number + 1}: {name:17} {rate:6.1f} tokens/s", file=sys.stderr)
             host.append(workers["ours"].measure_host())
     finally:
         for worker in workers.values():
             worker.close()
     step_s, host_s = sorted(host, key=lambda pair: pair[1] / pair[0])[len(host) // 2]
-    return Result(
-        setup.job.num_tokens, {name: tuple(s) for name, s in seconds.items()}, step_s, host_s
-    )
+    return Result(job.num_tokens, {name: tuple(s) for name, s in seconds.items()}, step_s, host_s)
 
 
 def print_result(result: Result) -> None:
@@ -188,10 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             vocab_size = write_checkpoint(folder, tiny=options.quick)
             shrink, count = (8, 8) if options.quick else (1, NUM_REQUESTS)
             job = make_job(count, vocab_size, shrink=shrink)
-            setup = Setup(
-                folder, job, options.threads, options.block_size, options.ct2_batch, HOST_SEQS
-            )
-            result = measure(setup, rounds=options.rounds)
+            setup = Setup(folder, options.threads, options.block_size, options.ct2_batch, HOST_SEQS)
+            result = measure(setup, job, rounds=options.rounds)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -36,13 +36,16 @@ class Job:
         """Tokens to make."""
         return sum(self.output_lens)
 
+    def first(self, count: int) -> Job:
+        """The job of the first requests only."""
+        return Job(self.prompts[:count], self.output_lens[:count])
+
 
 @dataclass(frozen=True)
 class Setup:
     """What all contestants share, and each one's settings."""
 
     checkpoint: Path
-    job: Job
     threads: int
     block_size: int
     ct2_batch: int
@@ -50,10 +53,10 @@ class Setup:
 
 
 class Contestant(Protocol):
-    """Serves the job."""
+    """Serves jobs."""
 
-    def serve(self) -> None:
-        """Make every token of the job; asserts that they are as many as asked for."""
+    def serve(self, job: Job) -> None:
+        """Make every token of a job; asserts that they are as many as asked for."""
 
     def measure_host(self) -> tuple[float, float]:
         """Seconds of a decode step, and outside the model; ours only."""
@@ -73,13 +76,13 @@ class Ours:
         if not self._loaded.kernels.compiled:
             raise UserError("no compiled CPU kernels: run python -m engines.kernels.build")
 
-    def serve(self) -> None:
+    def serve(self, job: Job) -> None:
         """See `Contestant.serve`."""
         from engines.core.config import EngineConfig, System
         from engines.core.request import Request
         from engines.execution.probe import build_engine, serve
 
-        job, size = self._setup.job, self._setup.block_size
+        size = self._setup.block_size
         lens = [len(p) + n for p, n in zip(job.prompts, job.output_lens, strict=True)]
         config = EngineConfig(
             system=System.ASTRA,
@@ -120,15 +123,14 @@ class Transformers:
 
         torch.set_num_threads(setup.threads)
         transformers.utils.logging.disable_progress_bar()
-        self._job = setup.job
         auto: Any = transformers.AutoModelForCausalLM
         self._model = auto.from_pretrained(setup.checkpoint, dtype=torch.float32).eval()
 
-    def serve(self) -> None:
+    def serve(self, job: Job) -> None:
         """See `Contestant.serve`."""
-        for start in range(0, len(self._job.prompts), TRANSFORMERS_BATCH):
+        for start in range(0, len(job.prompts), TRANSFORMERS_BATCH):
             part = slice(start, start + TRANSFORMERS_BATCH)
-            self._serve_batch(self._job.prompts[part], max(self._job.output_lens[part]))
+            self._serve_batch(job.prompts[part], max(job.output_lens[part]))
 
     def _serve_batch(self, prompts: Sequence[tuple[int, ...]], longest: int) -> None:
         import torch
@@ -161,12 +163,13 @@ class CTranslate2:
             inter_threads=setup.threads,
             intra_threads=1,
         )
-        words = json.loads((setup.checkpoint / "words.json").read_text(encoding="utf-8"))
-        self._prompts = [[words[token] for token in prompt] for prompt in setup.job.prompts]
+        words = (setup.checkpoint / "words.json").read_text(encoding="utf-8")
+        self._words: list[str] = json.loads(words)
 
-    def serve(self) -> None:
+    def serve(self, job: Job) -> None:
         """See `Contestant.serve`."""
-        output_lens, counts = self._setup.job.output_lens, [0] * len(self._prompts)
+        prompts = [[self._words[token] for token in prompt] for prompt in job.prompts]
+        output_lens, counts = job.output_lens, [0] * len(prompts)
         longest = max(output_lens)
 
         def ends(step: Any) -> bool:
@@ -174,7 +177,7 @@ class CTranslate2:
             return bool(counts[step.batch_id] >= output_lens[step.batch_id])
 
         self._generator.generate_batch(
-            self._prompts, max_batch_size=self._setup.ct2_batch, batch_type="examples",
+            prompts, max_batch_size=self._setup.ct2_batch, batch_type="examples",
             beam_size=1, sampling_topk=1, max_length=longest, min_length=longest,
             include_prompt_in_result=False, callback=ends,
         )  # fmt: skip
@@ -212,9 +215,9 @@ class Worker:
         theirs.close()
         self._receive()
 
-    def seconds(self) -> float:
-        """Serve the job once; returns how long that took."""
-        return float(self._ask("serve"))
+    def seconds(self, job: Job) -> float:
+        """Serve a job once; returns how long that took."""
+        return float(self._ask(job))
 
     def measure_host(self) -> tuple[float, float]:
         """Seconds of a decode step, and of it outside the model."""
@@ -228,7 +231,7 @@ class Worker:
         if self._process.is_alive():
             self._process.terminate()
 
-    def _ask(self, what: str) -> Any:
+    def _ask(self, what: Job | str) -> Any:
         self._connection.send(what)
         return self._receive()
 
@@ -255,7 +258,7 @@ def _work(name: str, setup: Setup, connection: Connection) -> None:
                 connection.send((None, contestant.measure_host()))
                 continue
             started = time.perf_counter()
-            contestant.serve()
+            contestant.serve(wanted)
             connection.send((None, time.perf_counter() - started))
     except (EOFError, KeyboardInterrupt):
         return

@@ -23,7 +23,7 @@ from typing import Any
 from bench.files import json_bytes, write_file
 from bench.provenance import environment
 from engines.core.errors import UserError
-from tools.gpu_sections import SECTIONS, Run, Section
+from tools.gpu_sections import SECTIONS, Run, Section, release
 
 FILE = "gpu-check.json"
 TOTAL_S = 450.0  # all sections; below the eight minutes that are allowed, the start included
@@ -42,19 +42,8 @@ def run_section(section: Section, run: Run) -> dict[str, Any]:
         lines = [] if isinstance(error, UserError) else traceback.format_exc().splitlines()
         record = {"passed": False, "error": f"{type(error).__name__}: {error}", "traceback": lines}
     torch.set_num_threads(threads)
-    _release(run.device)
+    release(run.device)
     return {**record, "seconds": time.monotonic() - started}
-
-
-def _release(device: str) -> None:
-    """Give a section's memory back to the next one."""
-    import gc
-
-    gc.collect()
-    if device == "cuda":
-        import torch
-
-        torch.cuda.empty_cache()
 
 
 def describe_machine(device: str) -> dict[str, Any]:

@@ -54,8 +54,9 @@ def build_library(run: Run) -> dict[str, Any]:
     folder = build.source_folder()
     found = folder is not None and build.library_path(run.device, folder).exists()
     path = build.build(run.device, architectures=architectures)
-    compiled = library.load_kernels(run.device).compiled
-    return {"library": path.name, "was_there": found, "passed": compiled}
+    if not library.load_kernels(run.device).compiled:
+        raise UserError(f"{path.name} cannot be loaded: the warning above says why")
+    return {"library": path.name, "was_there": found}
 
 
 def check_kernels(run: Run) -> dict[str, Any]:
@@ -259,11 +260,24 @@ def _setup(run: Run) -> Any:
 
 
 def _free_bytes(device: str) -> int:
+    """Free memory, once what PyTorch keeps for later is given back."""
     import torch
 
     from engines.models.memory import free_memory_bytes
 
+    release(device)
     return free_memory_bytes(torch.device(device)) or 0
+
+
+def release(device: str) -> None:
+    """Give back the memory of what nobody uses any more; executors are part of cycles."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 SECTIONS = (

@@ -20,9 +20,10 @@ command -v "$python" >/dev/null ||
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "$("$python" --version) is too old: say PYTHON=python3.11 (or newer)"
 
-wanted="$what torch $torch $(cat pyproject.toml tools/install.sh | cksum)"
+sources=$(cat pyproject.toml tools/install.sh | cksum)
 stamp="$venv/.installed-$what"
-if [ -x "$venv/bin/bench" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+if [ -x "$venv/bin/bench" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$what $sources" ]; then
+    touch "$stamp"
     exit 0
 fi
 
@@ -61,5 +62,11 @@ esac
 [ "$what" = base ] || install_torch
 echo "installing packages ($what; a minute or two the first time)"
 pip install --editable ".$extras"
-echo "$wanted" > "$stamp"
-touch "$venv/.installed"
+case $what in  # what holds more also holds less
+    base) holds=base ;;
+    models) holds='models base' ;;
+    test) holds='test models base' ;;
+esac
+for each in $holds; do
+    echo "$each $sources" > "$venv/.installed-$each"
+done

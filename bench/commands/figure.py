@@ -14,6 +14,7 @@ from bench.commands.options import (
     resolve_backend,
     selection_options,
     selection_overrides,
+    tell_backend,
 )
 from bench.commands.plot import draw_all
 from bench.commands.tables import print_table
@@ -85,6 +86,7 @@ def command(
     draws = not options["no_plot"]
     if draws:
         check_writable(store.root / "figures")
+    tell_backend(options["backend"], backend)
     summary = bring(store, wanted.points, jobs=jobs, force=force, quiet=options["quiet"])
     if draws and not summary.interrupted:
         try:

@@ -226,7 +226,7 @@ def selection_options(function: Function) -> Function:
         ),
         click.option(
             "--backend",
-            default="sim",
+            default="auto",
             show_default=True,
             metavar="|".join(BACKENDS),
             help="Whose results: simulated, or measured with a model on this device.",
@@ -279,8 +279,15 @@ def _has_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
+_MEANING = {
+    "sim": "simulating the paper's A100 servers",
+    "cpu": "running a model on this machine's CPU",
+    "cuda": "running the model on this machine's GPU",
+}
+
+
 def tell_backend(asked: str, used: str) -> None:
-    """Say on standard error what `auto` became."""
-    if asked != used:
-        reason = "PyTorch sees a GPU" if used == "cuda" else "PyTorch sees no GPU"
-        click.echo(f"backend: {used} ({reason})", err=True)
+    """Say on standard error what runs, and why if `auto` decided."""
+    found = {"sim": "no GPU for PyTorch here: ", "cuda": "PyTorch sees a GPU: "}
+    reason = found.get(used, "") if asked != used else ""
+    click.echo(f"backend {used}: {reason}{_MEANING[used]}", err=True)

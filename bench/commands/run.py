@@ -46,7 +46,8 @@ def command(
     if spec.trace is not None:
         spec = _take_from_trace(ctx, spec)
     outcome = serve(spec, out=None if out is None else Path(out), quiet=quiet)
-    tell_backend(asked, spec.backend)
+    if asked != spec.backend:
+        tell_backend(asked, spec.backend)
     if as_json:
         from bench.files import plain
 

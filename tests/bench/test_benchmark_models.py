@@ -82,6 +82,6 @@ def test_all_contestants_serve_a_tiny_model(
 def test_a_contestant_that_fails_is_one_line(tmp_path: Path) -> None:
     from bench.contestants import Setup, Worker
 
-    setup = Setup(tmp_path / "nowhere", make_job(1, 500), 1, 16, 32, 4)
+    setup = Setup(tmp_path / "nowhere", 1, 16, 32, 4)
     with pytest.raises(UserError, match=r"ours: UserError: .*nowhere is not a directory"):
         Worker("ours", setup)

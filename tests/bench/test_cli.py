@@ -128,7 +128,7 @@ def test_run_prints_one_json_object_and_writes_nothing(here: Path) -> None:
     assert set(metrics) >= KEYS
     assert set(metrics["kv_pct"]) == {"token", "reservation", "internal", "external"}
     assert metrics["backend"] == "sim"
-    assert "backend: sim" in result.stderr
+    assert "backend sim" in result.stderr
     assert metrics["finished"] == metrics["requests"] > 0
     assert not list(here.iterdir())
 
