@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from serving import checkpoint, expected
+from real_serving import checkpoint, expected
 
 from bench import backends
 from bench.cli import main

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving import VOCAB, all_expected, checkpoint, engine_over, request, serve, tokens
+from real_serving import VOCAB, all_expected, checkpoint, engine_over, request, serve, tokens
 
 from engines.core.config import EngineConfig, Preemption, System
 from engines.core.request import Request, SamplingParams

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import torch
-from serving import MAX_LEN, request
+from real_serving import MAX_LEN, request
 
 from engines.core.batch import Batch
 from engines.core.clock import VirtualClock

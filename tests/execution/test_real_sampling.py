@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from serving import checkpoint, engine_over, request, serve, tokens
+from real_serving import checkpoint, engine_over, request, serve, tokens
 
 from engines.core.config import EngineConfig, System
 from engines.core.request import SamplingParams

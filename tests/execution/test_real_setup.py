@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from serving import MAX_LEN, checkpoint
+from real_serving import MAX_LEN, checkpoint
 
 from engines.core.config import GIB
 from engines.core.errors import UserError
