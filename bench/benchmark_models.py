@@ -32,7 +32,8 @@ NUM_REQUESTS = 96
 INPUT_LENS, MAX_OUTPUT_LEN = (4, 256), 128
 WARM_REQUESTS = 16
 HOST_SEQS, HOST_LIMIT_PCT = 64, 5.0
-TARGETS = {"transformers": 4.0, "ctranslate2": 1.3}  # ours over theirs, at least
+# Ours over theirs, at least: over CTranslate2 in FP32 at whichever of its settings is the better.
+TARGETS = {"transformers": 4.0, "ctranslate2-batch32": 1.3, "ctranslate2-batch48": 1.3}
 _PACKAGES = ("torch", "transformers", "tokenizers", "ctranslate2")
 _TINY = {"hidden_size": 128, "num_hidden_layers": 2, "ffn_dim": 256, "num_attention_heads": 2,
          "vocab_size": 512, "word_embed_proj_dim": 128}  # fmt: skip
@@ -131,7 +132,7 @@ def measure(setup: Setup, job: Job, *, rounds: int) -> Result:
             for name in list(workers) if number % 2 == 0 else reversed(workers):
                 seconds[name].append(workers[name].seconds(job))
                 rate = job.num_tokens / seconds[name][-1]
-                print(f"round {number + 1}: {name:17} {rate:6.1f} tokens/s", file=sys.stderr)
+                print(f"round {number + 1}: {name:19} {rate:6.1f} tokens/s", file=sys.stderr)
             host.append(workers["ours"].measure_host())
     finally:
         for worker in workers.values():
@@ -174,12 +175,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--block-size", type=int, default=16, help="ours")
-    parser.add_argument("--ct2-batch", type=int, default=32, help="CTranslate2's pool")
     parser.add_argument("--quick", action="store_true", help="a tiny model, to try the benchmark")
     parser.add_argument("--out", type=Path, help="file for all numbers, with their provenance")
     options = parser.parse_args(arguments)
     try:
-        if min(options.threads, options.rounds, options.block_size, options.ct2_batch) < 1:
+        if min(options.threads, options.rounds, options.block_size) < 1:
             raise UserError("threads, rounds and sizes must be at least 1")
         require_packages()
         with tempfile.TemporaryDirectory(prefix="benchmark-models-") as name:
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             vocab_size = write_checkpoint(folder, tiny=options.quick)
             shrink, count = (8, 8) if options.quick else (1, NUM_REQUESTS)
             job = make_job(count, vocab_size, shrink=shrink)
-            setup = Setup(folder, options.threads, options.block_size, options.ct2_batch, HOST_SEQS)
+            setup = Setup(folder, options.threads, options.block_size, HOST_SEQS)
             result = measure(setup, job, rounds=options.rounds)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -48,7 +48,6 @@ class Setup:
     checkpoint: Path
     threads: int
     block_size: int
-    ct2_batch: int
     host_seqs: int
 
 
@@ -153,13 +152,15 @@ class Transformers:
 class CTranslate2:
     """Replicas of one thread each over a pool of batches; an output ends at its own length."""
 
-    def __init__(self, setup: Setup, *, compute_type: str = "float32") -> None:
+    compute_type = "float32"
+    max_batch = 32  # requests in a batch that a replica takes
+
+    def __init__(self, setup: Setup) -> None:
         ctranslate2: Any = importlib.import_module("ctranslate2")
-        self._setup = setup
         self._generator = ctranslate2.Generator(
             str(setup.checkpoint / CONVERTED),
             device="cpu",
-            compute_type=compute_type,
+            compute_type=self.compute_type,
             inter_threads=setup.threads,
             intra_threads=1,
         )
@@ -177,7 +178,7 @@ class CTranslate2:
             return bool(counts[step.batch_id] >= output_lens[step.batch_id])
 
         self._generator.generate_batch(
-            prompts, max_batch_size=self._setup.ct2_batch, batch_type="examples",
+            prompts, max_batch_size=self.max_batch, batch_type="examples",
             beam_size=1, sampling_topk=1, max_length=longest, min_length=longest,
             include_prompt_in_result=False, callback=ends,
         )  # fmt: skip
@@ -188,17 +189,23 @@ class CTranslate2:
         raise NotImplementedError
 
 
-class Int8(CTranslate2):
+class BalancedCTranslate2(CTranslate2):
+    """Batches with which two replicas have equally many of 96 requests."""
+
+    max_batch = 48
+
+
+class Int8(BalancedCTranslate2):
     """CTranslate2 with weights of eight bits: the next mark, at another precision."""
 
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup, compute_type="int8")
+    compute_type = "int8"
 
 
 CONTESTANTS: dict[str, type[Ours] | type[Transformers] | type[CTranslate2]] = {
     "ours": Ours,
     "transformers": Transformers,
-    "ctranslate2": CTranslate2,
+    "ctranslate2-batch32": CTranslate2,
+    "ctranslate2-batch48": BalancedCTranslate2,
     "ctranslate2-int8": Int8,
 }
 
@@ -262,6 +269,8 @@ def _work(name: str, setup: Setup, connection: Connection) -> None:
             connection.send((None, time.perf_counter() - started))
     except (EOFError, KeyboardInterrupt):
         return
+    except UserError as error:
+        connection.send((str(error), None))
     except Exception as error:
         connection.send((f"{type(error).__name__}: {' '.join(str(error).split())}", None))
         raise

@@ -18,7 +18,10 @@ def settle_device(name: str) -> str:
     if name not in DEVICES:
         raise unknown_name("device", name, DEVICES)
     if importlib.util.find_spec("torch") is None:
-        raise UserError("measuring a device needs PyTorch, which is not installed: install it")
+        raise UserError(
+            "measuring a device needs PyTorch, which is not installed: install it (make install "
+            "BACKEND=cpu)"
+        )
     import torch
 
     has_cuda = torch.cuda.is_available()

@@ -84,6 +84,12 @@ _POINT_OPTIONS = (
     _setting(
         "--sampling", "sampling", "Sequences per request, sampled or beams.", metavar=SAMPLINGS
     ),
+    _setting(
+        "--shrink",
+        "shrink",
+        "Divide all lengths and the model's context by this, for a run in miniature.",
+        type=_COUNT,
+    ),
     _setting("--block-size", "block_size", "Tokens in a KV block.", type=click.IntRange(1, 256)),
     click.option(
         "--backend",

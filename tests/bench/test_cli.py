@@ -116,8 +116,8 @@ def test_bad_input_is_one_line_and_exit_status_2_and_nothing_written(
 def test_a_backend_that_is_not_there_is_refused(here: Path, backend: str) -> None:
     result = bench("run", "--system", "astra", "--backend", backend, *SHORT)
     assert result.exit_code == 2
-    assert result.stderr.startswith("Error: backend")
-    assert "--backend sim" in result.stderr
+    assert result.stderr.startswith("Error: ")  # without torch, without a GPU, or without memory
+    assert "--backend" in result.stderr or "smaller model" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
