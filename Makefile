@@ -23,7 +23,7 @@ PARTS   := fig12-13b fig12-66b fig12-175b fig12-13b-sharegpt fig12-13b-alpaca fi
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-test doctor all-main all $(FIGURES) $(PARTS) report capacity reference test \
-        benchmark clean
+        benchmark benchmark-models gpu-check clean
 
 help:  ## this list, with the figures, their times and hardware
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## */make \1\t/' | expand -t 18
@@ -69,6 +69,14 @@ test: install-test  ## install what the tests need and run them, linters first
 
 benchmark: $(STAMP)  ## host time of the engine, with its limits
 	@$(VENV)/bin/python -m bench.benchmark
+
+gpu-check:  ## check and time, in one JSON file, everything that needs a GPU
+	@$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m tools.gpu_check \
+	  --out $(or $(OUT),$(ARTIFACTS)/gpu-check)
+
+benchmark-models: install-test  ## tokens/s on the CPU: ours, transformers, CTranslate2
+	@$(VENV)/bin/python -m pip install --quiet --editable ".[benchmark]"
+	@$(VENV)/bin/python -m bench.benchmark_models
 
 clean:  ## remove results, figures and report (the environment and references stay)
 	rm -rf $(ARTIFACTS)/results $(ARTIFACTS)/figures $(ARTIFACTS)/report

@@ -68,7 +68,7 @@ class BlockManager:
         for block in prefix:
             self.pool.share(block, len(sequences))
         own = self.num_blocks_for(num_tokens) - len(prefix)
-        table = prefix + [self.pool.allocate(len(sequences)) for _ in range(own)]
+        table = prefix + self.pool.allocate_many(own, len(sequences))
         for sequence in sequences:
             sequence.blocks = table.copy()
         self._tables.update(sequences)
@@ -99,10 +99,6 @@ class BlockManager:
             else:
                 continue
             batch.table_changes.append(TableChange(sequence, index, blocks[index]))
-
-    def next_append(self, context_len: int) -> int:
-        """The least context length above `context_len` that starts a block."""
-        return -(-context_len // self.block_size) * self.block_size + 1
 
     def free(self, sequence: Sequence) -> None:
         """Drop a running sequence's references."""

@@ -47,10 +47,26 @@ class BlockPool:
         if left == 0:
             self._free.append(block)
 
+    def allocate_many(self, count: int, references: int = 1) -> list[int]:
+        """Take `count` free blocks with the given reference count; asserts that there are."""
+        first = len(self._free) - count
+        assert first >= 0, f"{count} blocks of {self.num_blocks} are not free"
+        blocks = self._free[first:]
+        del self._free[first:]
+        counts = self._references
+        for block in blocks:
+            counts[block] = references
+        return blocks
+
     def release_all(self, blocks: Iterable[int]) -> None:
         """Drop one reference of each block."""
+        counts, free = self._references, self._free
         for block in blocks:
-            self.release(block)
+            left = counts[block] - 1
+            assert left >= 0, f"block {block} was freed twice"
+            counts[block] = left
+            if not left:
+                free.append(block)
 
     def references(self, block: int) -> int:
         """Number of table entries that point to a block."""

@@ -120,9 +120,9 @@ class AstraScheduler(Scheduler):
         )
 
     def _append(self, group: SequenceGroup, step: int) -> None:
-        context_len = group.context_len(step)
+        context_len = group.start_len + step - group.start_step
         self.kv.append(group, context_len, self.batch)
-        self._file_growth(group, step + self.kv.next_append(context_len) - context_len)
+        self._file_growth(group, step + self._steps_to_next_block(context_len))
 
     def _file_growth(self, group: SequenceGroup, step: int) -> None:
         group.grow_step = step
@@ -135,7 +135,12 @@ class AstraScheduler(Scheduler):
         if len(group.running) > 1:
             self._file_growth(group, step + 1)  # the last block is shared: the next write copies it
         else:
-            self._file_growth(group, step + self.kv.next_append(context_len) - context_len)
+            self._file_growth(group, step + self._steps_to_next_block(context_len))
+
+    def _steps_to_next_block(self, context_len: int) -> int:
+        """Steps until a sequence that holds `context_len` tokens writes the first of a block."""
+        block_size = self.config.block_size
+        return block_size - (context_len - 1) % block_size
 
     def _recomputes(self, group: SequenceGroup) -> bool:
         """Groups of several sequences are swapped: recomputing would lose what they share."""

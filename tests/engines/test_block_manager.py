@@ -228,12 +228,6 @@ def test_single_sequence_writes_in_place() -> None:
     assert [(c.position, c.block) for c in batch.table_changes] == [(1, group.running[0].blocks[1])]
 
 
-@pytest.mark.parametrize(("context_len", "following"), [(1, 5), (3, 5), (4, 5), (5, 9), (8, 9)])
-def test_next_append_is_the_next_block_boundary(context_len: int, following: int) -> None:
-    """Blocks of 4 start with tokens 1, 5, 9."""
-    assert make_manager().next_append(context_len) == following
-
-
 def test_prefix_is_computed_once_and_kept() -> None:
     """The first request registers whole blocks; later ones map them; nobody frees or swaps them."""
     manager, batch = make_manager(share_prefix=True), Batch()

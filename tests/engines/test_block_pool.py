@@ -128,3 +128,14 @@ def test_integrity_check_finds_lost_and_doubled_blocks() -> None:
     free += [lost, lost]
     with pytest.raises(AssertionError, match="twice"):
         pool.check_integrity([])
+
+
+def test_many_blocks_are_taken_at_once_or_not_at_all() -> None:
+    pool = BlockPool(5)
+    blocks = pool.allocate_many(3, references=2)
+    assert len(set(blocks)) == 3
+    assert pool.allocate_many(0) == []
+    pool.check_integrity([blocks, blocks])
+    with pytest.raises(AssertionError, match="3 blocks of 5 are not free"):
+        pool.allocate_many(3)
+    pool.check_integrity([blocks, blocks])
