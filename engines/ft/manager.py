@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from engines.core.batch import Batch
 from engines.core.config import EngineConfig
 from engines.core.errors import UserError
@@ -21,6 +23,7 @@ class PaddedManager:
         self.row_len = 0
         self._rows: list[Sequence] = []
         self._start_step = 0
+        self._tokens_at: list[int] = []  # of the present batch, by its steps; made when asked for
 
     def check_request(self, request: Request) -> None:
         """Raise UserError unless the request fits alone."""
@@ -36,6 +39,7 @@ class PaddedManager:
         assert not self._rows, "a batch is formed while another one runs"
         self.row_len = row_len
         self._start_step = step
+        self._tokens_at = []
 
     def can_admit(self, group: SequenceGroup, num_tokens: int) -> bool:
         """Whether there are rows left for the group."""
@@ -60,12 +64,10 @@ class PaddedManager:
 
     def usage(self, batch: Batch) -> KVUsage:
         """Slots by use; padding of inputs and outputs is internal fragmentation."""
-        generated = batch.step - self._start_step
-        token = final = 0
-        for sequence in self._rows:
-            request = sequence.group.request
-            token += request.prompt_len + min(generated, request.output_len)
-            final += request.prompt_len + request.output_len
+        if not self._tokens_at:
+            self._tokens_at = self._count_tokens()
+        token = self._tokens_at[min(batch.step - self._start_step, len(self._tokens_at) - 1)]
+        final = self._tokens_at[-1]
         used = len(self._rows) * self.row_len
         return KVUsage(
             token=token,
@@ -75,6 +77,17 @@ class PaddedManager:
             physical_blocks=len(self._rows),
             logical_blocks=len(self._rows),
         )
+
+    def _count_tokens(self) -> list[int]:
+        """Slots that hold a token after each step of the batch, from the prompts' on."""
+        requests = [sequence.group.request for sequence in self._rows]
+        ending = Counter(request.output_len for request in requests)
+        counts = [sum(request.prompt_len for request in requests)]
+        growing = len(requests)
+        for generated in range(1, max(ending, default=0) + 1):
+            counts.append(counts[-1] + growing)
+            growing -= ending[generated]
+        return counts
 
     def check_integrity(self) -> None:
         """Assert that rows are disjoint and within the cache."""
