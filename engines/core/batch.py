@@ -136,8 +136,3 @@ class Batch:
         if self.swap_in or self.swap_out:
             self.swap_in.clear()
             self.swap_out.clear()
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to execute."""
-        return not (self.num_seqs or self.swap_out or self.prompts)

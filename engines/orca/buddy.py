@@ -68,10 +68,6 @@ class BuddyAllocator:
             order += 1
         self._free[order][start] = None
 
-    def chunk_size(self, start: int) -> int:
-        """Slots of the allocated chunk at `start`."""
-        return 1 << self._allocated[start]
-
     def check_integrity(self) -> None:
         """Assert that free and allocated chunks tile the slots and no free buddies are left."""
         chunks = [(s, o) for s, o in self._allocated.items()]
