@@ -47,7 +47,7 @@ CALIBRATED = {
 NOTES = {
     "fig13:alpaca@30:astra": (
         "how many requests Astra batches below saturation follows from the time of a step, and "
-        "near saturation steeply: a step 10 % longer batches half as many again. The host time per "
+        "near saturation steeply: with steps 8 % longer it is a quarter more. The host time per "
         "sequence was fitted on ShareGPT's 30 sequences and is too low for Alpaca's 130"
     ),
 }
