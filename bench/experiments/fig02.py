@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from bench.experiments.fig_common import HARDWARE, OVERLOAD_TRACE, SERVERS, curves, paper_number
+from bench.experiments.fig_common import (
+    HARDWARE,
+    OVERLOAD_TRACE,
+    SERVERS,
+    TRACE_MATCHED,
+    curves,
+    paper_number,
+)
 from bench.experiments.model import Claim, Figure, Panel
 
 PANEL = Panel(
@@ -19,7 +26,6 @@ WORDS = {
     "external": "external fragmentation and other",
     "other": "all waste",
 }
-TRACE_MATCHED = "random stream of the shipped lengths (a prediction with real lengths)"
 ONE_TRACE = (
     "a trace is one draw of arrivals and lengths, and the paper's is another than ours; between "
     "seeds Orca's shares vary with a standard deviation of 0.2 to 1.8 points (eight seeds)"

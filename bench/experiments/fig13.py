@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from bench.experiments.fig_common import HARDWARE, ORCA, SERVERS, curves, paper_number
+from bench.experiments.fig_common import (
+    HARDWARE,
+    ORCA,
+    SERVERS,
+    TRACE_MATCHED,
+    curves,
+    paper_number,
+)
 from bench.experiments.model import Claim, Figure, Panel
 
 SYSTEMS = (*reversed(ORCA), "astra")
@@ -40,6 +47,7 @@ TOLERANCES = {
     "alpaca@30": {"orca-max": 0.04, "orca-pow2": 0.04, "orca-oracle": 0.04, "astra": 0.15},
 }
 CALIBRATED = {
+    **{f"fig13:sharegpt@2.0:{system}": TRACE_MATCHED for system in ORCA},
     "fig13:sharegpt@2.0:astra": "sequence_overhead_s of the device profiles",
     "fig13:alpaca@30:orca-oracle": "sigma of Alpaca's output lengths",
 }

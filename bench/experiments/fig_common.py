@@ -62,3 +62,6 @@ def curves(
     return tuple(
         Curve(system, values, extra.get(system, ()), settings) for system, values in rates.items()
     )
+
+
+TRACE_MATCHED = "random stream of the shipped lengths (a prediction with real lengths)"

@@ -84,8 +84,14 @@ CALIBRATIONS: tuple[Calibration, ...] = (
     Calibration(
         "random stream of the shipped lengths",
         "workload sharegpt, seed 0, without real lengths",
-        "the trace of the original artifact (Figs. 2 and 13)",
+        "the trace of the original artifact, and Orca's shares in Fig. 2",
         "fig2:orca",
+    ),
+    Calibration(
+        "random stream of the shipped lengths",
+        "workload sharegpt, seed 0, without real lengths",
+        "the same trace, and Orca's batched requests in Fig. 13",
+        "fig13:sharegpt@2.0:orca",
     ),
     Calibration(
         "request rate of ShareGPT's panel",
