@@ -125,12 +125,11 @@ class BlockManager:
 
         Raises UserError if the pool cannot take them.
         """
-        blocks = self._own_blocks(group)
-        if len(blocks) > self.swap_pool.num_free:
+        if not self.can_swap_out(group):
             raise UserError(
-                f"preempting request {group.request.request_id} needs {len(blocks)} "
-                f"swap blocks but {self.swap_pool.num_free} are free: raise "
-                "--swap-space or lower the request rate"
+                f"preempting request {group.request.request_id} needs "
+                f"{len(self._own_blocks(group))} swap blocks but {self.swap_pool.num_free} "
+                "are free: raise --swap-space or lower the request rate"
             )
         self._entries -= sum(len(s.blocks) for s in group.running)
         pairs = self._move(group, self.pool, self.swap_pool)
