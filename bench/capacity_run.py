@@ -15,11 +15,10 @@ from bench.capacity_search import (
     stored_search,
 )
 from bench.point import PointSpec
+from bench.pool import Place
 from bench.progress import Display
 from bench.results import Store
-from bench.run import run_point
 from bench.runner import Summary, run_points
-from bench.worker import RunPoint
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,8 @@ def run_searches(
     *,
     target: Target,
     seeds: int,
-    jobs: int | None = None,
+    place: Place | None = None,
     display: Display | None = None,
-    run: RunPoint = run_point,
 ) -> Sought:
     """Search every spec with every seed, all searches' next points side by side.
 
@@ -56,7 +54,7 @@ def run_searches(
     while wanted := _wanted(specs, known, target=target, seeds=seeds):
         if summaries:
             display.note(f"round {len(summaries) + 1}: {len(wanted)} searches go on")
-        summaries.append(run_points(store, wanted, jobs=jobs, run=run, display=display))
+        summaries.append(run_points(store, wanted, place=place, display=display))
         if summaries[-1].exit_status:
             return Sought({}, tuple(summaries))
         for spec in wanted:

@@ -1,34 +1,24 @@
-"""Run many points, each in a process of its own, so that a crash costs one point and no more."""
+"""Bring a set of points into the store, wherever they run: plan, run, retry, tell."""
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import connection, forkserver, resource_tracker
-from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
-from typing import Any
 
+from bench.local_pool import LocalProcesses
 from bench.plan import make_plan, weight
 from bench.point import PointSpec
+from bench.pool import Ended, Place, Pool, Undertaking
 from bench.progress import Display
-from bench.provenance import environment, usable_cores
+from bench.provenance import environment
 from bench.results import MEASURED, Store, name_of
-from bench.run import run_point
-from bench.worker import Advanced, Failed, Finished, RunPoint, Task, work
+from bench.worker import Failed, Finished
 from engines.core.errors import UserError
 
-_POLL_S = 0.25
-_GRACE_S = 2.0  # for a worker to end by itself before it is killed
 _ATTEMPTS = 2  # a worker that dies without a word is given one more chance
-
-# What every worker would import again otherwise, at a tenth of a second each.
-_PRELOADED = ("__main__", "bench.worker", "numpy.ma", "numpy.random", "pyarrow.parquet")
 
 
 @dataclass(frozen=True)
@@ -64,17 +54,6 @@ class Summary:
 
 
 @dataclass
-class _Worker:
-    """A running process and the runner's end of its pipe."""
-
-    spec: PointSpec
-    process: BaseProcess
-    channel: Connection
-    attempt: int
-    outcome: Finished | Failed | None = None
-
-
-@dataclass
 class _Tally:
     """What has become of the points so far."""
 
@@ -87,15 +66,14 @@ def run_points(
     store: Store,
     specs: Iterable[PointSpec],
     *,
-    jobs: int | None = None,
+    place: Place | None = None,
     force: bool = False,
-    run: RunPoint = run_point,
     display: Display | None = None,
 ) -> Summary:
-    """Bring every point into the store, in parallel processes (default: one per usable core).
+    """Bring every point into the store, in parallel at `place` (default: this machine).
 
-    Measured points run one at a time, since they would disturb each other. Ctrl-C ends all
-    workers and returns with `interrupted`. Raises UserError if the store cannot be written.
+    Ctrl-C ends all workers and returns with `interrupted`. Raises UserError if the store cannot be
+    written or nothing can run at the place.
     """
     store.prepare()
     plan = make_plan(store, specs, force=force)
@@ -107,12 +85,10 @@ def run_points(
     if plan.run:
         measured = any(spec.backend in MEASURED for spec in plan.run)
         shared = environment(source=store.source, gpu=measured)
-        pool = _Pool(store, run=run, shared=shared, force=force)
-        limit = 1 if measured else max(1, jobs or usable_cores())
-        if measured and jobs is not None and jobs > 1:
-            display.note("measured points run one at a time: --jobs is for the simulation")
+        undertaking = Undertaking(store, plan.run, shared, force)
+        pool = (place or LocalProcesses()).open(undertaking, display)
         with display.over({spec: weight(spec) for spec in plan.run}):
-            interrupted = _drain(pool, plan.run, limit=limit, tally=tally, display=display)
+            interrupted = _Run(store, pool, tally, display).drain(plan.run)
     settled = {*tally.done, *tally.by_others, *(failure.spec for failure in tally.failed)}
     return Summary(
         done=tuple(tally.done),
@@ -125,142 +101,66 @@ def run_points(
     )
 
 
-class _Pool:
-    """Starts workers, listens to them and ends them."""
+class _Run:
+    """Feeds a pool with points until all have ended."""
 
-    def __init__(
-        self, store: Store, *, run: RunPoint, shared: Mapping[str, Any], force: bool
-    ) -> None:
-        self.store = store
-        self.workers: dict[Connection, _Worker] = {}
-        self._run = run
-        self._shared = shared
-        self._force = force
-        self._context = _start_context()
+    def __init__(self, store: Store, pool: Pool, tally: _Tally, display: Display) -> None:
+        self._store = store
+        self._pool = pool
+        self._tally = tally
+        self._display = display
+        self._waiting: list[PointSpec] = []  # taken from the end
+        self._attempts: dict[PointSpec, int] = {}
+        self._doomed = False  # whether no other point can succeed
 
-    def start(self, spec: PointSpec, *, attempt: int) -> None:
-        """Start a process for one point."""
-        ours, theirs = self._context.Pipe()
-        task = Task(spec, self.store.root.absolute(), self._run, self._shared, self._force)
-        process = self._context.Process(  # type: ignore[attr-defined]
-            target=work, args=(task, theirs), name=name_of(spec)
-        )
-        process.start()
-        theirs.close()  # so that the worker's death closes the pipe
-        self.workers[ours] = _Worker(spec, process, ours, attempt)
+    def drain(self, specs: Sequence[PointSpec]) -> bool:
+        """Run all points, the heaviest first; returns whether Ctrl-C ended it early.
 
-    def listen(self, display: Display) -> list[_Worker]:
-        """Take in messages for a moment; returns the workers that have ended."""
-        ended = []
-        for ready in connection.wait(list(self.workers), timeout=_POLL_S):
-            assert isinstance(ready, Connection)
-            worker = self.workers[ready]
-            try:
-                message = ready.recv()
-            except (EOFError, OSError):
-                ended.append(self._retire(worker))
-                continue
-            if isinstance(message, Advanced):
-                display.advance(worker.spec, message.fraction)
-            else:
-                worker.outcome = message
-        return ended
-
-    def _retire(self, worker: _Worker) -> _Worker:
-        worker.process.join(_GRACE_S)
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join()
-        worker.channel.close()
-        del self.workers[worker.channel]
-        return worker
-
-    def stop(self) -> None:
-        """End all workers, gently at first; what they had not finished is cleared away."""
-        for worker in self.workers.values():
-            worker.process.terminate()
-        deadline = time.monotonic() + _GRACE_S
-        for worker in list(self.workers.values()):
-            worker.process.join(max(0.0, deadline - time.monotonic()))
-            self._retire(worker)
-        with suppress(UserError):
-            self.store.prepare()
-
-
-def _drain(
-    pool: _Pool, specs: Sequence[PointSpec], *, limit: int, tally: _Tally, display: Display
-) -> bool:
-    """Run all points, the heaviest first; returns whether Ctrl-C ended it early.
-
-    A full disk ends it too, since no other point could be written.
-    """
-    heaviest_first = sorted(specs, key=weight, reverse=True)
-    waiting = [(spec, 1) for spec in reversed(heaviest_first)]  # taken from the end
-    try:
-        while waiting or pool.workers:
-            while waiting and len(pool.workers) < limit:
-                spec, attempt = waiting.pop()
-                display.begin(spec)
-                pool.start(spec, attempt=attempt)
-            for worker in pool.listen(display):
-                if worker.outcome is None and worker.attempt < _ATTEMPTS:
-                    display.note(f"{name_of(worker.spec)}: {_death(worker)}; trying once more")
-                    waiting.append((worker.spec, worker.attempt + 1))
-                    continue
-                _settle(pool.store, worker, tally=tally, display=display)
-                if isinstance(worker.outcome, Failed) and worker.outcome.fatal:
-                    pool.stop()
-                    return False
-    except KeyboardInterrupt:
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        A full disk ends it too, since no other point could be written.
+        """
+        self._waiting = sorted(specs, key=weight, reverse=True)[::-1]
         try:
-            pool.stop()
-        finally:
-            signal.signal(signal.SIGINT, previous)
-        return True
-    except BaseException:
-        pool.stop()
-        raise
-    return False
+            while self._waiting or self._pool.busy:
+                self._fill()
+                for ended in self._pool.listen(self._display):
+                    self._take(ended)
+                if self._doomed:
+                    self._pool.stop()
+                    return False
+        except KeyboardInterrupt:
+            previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                self._pool.stop()
+            finally:
+                signal.signal(signal.SIGINT, previous)
+            return True
+        except BaseException:
+            self._pool.stop()
+            raise
+        return False
 
+    def _fill(self) -> None:
+        """Start what there is room for, in order: a light point never overtakes a heavier one."""
+        while self._waiting and self._pool.has_room(self._waiting[-1]):
+            spec = self._waiting.pop()
+            self._attempts[spec] = self._attempts.get(spec, 0) + 1
+            self._display.begin(spec)
+            self._pool.start(spec)
 
-def _settle(store: Store, worker: _Worker, *, tally: _Tally, display: Display) -> None:
-    """Book a worker that has ended for good."""
-    if isinstance(worker.outcome, Finished):
-        (tally.by_others if worker.outcome.by_other else tally.done).append(worker.spec)
-        display.end(worker.spec)
-        return
-    failed = worker.outcome or Failed(_death(worker))
-    tally.failed.append(Failure(worker.spec, failed.error))
-    display.end(worker.spec, error=failed.error)
-    with suppress(Exception):  # on a full disk the failure is still named at the end
-        store.write_failure(worker.spec, error=failed.error, traceback=failed.traceback)
-
-
-def _death(worker: _Worker) -> str:
-    """Say how a worker died that could not say so itself."""
-    status = worker.process.exitcode
-    if status is None or status >= 0:
-        return f"its process ended without a result (exit status {status})"
-    name = signal.Signals(-status).name
-    hint = ", likely for want of memory: try fewer --jobs" if name == "SIGKILL" else ""
-    return f"its process was killed by {name}{hint}"
-
-
-def _start_context() -> BaseContext:
-    """A context whose workers start from a clean process that has the imports done already.
-
-    Ctrl-C must reach the runner alone: the server is started with SIGINT blocked, which its
-    workers inherit. (The resource tracker goes first because it unblocks the signal.)
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_PRELOADED))
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return context
+    def _take(self, ended: Ended) -> None:
+        """Book a worker that has ended, or try its point once more."""
+        spec, outcome = ended.spec, ended.outcome
+        if isinstance(outcome, Finished):
+            (self._tally.by_others if outcome.by_other else self._tally.done).append(spec)
+            self._display.end(spec)
+            return
+        failed = outcome or Failed(ended.death, retry=True)
+        if failed.retry and self._attempts[spec] < _ATTEMPTS:
+            self._display.note(f"{name_of(spec)}: {failed.error}; trying once more")
+            self._waiting.append(spec)
+            return
+        self._tally.failed.append(Failure(spec, failed.error))
+        self._display.end(spec, error=failed.error)
+        with suppress(UserError):  # on a full disk the failure is still named at the end
+            self._store.write_failure(spec, error=failed.error, traceback=failed.traceback)
+        self._doomed = self._doomed or failed.fatal

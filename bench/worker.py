@@ -19,7 +19,7 @@ from bench.point import PointSpec
 from bench.provenance import provenance_of
 from bench.results import State, Store
 from bench.run import Outcome, Progress
-from engines.core.errors import UserError
+from engines.core.errors import LostWorkerError, UserError
 
 
 class RunPoint(Protocol):
@@ -57,11 +57,15 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """The point failed with an exception, in one line; `fatal` if no other can succeed."""
+    """The point failed, in one line.
+
+    `fatal` if no other can succeed; `retry` if the same point may succeed another time.
+    """
 
     error: str
     traceback: str = ""
     fatal: bool = False
+    retry: bool = False
 
 
 def work(task: Task, channel: Connection) -> None:
@@ -72,6 +76,8 @@ def work(task: Task, channel: Connection) -> None:
         message: Finished | Failed = _serve(task, channel)
     except UserError as error:
         message = Failed(one_line(str(error)), fatal=isinstance(error, NoSpaceError))
+    except LostWorkerError as error:
+        message = Failed(one_line(str(error)), traceback.format_exc(), retry=True)
     except Exception as error:
         summary = one_line(f"{type(error).__name__}: {error}")
         message = Failed(summary, traceback.format_exc())

@@ -18,6 +18,7 @@ from bench.commands.options import (
     selection_overrides,
     tell_backend,
 )
+from bench.commands.places import PLACE_OPTIONS, choose_place, place_options
 from bench.point import PointSpec
 from engines.core.errors import UserError
 
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from bench.results import Store
 
 DEFAULT_SEEDS = 3
-SEARCH_OPTIONS = ("figures", "limit", "tolerance", "seeds", "jobs", "as_json", "quiet", "artifacts")
+SEARCH_OPTIONS = (
+    *("figures", "limit", "tolerance", "seeds", "as_json", "quiet", "artifacts"),
+    *PLACE_OPTIONS,
+)
 FIGURE_OPTIONS = ("full", "seed", "lengths", "backend")
 
 
@@ -62,7 +66,6 @@ def _search_options(function: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Searches, each with a seed of its own, from --seed on.",
         ),
-        click.option("--jobs", "-j", type=click.IntRange(min=1), help="Points at a time."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
     )
     for option in reversed(options):
@@ -72,6 +75,7 @@ def _search_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("capacity")
 @_search_options
+@place_options
 @point_options
 @artifacts_option
 @quiet_option
@@ -139,7 +143,7 @@ def _run(
         specs,
         target=target,
         seeds=given["seeds"],
-        jobs=given["jobs"],
+        place=choose_place(given),
         display=choose(quiet=given["quiet"]),
     )
 

@@ -16,6 +16,7 @@ from bench.commands.options import (
     selection_overrides,
     tell_backend,
 )
+from bench.commands.places import choose_place, place_options
 from bench.commands.plot import draw_all
 from bench.commands.tables import print_table
 from bench.progress import choose, clock
@@ -23,6 +24,7 @@ from engines.core.errors import UserError
 
 if TYPE_CHECKING:
     from bench.point import PointSpec
+    from bench.pool import Place
     from bench.results import Store
     from bench.runner import Summary
 
@@ -39,13 +41,7 @@ class Wanted:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @selection_options
 @click.option("--force", is_flag=True, help="Run points again that are complete.")
-@click.option(
-    "--jobs",
-    "-j",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Points to run at a time.  [default: one for each core]",
-)
+@place_options
 @click.option("--no-plot", is_flag=True, help="Run only.")
 @click.option("--dry-run", is_flag=True, help="Say which points would run, and write nothing.")
 @quiet_option
@@ -56,7 +52,6 @@ def command(
     *,
     names: tuple[str, ...],
     artifacts: str,
-    jobs: int | None,
     force: bool,
     **options: Any,
 ) -> None:
@@ -87,7 +82,9 @@ def command(
     if draws:
         check_writable(store.root / "figures")
     tell_backend(options["backend"], backend)
-    summary = bring(store, wanted.points, jobs=jobs, force=force, quiet=options["quiet"])
+    summary = bring(
+        store, wanted.points, place=choose_place(options), force=force, quiet=options["quiet"]
+    )
     if draws and not summary.interrupted:
         try:
             draw_all(names, store, backend=backend, full=full, overrides=overrides)
@@ -130,12 +127,12 @@ def find_points(
 
 
 def bring(
-    store: Store, points: Sequence[PointSpec], *, jobs: int | None, force: bool, quiet: bool
+    store: Store, points: Sequence[PointSpec], *, place: Place, force: bool, quiet: bool
 ) -> Summary:
     """Run the points with a display that fits; raises UserError if nothing can be written."""
     from bench.runner import run_points
 
-    return run_points(store, points, jobs=jobs, force=force, display=choose(quiet=quiet))
+    return run_points(store, points, place=place, force=force, display=choose(quiet=quiet))
 
 
 def tell(summary: Summary, store: Store) -> None:

@@ -19,3 +19,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return UserError(f"unknown {kind} '{name}': {hint}known: {', '.join(names)}")
+
+
+class LostWorkerError(Exception):
+    """A process that the engine needs is gone. The same work may succeed another time."""

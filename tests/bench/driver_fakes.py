@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from bench.local_pool import LocalProcesses
 from bench.point import PointSpec
 from bench.results import Store
 from bench.run import Outcome, Progress, run_point
 from bench.runner import run_points
-from engines.core.errors import UserError
+from engines.core.errors import LostWorkerError, UserError
 
 TROUBLE = 7  # the seed of the point that misbehaves
 
@@ -100,6 +101,12 @@ def crash_once(spec: PointSpec, *, on_progress: Progress | None = None) -> Outco
     return outcome(spec)
 
 
+def lose_a_worker(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcome:
+    assert spec.trace is not None
+    mark(spec, "run")
+    raise LostWorkerError("rank 1 is gone")
+
+
 def hang(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcome:
     """Finish seeds 0 and 1 at once; everything else takes forever."""
     mark(spec, "run")
@@ -121,7 +128,9 @@ def large_after_first(spec: PointSpec, *, on_progress: Progress | None = None) -
 def main(root: str, run_name: str, count: str, marks: str) -> None:
     """Run points in a process of its own, print a summary and exit as `bench` would."""
     summary = run_points(
-        Store(root), specs(int(count), Path(marks)), jobs=3, run=globals()[run_name]
+        Store(root),
+        specs(int(count), Path(marks)),
+        place=LocalProcesses(jobs=3, run=globals()[run_name]),
     )
     told = {
         "done": [spec.seed for spec in summary.done],

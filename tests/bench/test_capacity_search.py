@@ -22,6 +22,7 @@ from bench.commands.capacity import command
 from bench.experiments import registry
 from bench.experiments.tables import Choice
 from bench.intervals import geometric_mean, t_quantile
+from bench.local_pool import LocalProcesses
 from bench.point import PointSpec
 from bench.report import build_report
 from bench.reporting.searched import StoredSearches, pairs_in, pairs_of, spec_of
@@ -132,8 +133,12 @@ def test_mean_over_seeds_and_its_interval():
 
 
 def test_points_are_kept_and_a_search_resumes_from_them(store):
-    first = run_searches(store, [SPEC], target=Target(tolerance=0.3), seeds=1, run=serve)
-    again = run_searches(store, [SPEC], target=Target(tolerance=0.1), seeds=1, run=serve)
+    first = run_searches(
+        store, [SPEC], target=Target(tolerance=0.3), seeds=1, place=LocalProcesses(run=serve)
+    )
+    again = run_searches(
+        store, [SPEC], target=Target(tolerance=0.1), seeds=1, place=LocalProcesses(run=serve)
+    )
     found = again.found[SPEC]
     assert found.mean.value == pytest.approx(capacity_of("astra"), rel=0.1)
     ran = [spec for summary in again.summaries for spec in summary.done]
@@ -144,7 +149,7 @@ def test_points_are_kept_and_a_search_resumes_from_them(store):
 
 
 def test_each_seed_is_searched_and_gives_an_interval(store):
-    sought = run_searches(store, [SPEC], target=Target(), seeds=2, run=serve)
+    sought = run_searches(store, [SPEC], target=Target(), seeds=2, place=LocalProcesses(run=serve))
     found = sought.found[SPEC]
     assert sorted(found.brackets) == [0, 1]
     for seed, bracket in found.brackets.items():
@@ -155,7 +160,9 @@ def test_each_seed_is_searched_and_gives_an_interval(store):
 
 
 def test_a_failing_point_ends_the_searches_with_its_error(store):
-    sought = run_searches(store, [SPEC], target=Target(), seeds=3, run=refuse_two)
+    sought = run_searches(
+        store, [SPEC], target=Target(), seeds=3, place=LocalProcesses(run=refuse_two)
+    )
     assert sought.found == {}
     assert sought.failed is not None
     assert sought.failed.exit_status == 1

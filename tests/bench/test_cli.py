@@ -16,6 +16,7 @@ from bench.cli import COMMANDS, main
 from bench.commands import figure as figure_command
 from bench.experiments import registry
 from bench.experiments.model import Curve, Figure, Panel
+from bench.local_pool import LocalProcesses
 from bench.results import State, Store
 from bench.runner import run_points
 
@@ -190,7 +191,9 @@ def test_a_failing_point_is_named_and_the_status_is_1(
     here: Path, tiny: Figure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def bring(store: Store, points: Any, **options: Any) -> Any:
-        return run_points(store, points, run=fakes.refuse_high_rates, force=options["force"])
+        return run_points(
+            store, points, place=LocalProcesses(run=fakes.refuse_high_rates), force=options["force"]
+        )
 
     monkeypatch.setattr(figure_command, "bring", bring)
     result = bench("figure", "tiny")

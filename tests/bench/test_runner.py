@@ -14,6 +14,7 @@ from typing import Any
 import driver_fakes as fakes
 import pytest
 
+from bench.local_pool import LocalProcesses
 from bench.plan import make_plan, weight
 from bench.point import PointSpec
 from bench.progress import Display
@@ -90,16 +91,21 @@ def alive(pid: int) -> bool:
 def test_runs_every_point_once_and_skips_complete_ones(store: Store) -> None:
     specs = fakes.specs(4)
     display = Recorder()
-    first = run_points(store, [*specs, specs[0]], run=fakes.succeed, jobs=2, display=display)
+    first = run_points(
+        store,
+        [*specs, specs[0]],
+        place=LocalProcesses(jobs=2, run=fakes.succeed),
+        display=display,
+    )
     assert set(first.done) == set(specs)
     assert len(first.done) == 4
     assert display.shares == [0.5] * 4
     assert display.errors == [""] * 4
     assert first.exit_status == 0
-    second = run_points(store, specs, run=fakes.fail)
+    second = run_points(store, specs, place=LocalProcesses(run=fakes.fail))
     assert second.skipped == tuple(specs)
     assert not second.done
-    third = run_points(store, specs[:1], run=fakes.succeed, force=True)
+    third = run_points(store, specs[:1], place=LocalProcesses(run=fakes.succeed), force=True)
     assert third.done == (specs[0],)
 
 
@@ -107,7 +113,12 @@ def test_heavier_points_start_first(store: Store) -> None:
     specs = [PointSpec(system="astra", rate=rate) for rate in (1.0, 4.0, 2.0)]
     specs.append(PointSpec(system="astra", rate=1.0, sampling="beam6"))
     display = Recorder()
-    run_points(store, specs, run=fakes.succeed, jobs=1, display=display)
+    run_points(
+        store,
+        specs,
+        place=LocalProcesses(jobs=1, run=fakes.succeed),
+        display=display,
+    )
     weights = [weight(spec) for spec in display.begun]
     assert weights == sorted(weights, reverse=True)
     assert weights[0] == weight(specs[3])
@@ -126,7 +137,7 @@ def test_a_failing_point_costs_itself_alone(
 ) -> None:
     specs = fakes.specs(9, marks)
     trouble = specs[fakes.TROUBLE]
-    summary = run_points(store, specs, run=run, jobs=2)
+    summary = run_points(store, specs, place=LocalProcesses(jobs=2, run=run))
     assert [(failure.spec, failure.error) for failure in summary.failed] == [(trouble, message)]
     assert set(summary.done) == set(specs) - {trouble}
     assert summary.exit_status == 1
@@ -135,26 +146,39 @@ def test_a_failing_point_costs_itself_alone(
     record = json.loads(store.failure_path(trouble).read_text())
     assert record["error"] == message
     assert any("raise ValueError" in line for line in record["traceback"]) is has_traceback
-    again = run_points(store, specs, run=fakes.succeed)
+    again = run_points(store, specs, place=LocalProcesses(run=fakes.succeed))
     assert again.done == (trouble,)
     assert not store.failure_path(trouble).exists()
 
 
 def test_a_killed_worker_is_tried_once_more(store: Store, marks: Path) -> None:
     display = Recorder()
-    summary = run_points(store, fakes.specs(2, marks), run=fakes.crash_once, display=display)
+    summary = run_points(
+        store, fakes.specs(2, marks), place=LocalProcesses(run=fakes.crash_once), display=display
+    )
     assert len(summary.done) == 2
     assert summary.exit_status == 0
     assert runs_of(marks, 0) == 2
     assert any("SIGKILL" in note and "trying once more" in note for note in display.notes)
 
 
+def test_a_point_that_lost_a_process_of_its_engine_is_tried_once_more(
+    store: Store, marks: Path
+) -> None:
+    display = Recorder()
+    place = LocalProcesses(run=fakes.lose_a_worker)
+    summary = run_points(store, fakes.specs(1, marks), place=place, display=display)
+    assert [failure.error for failure in summary.failed] == ["rank 1 is gone"]
+    assert runs_of(marks, 0) == 2
+    assert any("rank 1 is gone; trying once more" in note for note in display.notes)
+
+
 def test_corrupt_results_are_named_and_run_again(store: Store) -> None:
     specs = fakes.specs(2)
-    run_points(store, specs, run=fakes.succeed)
+    run_points(store, specs, place=LocalProcesses(run=fakes.succeed))
     (store.directory(specs[0]) / "requests.parquet").write_bytes(b"PAR1")
     display = Recorder()
-    summary = run_points(store, specs, run=fakes.succeed, display=display)
+    summary = run_points(store, specs, place=LocalProcesses(run=fakes.succeed), display=display)
     assert summary.done == (specs[0],)
     assert store.state(specs[0]) is State.COMPLETE
     assert any(specs[0].digest in note and "checksum" in note for note in display.notes)
@@ -163,14 +187,14 @@ def test_corrupt_results_are_named_and_run_again(store: Store) -> None:
 def test_stale_simulations_run_again_and_stale_measurements_are_kept(store: Store) -> None:
     simulated = PointSpec(system="astra")
     measured = replace(simulated, backend="cpu")
-    run_points(store, [simulated, measured], run=fakes.succeed)
+    run_points(store, [simulated, measured], place=LocalProcesses(run=fakes.succeed))
     later = Store(store.root, source="other sources")
     plan = make_plan(later, [simulated, measured])
     assert plan.run == (simulated,)
     assert plan.kept == (measured,)
     assert any("--force" in note for note in plan.notes)
     assert make_plan(later, [simulated, measured], force=True).run == (simulated, measured)
-    summary = run_points(later, [simulated, measured], run=fakes.succeed)
+    summary = run_points(later, [simulated, measured], place=LocalProcesses(run=fakes.succeed))
     assert summary.done == (simulated,)
     assert later.state(simulated) is State.COMPLETE
 
@@ -179,7 +203,11 @@ def test_an_unwritable_place_is_refused_before_anything_runs(tmp_path: Path, mar
     blocked = tmp_path / "file"
     blocked.touch()
     with pytest.raises(UserError, match="is not a directory"):
-        run_points(Store(blocked / "artifacts"), fakes.specs(1, marks), run=fakes.count_runs)
+        run_points(
+            Store(blocked / "artifacts"),
+            fakes.specs(1, marks),
+            place=LocalProcesses(run=fakes.count_runs),
+        )
     assert runs_of(marks, 0) == 0
 
 
@@ -221,7 +249,7 @@ def test_killing_the_runner_ends_its_workers_and_loses_only_points_in_flight(
     process.communicate(timeout=DEADLINE_S)
     pids = [int(path.name.rsplit("-", 1)[1]) for path in marks.iterdir()]
     wait_until(lambda: not any(alive(pid) for pid in pids), "workers to end")
-    summary = run_points(store, specs, run=fakes.succeed)
+    summary = run_points(store, specs, place=LocalProcesses(run=fakes.succeed))
     assert set(summary.skipped) == set(specs[:2])
     assert set(summary.done) == set(specs[2:])
     results = store.root / "results" / "sim"
