@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 
 
-def place_children(parents: Sequence[int]) -> list[int]:
+@lru_cache(maxsize=1 << 14)  # the same few patterns come again and again
+def place_children(parents: tuple[int, ...]) -> tuple[int, ...]:
     """Give the chosen candidates places so that beams which survive stay where they are.
 
     `parents[c]` is the beam that candidate c continues, best candidate first. Returns for each
@@ -20,4 +21,4 @@ def place_children(parents: Sequence[int]) -> list[int]:
         else:
             others.append(candidate)
     rest = iter(others)
-    return [candidate if candidate >= 0 else next(rest) for candidate in order]
+    return tuple(candidate if candidate >= 0 else next(rest) for candidate in order)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engines.core.batch import Batch
 from engines.core.beams import place_children
@@ -31,82 +30,90 @@ class BeamProcess:
         assert novelty > 0, f"novelty must be positive, got {novelty}"
         self._novelty = novelty
         self._random = np.random.default_rng(seed)
-        self._scores: dict[int, NDArray[np.float64]] = {}  # by request id
-        self._next_open: dict[int, int] = {}  # position of the next new token, by request id
-        self._due: dict[int, list[SequenceGroup]] = {}  # by step
+        self._searches: dict[SequenceGroup, _Search] = {}
+        self._due: dict[int, list[_Search]] = {}  # by step
 
     def step(self, batch: Batch) -> list[Fork]:
         """Advance all beams of a batch by one token; returns groups in which one was replaced."""
         for sequence in batch.left:
             if sequence.group.status is Status.FINISHED:
-                self._forget(sequence.group)
+                self._searches.pop(sequence.group, None)
         for sequence in batch.joined:
             if sequence is sequence.group.running[0] and sequence.group.request.sampling.beam:
-                self._file(sequence.group, batch.step)
+                self._join(sequence.group, batch.step)
         due = self._due.pop(batch.step, None)
         if due is None:
             return []
-        by_width: dict[int, list[SequenceGroup]] = {}
-        for group in due:
-            if self._is_due(group, batch.step):
-                by_width.setdefault(len(group.running), []).append(group)
+        by_width: dict[int, list[_Search]] = {}
+        for search in due:
+            if search.is_due(batch.step):
+                by_width.setdefault(len(search.gaps), []).append(search)
         forks: list[Fork] = []
-        for groups in by_width.values():
-            self._advance(groups, forks)
-            self._draw_next(groups, batch.step)
+        for searches in by_width.values():
+            self._advance(searches, forks)
+            self._draw_next(searches, batch.step)
         return forks
 
-    def _is_due(self, group: SequenceGroup, step: int) -> bool:
-        """An entry is void if its group was preempted or has finished since."""
-        return group.status is Status.RUNNING and self._next_open.get(
-            group.request.request_id
-        ) == _position(group, step)
-
-    def _file(self, group: SequenceGroup, step: int) -> None:
+    def _join(self, group: SequenceGroup, step: int) -> None:
         position = _position(group, step)
-        wait = self._next_open.setdefault(group.request.request_id, position) - position
-        if step + wait <= group.last_step:
-            self._due.setdefault(step + wait, []).append(group)
+        search = self._searches.get(group)
+        if search is None:
+            search = self._searches[group] = _Search(group, position)
+        self._file(search, step + search.next_open - position)
 
-    def _draw_next(self, groups: list[SequenceGroup], step: int) -> None:
-        """Draw when each group's next new token comes, given one at this step.
+    def _file(self, search: _Search, step: int) -> None:
+        if step <= search.group.last_step:
+            self._due.setdefault(step, []).append(search)
+
+    def _draw_next(self, searches: list[_Search], step: int) -> None:
+        """Draw when each search's next new token comes, given one at this step.
 
         After position t, a wait longer than k has the probability that none of t+1 .. t+k is new,
         the product of their i / (novelty + i). Such a wait is geometric with a probability that
         is Beta(novelty, t + 1) distributed.
         """
-        ids = [group.request.request_id for group in groups]
-        positions = np.array([self._next_open[i] for i in ids])  # they are due
-        waits = self._random.geometric(self._random.beta(self._novelty, positions + 1)).tolist()
-        for group, i, wait in zip(groups, ids, waits, strict=True):
-            self._next_open[i] += wait
-            if step + wait <= group.last_step:
-                self._due.setdefault(step + wait, []).append(group)
+        beta, geometric = self._random.beta, self._random.geometric
+        endings = [beta(self._novelty, search.next_open + 1) for search in searches]  # all are due
+        for search, ending in zip(searches, endings, strict=True):
+            wait = geometric(ending)
+            search.next_open += wait
+            self._file(search, step + wait)
 
-    def _forget(self, group: SequenceGroup) -> None:
-        self._scores.pop(group.request.request_id, None)
-        self._next_open.pop(group.request.request_id, None)
-
-    def _advance(self, groups: list[SequenceGroup], forks: list[Fork]) -> None:
-        """One new token for groups of one width, all at once."""
-        width = len(groups[0].running)
-        ids = [g.request.request_id for g in groups]
-        fresh = np.zeros(width)
-        scores = np.stack([self._scores.get(i, fresh) for i in ids])
-        steps = self._random.exponential(1.0, (len(ids), width, width))
-        flat = (scores[:, :, None] - steps.cumsum(axis=2)).reshape(len(ids), width * width)
-        best = np.argsort(-flat, axis=1, kind="stable")[:, :width]
-        kept = np.take_along_axis(flat, best, axis=1)
+    def _advance(self, searches: list[_Search], forks: list[Fork]) -> None:
+        """One new token for searches of one width, all at once."""
+        count, width = len(searches), len(searches[0].gaps)
+        gaps = self._random.standard_exponential((count, width, width)).cumsum(axis=2)
+        gaps += np.array([search.gaps for search in searches])[:, :, None]
+        flat = gaps.reshape(count, width * width)
+        best = flat.argsort(axis=1, kind="stable")[:, :width]
+        kept = flat[np.arange(count)[:, None], best]
         kept -= kept[:, :1]  # only differences matter; keeps scores bounded
-        parents = best // width
-        placed = np.empty_like(kept)  # right wherever every beam survives; then order is parents
-        np.put_along_axis(placed, parents, kept, axis=1)
-        for row, chosen in enumerate(parents.tolist()):
-            if len(set(chosen)) < width:
-                order = place_children(chosen)
-                placed[row] = kept[row, order]
-                forks.append(Fork(groups[row], [chosen[candidate] for candidate in order]))
-        self._scores.update(zip(ids, placed, strict=True))
+        rows = zip(searches, (best // width).tolist(), kept.tolist(), strict=True)
+        for search, parents, kept_gaps in rows:
+            order = place_children(tuple(parents))
+            search.gaps = [kept_gaps[candidate] for candidate in order]
+            if len(set(parents)) < width:
+                forks.append(Fork(search.group, [parents[candidate] for candidate in order]))
+
+
+class _Search:
+    """Where one beam search stands.
+
+    `gaps` are how far each beam's score lies below the best one's; `next_open` is the position of
+    the next new token.
+    """
+
+    __slots__ = ("gaps", "group", "next_open")
+
+    def __init__(self, group: SequenceGroup, next_open: int) -> None:
+        self.group = group
+        self.next_open = next_open
+        self.gaps = [0.0] * len(group.running)
+
+    def is_due(self, step: int) -> bool:
+        """Whether the next new token comes in `step`: not if the group was preempted or is done."""
+        group = self.group
+        return group.status is Status.RUNNING and self.next_open == _position(group, step)
 
 
 def _position(group: SequenceGroup, step: int) -> int:

@@ -86,7 +86,7 @@ class BeamSearch:
         if is_last or self._cannot_improve(going_on[0].logprob / length):
             self.done = True
             return None
-        order = place_children([c.parent for c in going_on])
+        order = place_children(tuple(c.parent for c in going_on))
         placed = [going_on[i] for i in order]
         self.scores = [c.logprob for c in placed]
         return Advance([c.parent for c in placed], [c.token for c in placed])

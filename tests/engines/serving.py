@@ -213,7 +213,7 @@ class ContentExecutor:
     def _replace_beams(self, group: SequenceGroup) -> Fork | None:
         width = len(group.running)
         drawn = self._random.integers(width, size=width).tolist()
-        parents = [drawn[candidate] for candidate in place_children(drawn)]
+        parents = [drawn[candidate] for candidate in place_children(tuple(drawn))]
         if parents == list(range(width)):
             return None
         before = [self.histories[s].copy() for s in group.running]
