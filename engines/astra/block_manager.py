@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from engines.astra.block_pool import BlockPool
-from engines.core.batch import Batch, Copy, Swap, TableChange
+from engines.core.batch import Batch, Copy, Swap
 from engines.core.config import EngineConfig
 from engines.core.errors import UserError
 from engines.core.kv import KVUsage
@@ -65,8 +65,7 @@ class BlockManager:
         """Map the prompt once for all the group's sequences; returns the cached prefix length."""
         sequences = group.running
         prefix = self._prefix_of(group.request)
-        for block in prefix:
-            self.pool.share(block, len(sequences))
+        self.pool.share_all(prefix, len(sequences))
         own = self.num_blocks_for(num_tokens) - len(prefix)
         table = prefix + self.pool.allocate_many(own, len(sequences))
         for sequence in sequences:
@@ -83,22 +82,30 @@ class BlockManager:
 
     def append(self, group: SequenceGroup, context_len: int, batch: Batch) -> None:
         """Make the slot of token `context_len - 1` writable in every running sequence."""
-        index = (context_len - 1) // self.block_size
-        pool = self.pool
+        if (context_len - 1) % self.block_size:
+            self.unshare(group, batch)
+        else:
+            self.grow(group.running, batch)
+
+    def grow(self, sequences: list[Sequence], batch: Batch) -> None:
+        """Give one more block to each of some sequences whose blocks are full."""
+        blocks = self.pool.allocate_many(len(sequences))
+        for sequence, block in zip(sequences, blocks, strict=True):
+            sequence.blocks.append(block)
+        self._entries += len(sequences)
+        batch.changed.extend(sequences)
+
+    def unshare(self, group: SequenceGroup, batch: Batch) -> None:
+        """Copy the last block, which is partly filled, for all but one of those who share it."""
+        pool, size = self.pool, self.block_size
         for sequence in group.running:
-            blocks = sequence.blocks
-            if index == len(blocks):
-                blocks.append(pool.allocate())
-                self._entries += 1
-            elif pool.references(blocks[index]) > 1:
-                source = blocks[index]
-                blocks[index] = pool.allocate()
+            source = sequence.blocks[-1]
+            if pool.references(source) > 1:
+                target = pool.allocate()
                 pool.release(source)
-                size = self.block_size  # the kernel copies whole blocks
-                batch.copies.append(Copy(source * size, blocks[index] * size, size))
-            else:
-                continue
-            batch.table_changes.append(TableChange(sequence, index, blocks[index]))
+                sequence.blocks[-1] = target
+                batch.copies.append(Copy(source * size, target * size, size))  # whole blocks
+                batch.changed.append(sequence)
 
     def free(self, sequence: Sequence) -> None:
         """Drop a running sequence's references."""
@@ -113,11 +120,13 @@ class BlockManager:
             if sequence is group.running[parent]:
                 continue
             assert parents[parent] == parent, f"beam {parent} is continued but did not survive"
-            blocks = group.running[parent].blocks
-            for block in blocks:
-                self.pool.share(block)
-            self.pool.release_all(sequence.blocks)
-            sequence.blocks = blocks.copy()
+            blocks, old = group.running[parent].blocks, sequence.blocks
+            same = len(old)  # tables of a group agree up to where they parted
+            while same and old[same - 1] != blocks[same - 1]:
+                same -= 1
+            self.pool.share_all(blocks[same:])
+            self.pool.release_all(old[same:])
+            old[same:] = blocks[same:]
             batch.forked.append(sequence)
 
     def swap_out(self, group: SequenceGroup, batch: Batch) -> None:
@@ -187,8 +196,7 @@ class BlockManager:
 
     def _register_prefix(self, request: Request, table: list[int]) -> None:
         prefix = table[: self._prefix_blocks(request)]
-        for block in prefix:
-            self.pool.share(block)
+        self.pool.share_all(prefix)
         self._prefixes[self._prefix_key(request)] = prefix
 
     def _prefix_blocks(self, request: Request) -> int:

@@ -39,6 +39,13 @@ class BlockPool:
         assert self._references[block] > 0, f"block {block} is free and cannot be shared"
         self._references[block] += references
 
+    def share_all(self, blocks: Iterable[int], references: int = 1) -> None:
+        """Add references to each of the used blocks."""
+        counts = self._references
+        for block in blocks:
+            assert counts[block] > 0, f"block {block} is free and cannot be shared"
+            counts[block] += references
+
     def release(self, block: int) -> None:
         """Drop one reference; the block is free when none is left."""
         left = self._references[block] - 1

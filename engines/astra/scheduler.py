@@ -8,16 +8,17 @@ from engines.astra.block_manager import BlockManager
 from engines.core.batch import Batch
 from engines.core.config import EngineConfig, Preemption
 from engines.core.errors import UserError
-from engines.core.request import SequenceGroup, Status
+from engines.core.request import Sequence, SequenceGroup, Status
 from engines.core.scheduler import Scheduler
 
 
 class AstraScheduler(Scheduler):
     """Runs as many groups as there are blocks for; takes blocks back when they run out.
 
-    Groups that need a block are filed under the step in which they do. While enough blocks are
-    free for every check of the original's loop over all groups to succeed, only those are
-    visited; otherwise the loop itself runs and decides whom to preempt.
+    A group needs blocks in every `block_size`-th step, so that groups are filed by the remainder
+    of these steps. While enough blocks are free for every check of the original's loop over all
+    groups to succeed, only groups that need one are visited, and get theirs all at once; otherwise
+    the loop itself runs and decides whom to preempt.
     """
 
     kv: BlockManager
@@ -26,7 +27,10 @@ class AstraScheduler(Scheduler):
         super().__init__(config, kv)
         self.kv = kv
         self.swapped: list[SequenceGroup] = []  # in arrival order
-        self._grow_at: dict[int, list[SequenceGroup]] = {}
+        # Running groups by the remainder of the steps in which they enter a new block, and those
+        # whose last block several sequences may share. Dictionaries serve as ordered sets.
+        self._growing: list[dict[SequenceGroup, None]] = [{} for _ in range(config.block_size)]
+        self._sharing: dict[SequenceGroup, None] = {}
         self._largest_group = 0  # most sequences of any group so far
 
     def add(self, group: SequenceGroup) -> None:
@@ -68,24 +72,27 @@ class AstraScheduler(Scheduler):
     def fork(self, group: SequenceGroup, parents: list[int]) -> None:
         """Besides sharing the parents' blocks: look at the group's next write for a copy."""
         super().fork(group, parents)
-        self._file_growth(group, self.batch.step + 1)
+        self._sharing[group] = None
+
+    def stop(self, group: SequenceGroup, sequences: list[Sequence]) -> None:
+        """Besides ending sequences: forget a group that ended."""
+        super().stop(group, sequences)
+        if not group.running:
+            self._forget(group)
 
     def _reserve_slots(self, step: int) -> None:
-        growing = self._due_growth(step)
-        needed = sum([len(g.running) for g in growing]) if growing else 0
+        growing = self._growing[step % self.config.block_size]
+        sharing = [group for group in self._sharing if group not in growing]
+        self._sharing.clear()
+        sequences = [s for group in growing for s in group.running]
+        needed = len(sequences) + sum([len(group.running) for group in sharing])
         if self.kv.pool.num_free - needed < self._largest_group and self.running:
-            self._reserve_or_preempt(growing, step)
-        else:
-            for group in growing:
-                self._append(group, step)
-
-    def _due_growth(self, step: int) -> list[SequenceGroup]:
-        filed = self._grow_at.pop(step, None)
-        if filed is None:
-            return []
-        return [
-            g for g in dict.fromkeys(filed) if g.grow_step == step and g.status is Status.RUNNING
-        ]
+            self._reserve_or_preempt([*growing, *sharing], step)
+            return
+        if sequences:
+            self.kv.grow(sequences, self.batch)
+        for group in sharing:
+            self.kv.unshare(group, self.batch)
 
     def _reserve_or_preempt(self, growing: list[SequenceGroup], step: int) -> None:
         """Do what the original's loop over all groups does: in order, a group that could not
@@ -108,7 +115,7 @@ class AstraScheduler(Scheduler):
                     index += 1
             if target is None or target.status is not Status.RUNNING:
                 return
-            self._append(target, step)
+            self.kv.append(target, target.context_len(step), self.batch)
             index = bisect_right(running, target.order(), lo=index, key=SequenceGroup.order)
 
     def _refuse(self) -> None:
@@ -119,28 +126,22 @@ class AstraScheduler(Scheduler):
             f"{self.kv.num_prefix_blocks} blocks of shared prefixes: raise --kv-slots"
         )
 
-    def _append(self, group: SequenceGroup, step: int) -> None:
-        context_len = group.start_len + step - group.start_step
-        self.kv.append(group, context_len, self.batch)
-        self._file_growth(group, step + self._steps_to_next_block(context_len))
-
-    def _file_growth(self, group: SequenceGroup, step: int) -> None:
-        group.grow_step = step
-        if step <= group.last_step:
-            self._grow_at.setdefault(step, []).append(group)
+    def _start(self, group: SequenceGroup, length: int) -> None:
+        super()._start(group, length)
+        if len(group.running) > 1:
+            self._sharing[group] = None
 
     def _join(self, group: SequenceGroup, context_len: int) -> None:
         super()._join(group, context_len)
-        step = self.batch.step
-        if len(group.running) > 1:
-            self._file_growth(group, step + 1)  # the last block is shared: the next write copies it
-        else:
-            self._file_growth(group, step + self._steps_to_next_block(context_len))
+        self._growing[self._growth_remainder(group)][group] = None
 
-    def _steps_to_next_block(self, context_len: int) -> int:
-        """Steps until a sequence that holds `context_len` tokens writes the first of a block."""
-        block_size = self.config.block_size
-        return block_size - (context_len - 1) % block_size
+    def _forget(self, group: SequenceGroup) -> None:
+        del self._growing[self._growth_remainder(group)][group]
+        self._sharing.pop(group, None)
+
+    def _growth_remainder(self, group: SequenceGroup) -> int:
+        """Steps with this remainder modulo the block size write a block's first token."""
+        return (group.start_step - group.start_len + 1) % self.config.block_size
 
     def _recomputes(self, group: SequenceGroup) -> bool:
         """Groups of several sequences are swapped: recomputing would lose what they share."""
@@ -153,6 +154,7 @@ class AstraScheduler(Scheduler):
         self.num_preemptions += 1
         self.batch.leave(group, group.running)
         self.running.remove(group)
+        self._forget(group)
         self._may_fit = True
         if self._recomputes(group):
             for sequence in group.running:
@@ -178,4 +180,4 @@ class AstraScheduler(Scheduler):
             self.swapped.pop(0)
             self.kv.swap_in(group, self.batch)
             self._join(group, group.next_len)
-            self._append(group, step)
+            self.kv.append(group, group.next_len, self.batch)

@@ -23,14 +23,6 @@ class Prompt:
     copies: int = 1
 
 
-class TableChange(NamedTuple):
-    """`sequence.blocks[position]` became `block`: appended, or replaced by copy-on-write."""
-
-    sequence: Sequence
-    position: int
-    block: int
-
-
 class Copy(NamedTuple):
     """`num_tokens` KV entries to copy on the device between slot addresses, before the step."""
 
@@ -51,12 +43,13 @@ class Batch:
 
     Totals are maintained, never recomputed: a step in which nothing changes costs two additions.
     Executors apply the lists to their own state in this order: `left`, `swap_out`, `swap_in`,
-    `forked`, `copies`, `joined`, `table_changes`; then they compute `prompts` and one token for
+    `forked`, `copies`, `joined`, `changed`; then they compute `prompts` and one token for
     each sequence that was running before.
     """
 
     __slots__ = (
         "beam_groups",
+        "changed",
         "context_tokens",
         "copies",
         "decode_context_tokens",
@@ -69,7 +62,6 @@ class Batch:
         "step",
         "swap_in",
         "swap_out",
-        "table_changes",
     )
 
     def __init__(self) -> None:
@@ -83,7 +75,7 @@ class Batch:
         self.joined: list[Sequence] = []
         self.left: list[Sequence] = []
         self.forked: list[Sequence] = []  # whose whole table was replaced
-        self.table_changes: list[TableChange] = []
+        self.changed: list[Sequence] = []  # whose table's last entry is new or another block
         self.copies: list[Copy] = []
         self.swap_in: list[Swap] = []
         self.swap_out: list[Swap] = []
@@ -128,8 +120,8 @@ class Batch:
             self.joined.clear()
         if self.left:
             self.left.clear()
-        if self.table_changes:
-            self.table_changes.clear()
+        if self.changed:
+            self.changed.clear()
         if self.forked or self.copies:
             self.forked.clear()
             self.copies.clear()

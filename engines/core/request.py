@@ -102,7 +102,6 @@ class SequenceGroup:
     __slots__ = (
         "finish_s",
         "first_token_s",
-        "grow_step",
         "last_step",
         "next_len",
         "num_preemptions",
@@ -124,7 +123,6 @@ class SequenceGroup:
         self.start_len = 0
         self.next_len = request.prompt_len
         self.last_step = -1  # the step that makes its last token, while it runs
-        self.grow_step = -1  # the step at which a paged cache has to be touched next
         self.preempted_step = -1
         self.num_preemptions = 0
         self.first_token_s: float | None = None

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engines.core.batch import Batch, TableChange
+from engines.core.batch import Batch
 from engines.core.request import Sequence as Output
 from engines.execution.kv_cache import KVCache
 from engines.execution.transfer import send
@@ -82,8 +82,8 @@ class Rows:
             prompted = {prompt.group for prompt in batch.prompts}
             for sequence in batch.joined:
                 self._add(sequence, batch.step, decodes=sequence.group not in prompted)
-        for change in batch.table_changes:
-            self._change(change)
+        for sequence in batch.changed:
+            self._change_last(sequence)
 
     def advance(self, count: int) -> None:
         """Let the first `count` rows hold one more token, once the device knows of all changes."""
@@ -175,11 +175,12 @@ class Rows:
         self._cache.fill_table(self.tables[row], sequence)
         self._stale_rows.add(row)
 
-    def _change(self, change: TableChange) -> None:
-        row = self._row_of.get(change.sequence)
+    def _change_last(self, sequence: Output) -> None:
+        row = self._row_of.get(sequence)
         if row is not None:
-            self.tables[row, change.position] = change.block
-            self._stale_cells.append((row, change.position))
+            last = len(sequence.blocks) - 1
+            self.tables[row, last] = sequence.blocks[last]
+            self._stale_cells.append((row, last))
 
     @property
     def _arrays(self) -> Iterable[NDArray[np.generic]]:

@@ -188,9 +188,9 @@ class ContentExecutor:
         for sequence in batch.joined:
             assert sequence not in self._tables, "a running sequence joined"
             self._tables[sequence] = sequence.blocks.copy()
-        for sequence, position, block in batch.table_changes:
-            table = self._tables[sequence]
-            table[position:] = [block, *table[position + 1 :]]
+        for sequence in batch.changed:
+            last = len(sequence.blocks) - 1
+            self._tables[sequence][last:] = [sequence.blocks[last]]
         expected = {s: s.blocks for group in self.groups for s in group.running}
         assert self._tables == expected, "block tables differ from what the changes say"
 

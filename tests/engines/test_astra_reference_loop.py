@@ -15,7 +15,7 @@ from engines.core.batch import Batch
 from engines.core.config import EngineConfig
 from engines.core.engine import Engine
 from engines.core.executor import StepResult
-from engines.core.request import Request, SequenceGroup
+from engines.core.request import Request, Sequence
 
 
 class LiteralScheduler(AstraScheduler):
@@ -37,10 +37,6 @@ class LiteralScheduler(AstraScheduler):
                 continue
             self.kv.append(group, group.context_len(step), self.batch)
             index += 1
-
-    def _resume(self, step: int) -> None:
-        self._grow_at.clear()
-        super()._resume(step)
 
 
 class Record:
@@ -138,14 +134,14 @@ def test_an_undisturbed_decode_step_visits_no_group() -> None:
     config = make_config(num_slots=4096, block_size=16)
     engine = make_engine(config)
     assert isinstance(engine.scheduler, AstraScheduler)
-    visited: list[SequenceGroup] = []
-    append = engine.scheduler.kv.append
+    visited: list[Sequence] = []
+    grow = engine.scheduler.kv.grow
 
-    def count(group: SequenceGroup, context_len: int, batch: Batch) -> None:
-        visited.append(group)
-        append(group, context_len, batch)
+    def count(sequences: list[Sequence], batch: Batch) -> None:
+        visited.extend(sequences)
+        grow(sequences, batch)
 
-    engine.scheduler.kv.append = count  # type: ignore[method-assign]
+    engine.scheduler.kv.grow = count  # type: ignore[method-assign]
     drive(engine, [make_request(i, 8, 40) for i in range(20)], max_steps=40)
     # 8 + 39 tokens are cached: the blocks of tokens 17 and 33 are taken on the way.
     assert len(visited) == 2 * 20

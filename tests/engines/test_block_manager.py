@@ -108,8 +108,10 @@ class ManagerMachine(RuleBasedStateMachine):
         assert all(writers[b] == n for b, n in zip(old, owners, strict=True) if b is not None)
         copies = sum(count - 1 for count in writers.values())
         assert len(batch.copies) == copies
-        moved = [c for c in batch.table_changes if old[group.running.index(c.sequence)] is not None]
-        assert len(moved) == copies
+        if old[0] is not None:
+            assert len(batch.changed) == copies, "a table changed without a copy"
+        else:
+            assert batch.changed == group.running
 
     @precondition(lambda self: self.lengths)
     @rule(data=st.data())
@@ -223,9 +225,10 @@ def test_single_sequence_writes_in_place() -> None:
     manager, batch = make_manager(), Batch()
     group = admit(manager, 3)
     manager.append(group, 4, batch)
-    assert (batch.copies, batch.table_changes) == ([], [])
+    assert (batch.copies, batch.changed) == ([], [])
     manager.append(group, 5, batch)
-    assert [(c.position, c.block) for c in batch.table_changes] == [(1, group.running[0].blocks[1])]
+    assert batch.changed == group.running
+    assert len(group.running[0].blocks) == 2
 
 
 def test_prefix_is_computed_once_and_kept() -> None:

@@ -37,6 +37,13 @@ class PoolMachine(RuleBasedStateMachine):
         self.entries += [block] * references
 
     @precondition(lambda self: self.entries)
+    @rule(data=st.data(), references=st.integers(1, 2))
+    def share_all(self, data: st.DataObject, references: int) -> None:
+        blocks = data.draw(st.lists(st.sampled_from(sorted(set(self.entries))), unique=True))
+        self.pool.share_all(blocks, references)
+        self.entries += blocks * references
+
+    @precondition(lambda self: self.entries)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         block = data.draw(st.sampled_from(sorted(set(self.entries))))
@@ -75,8 +82,7 @@ def test_hundred_thousand_random_operations() -> None:
             pool.release_all(table)
         elif tables and kind < 0.6:
             source = tables[int(which * len(tables))]
-            for block in source:
-                pool.share(block)
+            pool.share_all(source)
             tables.append(source.copy())
         else:
             size = min(1 + int(which * 6), pool.num_free)
@@ -103,6 +109,8 @@ def test_misuse_is_an_assertion() -> None:
         pool.release(block)
     with pytest.raises(AssertionError, match="cannot be shared"):
         pool.share(block)
+    with pytest.raises(AssertionError, match="cannot be shared"):
+        pool.share_all([block])
 
 
 @pytest.mark.parametrize(
