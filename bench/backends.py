@@ -5,8 +5,10 @@ Both answer the same questions, so that serving a workload cannot tell which it 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from bench.point import PointSpec
 from engines.core.clock import Clock, VirtualClock, WallClock
@@ -96,6 +98,13 @@ class SimPlatform:
             tensor_parallel=self.tensor_parallel,
             block_size=config.block_size,
         )
+
+    def replica(self, number: int) -> SimPlatform:
+        """As many devices again, with random draws of their own, for replica `number` from 0."""
+        if number == 0:
+            return self
+        child = np.random.SeedSequence(self.seed, spawn_key=(number,))
+        return replace(self, seed=int(child.generate_state(1)[0]))
 
     def clock(self) -> Clock:
         """Time that steps advance."""

@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from engines.core.config import Preemption, System
-from engines.core.errors import UserError
+from engines.core.errors import UserError, unknown_name
 from engines.core.request import SamplingParams
 
 BACKENDS = ("auto", "cuda", "cpu", "sim")
+ROUTERS = ("round-robin", "least-loaded")
+DEFAULT_ROUTER = "round-robin"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,8 @@ class PointSpec:
     `gpu_memory` ("40GiB") stands in for a smaller device when KV slots are derived from memory.
     `shrink` divides all lengths and the model's context, for runs in miniature.
     `timeout` ends serving early, with requests unfinished. `trace` replays a file; `lengths`
-    replaces a workload's shipped length statistics by a file.
+    replaces a workload's shipped length statistics by a file. `replicas` engines, each on devices
+    of its own, share the arrivals out through `router` (simulation only).
     """
 
     system: str
@@ -53,6 +56,8 @@ class PointSpec:
     warmup: float | None = None
     timeout: float | None = None
     window: tuple[float, float] | None = None
+    replicas: int = 1
+    router: str | None = None
 
     def __post_init__(self) -> None:
         System.parse(self.system)
@@ -79,10 +84,32 @@ class PointSpec:
             raise UserError(f"unknown preemption '{self.preemption}': known: auto, recompute, swap")
         if self.window is not None and not 0 <= self.window[0] < self.window[1]:
             raise UserError(f"window must be START:END with 0 <= START < END, got {self.window}")
+        self._check_replicas()
+
+    def _check_replicas(self) -> None:
+        if self.replicas < 1:
+            raise UserError(f"replicas must be at least 1, got {self.replicas}")
+        if self.router is not None and self.router not in ROUTERS:
+            raise unknown_name("router", self.router, ROUTERS)
+        if self.replicas == 1 and self.router is not None:
+            raise UserError(
+                f"router '{self.router}' has nothing to choose from: give --replicas 2 or more"
+            )
+        if self.replicas > 1 and self.backend != "sim":
+            raise UserError(
+                f"replicas are simulated only, got --replicas {self.replicas} with backend "
+                f"'{self.backend}': use --backend sim"
+            )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; read back by `from_dict`."""
-        return asdict(self)
+        """Plain values for JSON; read back by `from_dict`.
+
+        A single engine has no entries for replicas, so that its identity does not depend on them.
+        """
+        values = asdict(self)
+        if self.replicas == 1:
+            del values["replicas"], values["router"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PointSpec:
@@ -103,4 +130,5 @@ class PointSpec:
     def slug(self) -> str:
         """A readable name, unique together with `digest`."""
         source = "trace" if self.trace else self.workload
-        return f"{self.system}_{self.model}_{source}_{self.sampling}_r{self.rate:g}"
+        several = f"_x{self.replicas}" if self.replicas > 1 else ""
+        return f"{self.system}_{self.model}_{source}_{self.sampling}_r{self.rate:g}{several}"

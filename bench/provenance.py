@@ -18,7 +18,7 @@ import engines
 from bench.point import PointSpec
 
 # What decides a result besides the engines; drawing, driving and reporting do not.
-_BENCH_SOURCES = ("run.py", "backends.py", "point.py", "workloads")
+_BENCH_SOURCES = ("run.py", "metrics.py", "replicas.py", "backends.py", "point.py", "workloads")
 _PACKAGES = ("numpy", "pyarrow", "torch")
 _COMMAND_TIMEOUT_S = 10
 

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.backends import Platform, engine_config, find_platform
-from bench.point import PointSpec
+from bench.backends import Platform, SimPlatform, engine_config, find_platform
+from bench.metrics import summarize
+from bench.point import DEFAULT_ROUTER, PointSpec
+from bench.replicas import Fleet
 from bench.workloads.build import Workload, build_workload
 from engines.core.clock import Clock
 from engines.core.config import EngineConfig
@@ -55,6 +57,22 @@ class Setting:
     warmup_s: float
     window_s: tuple[float, float]
 
+    @property
+    def until_s(self) -> float:
+        """When serving ends, even with requests unfinished."""
+        return math.inf if self.spec.timeout is None else self.spec.timeout
+
+    @property
+    def device(self) -> str:
+        """All devices that serve, as results show them."""
+        several = f"{self.spec.replicas} replicas of " if self.spec.replicas > 1 else ""
+        return several + self.platform.device
+
+    @property
+    def router(self) -> str:
+        """What shares requests out among replicas."""
+        return self.spec.router or DEFAULT_ROUTER
+
 
 def run_point(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcome:
     """Serve the point's workload to the end.
@@ -73,23 +91,20 @@ def run_point(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcom
         max_model_len=setting.config.max_model_len * spec.shrink,
     ).shrunk(spec.shrink)
     _check_warmup(setting, workload)
-    executor = setting.platform.executor(setting.config)
-    engine = Engine(
-        create_scheduler(setting.config),
-        executor,
-        setting.platform.clock(),
-        recorder=StepRecorder(*setting.window_s),
-    )
+    engines = create_engines(setting)
     log = RequestLog(workload)
     started = time.perf_counter()
-    until_s = math.inf if spec.timeout is None else spec.timeout
     requests = workload.requests(setting.sampling)
-    serve(engine, requests, log, until_s=until_s, on_progress=on_progress)
+    if spec.replicas == 1:
+        serve(engines[0], requests, log, until_s=setting.until_s, on_progress=on_progress)
+    else:
+        fleet = Fleet(engines, log, router=setting.router, until_s=setting.until_s)
+        fleet.serve(requests, on_progress=on_progress)
     wall_s = time.perf_counter() - started
-    metrics = summarize(setting, workload, log, engine)
+    metrics = summarize(setting, workload, log, engines)
     metrics["wall_s"] = wall_s
     metrics["host_us_per_step"] = setting.platform.host_us_per_step(
-        executor, wall_s=wall_s, steps=engine.num_steps
+        engines[0].executor, wall_s=wall_s, steps=metrics["steps"]
     )
     return Outcome(metrics, log.columns(), _inputs(setting, workload))
 
@@ -102,6 +117,23 @@ def resolve(spec: PointSpec) -> Setting:
     warmup_s = min(DEFAULT_WARMUP_S, spec.duration / 10) if spec.warmup is None else spec.warmup
     window_s = spec.window or (0.0, spec.duration)
     return Setting(spec, platform, config, sampling, warmup_s, window_s)
+
+
+def create_engines(setting: Setting) -> list[Engine]:
+    """One engine for each replica, on devices of its own."""
+    platforms = [setting.platform]
+    if setting.spec.replicas > 1:
+        assert isinstance(setting.platform, SimPlatform), "the spec allows no others"
+        platforms = [setting.platform.replica(n) for n in range(setting.spec.replicas)]
+    return [
+        Engine(
+            create_scheduler(setting.config),
+            platform.executor(setting.config),
+            platform.clock(),
+            recorder=StepRecorder(*setting.window_s),
+        )
+        for platform in platforms
+    ]
 
 
 class RequestLog:
@@ -166,75 +198,6 @@ def serve(
         if on_progress is not None and engine.num_steps >= next_report:
             next_report += PROGRESS_PERIOD_STEPS
             on_progress(log.num_finished / total)
-
-
-def summarize(
-    setting: Setting, workload: Workload, log: RequestLog, engine: Engine
-) -> dict[str, Any]:
-    """The result's metrics under the contract's keys, without wall-clock times.
-
-    Latency is (finish - arrival) / output length over finished requests that arrived after the
-    warm-up (paper, section 6.1); throughput is output tokens of all their sequences over the time
-    to the last one.
-    """
-    spec = setting.spec
-    finished = np.isfinite(log.finish_s)
-    counted = finished & (workload.arrival_s >= setting.warmup_s)
-    if not counted.any():
-        raise UserError(
-            "no request that arrived after the warm-up finished: lower --warmup or raise --timeout"
-        )
-    arrival_s, output_len = workload.arrival_s[counted], workload.output_len[counted]
-    first_s, finish_s = log.first_token_s[counted], log.finish_s[counted]
-    latency = (finish_s - arrival_s) / output_len
-    several = output_len > 1
-    tpot = (finish_s - first_s)[several] / (output_len[several] - 1)
-    p50, p90, p99 = np.percentile(latency, (50, 90, 99)).tolist()
-    total_tokens = int(workload.output_len[finished].sum(dtype=np.int64)) * setting.sampling.n
-    metrics: dict[str, Any] = {
-        "system": spec.system,
-        "model": spec.model,
-        "workload": workload.name,
-        "backend": spec.backend,
-        "device": setting.platform.device,
-        "rate": spec.rate,
-        "duration": spec.duration,
-        "seed": spec.seed,
-        "requests": len(workload),
-        "finished": log.num_finished,
-        "steps": engine.num_steps,
-        "mean_normalized_latency_s": float(latency.mean()),
-        "p50_normalized_latency_s": p50,
-        "p90_normalized_latency_s": p90,
-        "p99_normalized_latency_s": p99,
-        "mean_ttft_s": float((first_s - arrival_s).mean()),
-        "mean_tpot_s": float(tpot.mean()) if several.any() else None,
-        "throughput_tok_s": total_tokens / float(log.finish_s[finished].max()),
-        "preemptions": engine.scheduler.num_preemptions,
-        "kv_slots": setting.config.num_slots,
-    }
-    return metrics | _memory_metrics(setting, engine.recorder)
-
-
-def _memory_metrics(setting: Setting, recorder: StepRecorder) -> dict[str, Any]:
-    means = recorder.means(setting.config.num_slots)
-    if means is None:
-        start_s, end_s = setting.window_s
-        raise UserError(
-            f"no step fell into the window {start_s:g}:{end_s:g}: choose --window "
-            f"within the {setting.spec.duration:g} s of the run"
-        )
-    return {
-        "mean_running_requests": means.running_requests,
-        "kv_pct": {
-            "token": means.token_pct,
-            "reservation": means.reservation_pct,
-            "internal": means.internal_pct,
-            "external": means.external_pct,
-        },
-        "kv_used_pct": means.used_pct,
-        "sharing_saving_pct": means.sharing_saving_pct,
-    }
 
 
 def _check_warmup(setting: Setting, workload: Workload) -> None:

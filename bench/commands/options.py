@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bench.point import BACKENDS, PointSpec
+from bench.point import BACKENDS, DEFAULT_ROUTER, ROUTERS, PointSpec
 from engines.core.config import MODELS, Preemption, System
 from engines.core.errors import UserError, unknown_name
 
@@ -111,6 +111,18 @@ _POINT_OPTIONS = (
         type=_COUNT,
     ),
     _setting(
+        "--replicas",
+        "replicas",
+        "Engines that share the arrivals, each on devices of its own (sim).",
+        type=_COUNT,
+    ),
+    _setting(
+        "--router",
+        "router",
+        f"What chooses among replicas.  [default: {DEFAULT_ROUTER}]",
+        metavar="|".join(ROUTERS),
+    ),
+    _setting(
         "--kv-slots",
         "kv_slots",
         "Size of the KV cache in tokens.  [default: from model and device]",
@@ -182,7 +194,7 @@ _POINT_OPTIONS = (
 # Options that say what arrives when and what is measured, or describe a simulated device.
 _OF_WORKLOADS = (
     *("workload", "trace", "lengths", "rate", "duration", "sampling"),
-    *("warmup", "window", "timeout", "device_profile"),
+    *("warmup", "window", "timeout", "device_profile", "replicas", "router"),
 )
 
 
