@@ -56,7 +56,7 @@ install_torch() {
 case $what in
     base) extras= ;;
     models) extras='[models]' ;;
-    test) extras='[models,test]' ;;
+    test) extras='[models,ray,test]' ;;
     *) fail "unknown installation '$what': base, models or test" ;;
 esac
 [ "$what" = base ] || install_torch
