@@ -1,7 +1,8 @@
 """Adds the kernels to a built wheel: their sources, and the CPU library where one can be made.
 
 Everything else is in pyproject.toml. The library needs PyTorch's headers and a C++ compiler; where
-either is missing the wheel carries the sources alone and the library is compiled on first use.
+either is missing the wheel carries the sources alone and the library is compiled on first use. A
+library that lies in the checkout, for the CPU or for CUDA, and is up to date goes into the wheel.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ KERNELS = Path("engines") / "kernels"
 
 
 class BuildWithKernels(build_py):
-    """Copies csrc/ into engines/kernels/ and compiles it for the CPU."""
+    """Copies csrc/ into engines/kernels/, with the libraries that it makes."""
 
     def run(self) -> None:
         """Build the packages, then the kernels unless the install is an editable one."""
@@ -30,8 +31,13 @@ class BuildWithKernels(build_py):
         shutil.copytree(ROOT / "csrc", target / "csrc", dirs_exist_ok=True)
         sys.path.insert(0, str(ROOT))
         from engines.core.errors import UserError
-        from engines.kernels.build import build
+        from engines.kernels.build import DEVICES, build, library_path
 
+        for device in DEVICES:  # one that was compiled here already is not compiled again
+            compiled = library_path(device, ROOT / "csrc", into=ROOT / KERNELS / "lib")
+            if compiled.exists():
+                (target / "lib").mkdir(exist_ok=True)
+                shutil.copy2(compiled, target / "lib")
         try:
             build("cpu", into=target / "lib")
         except UserError as error:

@@ -1,0 +1,98 @@
+"""Renews the lock files of the images and their Dockerfiles: `make lock`.
+
+A lock names every package by version and hash. Its first line holds a digest of what it was made
+from, so that a test finds a forgotten renewal without a network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools import dockerfiles
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCKS = ROOT / "docker" / "locks"
+_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+_DIGEST = "# made from: "
+
+
+@dataclass(frozen=True)
+class Lock:
+    """One lock file: the requirements behind it and the Python that it serves."""
+
+    name: str
+    python: str
+    requirements: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """Where the lock lies."""
+        return LOCKS / f"{self.name}.txt"
+
+    @property
+    def digest(self) -> str:
+        """Digest of what the lock is made from."""
+        text = json.dumps([self.python, *self.requirements])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file was made from the present requirements."""
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        return f"{_DIGEST}{self.digest}" in lines
+
+
+def locks() -> tuple[Lock, ...]:
+    """Return all locks: packages for the CPU and for CUDA, and the lock tool itself."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    runs = (*project["dependencies"], *extras["models"])
+    without_cuda = tuple(
+        f"{name}+cpu" if name.startswith("torch==") else name for name in runs
+    )
+    return (
+        Lock("cpu", "3.11", without_cuda),  # Debian 12
+        Lock("cuda", "3.12", runs),  # Ubuntu 24.04, and uv's where the base's own is too old
+        Lock("uv", "3.8", tuple(extras["lock"])),
+    )
+
+
+def renew(lock: Lock, *, sources: Sequence[str] = ()) -> None:
+    """Resolve a lock anew; `sources` are options of uv that name further places of packages."""
+    command = [
+        *("uv", "pip", "compile", "-", "--quiet", "--no-header", "--no-annotate"),
+        *("--generate-hashes", "--python-version", lock.python),
+        *("--python-platform", "x86_64-manylinux_2_28", "--no-emit-index-url", *sources),
+    ]
+    done = subprocess.run(
+        command, input="\n".join(lock.requirements), capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise SystemExit(f"Error: {lock.name} cannot be locked: {done.stderr.strip()}")
+    head = f"# Made by `make lock` for Python {lock.python}: do not edit.\n{_DIGEST}{lock.digest}\n"
+    lock.path.parent.mkdir(parents=True, exist_ok=True)
+    lock.path.write_text(head + done.stdout, encoding="utf-8")
+
+
+def main() -> None:
+    """Renew everything. TORCH_INDEX names an index or a folder of PyTorch's builds without CUDA."""
+    index = os.environ.get("TORCH_INDEX", _CPU_INDEX)
+    option = "--extra-index-url" if "://" in index else "--find-links"
+    for lock in locks():
+        renew(lock, sources=(option, index) if lock.name == "cpu" else ())
+        print(lock.path.relative_to(ROOT), file=sys.stderr)
+    for path, text in dockerfiles.render_all().items():
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(ROOT), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
