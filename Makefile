@@ -1,5 +1,5 @@
-# Thin targets over the `bench` command; `make help` lists them. Options: BACKEND, FULL=1, FORCE=1,
-# JOBS, SEED, LENGTHS=FILE, ARTIFACTS, PYTHON (3.11 or newer).
+# Thin targets over the `bench` command; `make help` lists them. Options: BACKEND, QUICK=1, FULL=1,
+# FORCE=1, JOBS, SEED, LENGTHS=FILE, ARTIFACTS, PYTHON (3.11 or newer).
 
 PYTHON    ?= python3
 VENV      ?= .venv
@@ -10,24 +10,19 @@ BACKEND   ?= auto
 WHAT  := $(if $(filter cpu cuda,$(BACKEND)),models,$(if $(shell command -v nvidia-smi),models,base))
 BENCH := $(VENV)/bin/bench
 STAMP := $(VENV)/.installed-$(WHAT)
-FLAGS  = --artifacts $(ARTIFACTS) --backend $(BACKEND) \
-         $(if $(FULL),--full) $(if $(SEED),--seed $(SEED)) $(if $(LENGTHS),--lengths $(LENGTHS))
-RUN    = $(FLAGS) $(if $(FORCE),--force) $(if $(JOBS),--jobs $(JOBS))
-
-FIGURES := fig1 fig2 fig11 fig12 fig13 fig14 fig15 fig16 fig17 fig18 fig18-a fig18-b fig19 fig19-a \
-           fig19-b
-PARTS   := fig12-13b fig12-66b fig12-175b fig12-13b-sharegpt fig12-13b-alpaca fig12-66b-sharegpt \
-           fig12-66b-alpaca fig12-175b-sharegpt fig12-175b-alpaca fig13-13b-sharegpt \
-           fig13-13b-alpaca fig14-parallel fig14-beam fig15-alpaca fig15-sharegpt fig16-1shot \
-           fig16-5shot
+TRACES = $(if $(QUICK),--quick) $(if $(FULL),--full)
+FLAGS  = --artifacts $(ARTIFACTS) --backend $(BACKEND) $(TRACES) \
+         $(if $(SEED),--seed $(SEED)) $(if $(LENGTHS),--lengths $(LENGTHS))
+WORK   = $(if $(JOBS),--jobs $(JOBS))
+RUN    = $(FLAGS) $(WORK) $(if $(FORCE),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test doctor all-main all $(FIGURES) $(PARTS) report capacity reference test \
-        benchmark benchmark-models gpu-check clean
+.PHONY: help install install-test doctor all-main all report capacity reference test benchmark \
+        benchmark-models gpu-check clean always
 
 help:  ## this list, with the figures, their times and hardware
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## */make \1\t/' | expand -t 18
-	@echo "make FIGURE       one figure or part: $(FIGURES) $(PARTS)" | fold -s -w 100
+	@echo "make figN         one figure, or a part of it by its name: fig12, fig12-13b, fig14-beam, ..."
 	@if [ -x $(BENCH) ]; then $(BENCH) figures; else echo "'make install' first shows the figures here"; fi
 
 install: $(STAMP)  ## make the environment in .venv
@@ -41,7 +36,7 @@ install-test:
 doctor: $(STAMP)  ## what this machine can run, and how to mend what it cannot
 	@$(BENCH) doctor --artifacts $(ARTIFACTS)
 
-all-main: $(STAMP)  ## the paper's main experiments, their figures and the report
+all-main: $(STAMP)  ## the paper's main comparison (Fig. 12 with OPT-13B, Fig. 14) and the report
 	@$(BENCH) figure all-main $(RUN)
 	@$(BENCH) report $(FLAGS)
 
@@ -49,17 +44,21 @@ all: $(STAMP)  ## every figure that can run, and the report
 	@$(BENCH) figure all $(RUN)
 	@$(BENCH) report $(FLAGS)
 
-$(FIGURES) $(PARTS): $(STAMP)
+# Any name of the registry: `bench figures` lists them, and a wrong one is told the nearest.
+fig%: $(STAMP) always
 	@$(BENCH) figure $@ $(RUN)
+
+always:
 
 report: $(STAMP)  ## hold all results against the paper's numbers
 	@$(BENCH) report $(FLAGS)
 
 capacity: $(STAMP)  ## sustained rates by bisection over three seeds, for the report's ratios
-	@$(BENCH) capacity --figure all-main --artifacts $(ARTIFACTS)
+	@$(BENCH) capacity --figure all --artifacts $(ARTIFACTS) $(TRACES) $(WORK)
 
 reference: $(STAMP)  ## run everything and renew artifacts/reference/sim, to compare others' runs with
-	@$(BENCH) reference --renew --artifacts $(ARTIFACTS)
+	@$(BENCH) reference --renew --artifacts $(ARTIFACTS) $(WORK)
+	@$(BENCH) reference --renew --quick --artifacts $(ARTIFACTS) $(WORK)
 
 test: install-test  ## install what the tests need and run them, linters first
 	@$(VENV)/bin/ruff check .

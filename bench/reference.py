@@ -162,11 +162,11 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def find_reference(directory: str | None, *, backend: str) -> Path | None:
+def find_reference(directory: str | None, choice: Choice) -> Path | None:
     """The directory given, or the usual one below the present folder if it holds results."""
     if directory is not None:
         return Path(directory)
-    usual = USUAL / backend
+    usual = USUAL / choice.backend
     return usual if (usual / POINTS).exists() else None
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from bench.capacity import Estimate
 from bench.experiments import registry
+from bench.experiments.effort import Effort
 from bench.experiments.model import Figure
 from bench.experiments.tables import COMPLETE, Choice, PanelTable, load_panel
 from bench.intervals import Mean
@@ -95,7 +96,7 @@ def build_report(store: ReportStore, choice: Choice) -> Report:
         for panel in figure.panels
     }
     searches = StoredSearches(store, choice)
-    verdicts = _verdicts(tables, searches, choice.backend)
+    verdicts = _verdicts(tables, searches, choice)
     capacities = _capacities(tables, searches)
     used = [table for table in tables.values() if not table.sound.empty]
     return Report(
@@ -159,11 +160,12 @@ def _progress(figure: Figure, tables: Tables) -> FigureProgress:
     )
 
 
-def _verdicts(tables: Tables, searches: StoredSearches, backend: str) -> tuple[Verdict, ...]:
+def _verdicts(tables: Tables, searches: StoredSearches, choice: Choice) -> tuple[Verdict, ...]:
     """Claims of figures that can run, and those of others that existing results decide."""
+    backend, quick = choice.backend, choice.effort is Effort.QUICK
     static = [judge("table1", claim, tables, backend) for claim in registry.TABLE1_CLAIMS]
     found = [
-        judge(figure.name, claim, tables, backend, searched=searches.measure(claim))
+        judge(figure.name, claim, tables, backend, searched=searches.measure(claim), quick=quick)
         for figure in registry.FIGURES.values()
         for claim in figure.claims
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +50,17 @@ def draw(
     name: str,
     store: PointStore,
     out_dir: Path,
-    *,
-    backend: str = "sim",
-    full: bool = False,
-    overrides: Mapping[str, Any] | None = None,
+    choice: Choice | None = None,
 ) -> list[Path]:
     """Draw everything that `name` stands for; returns the files written, PDF and PNG of each.
 
-    `overrides` replace the registry's settings as the options of `bench figure` do. Figures of
+    `choice` says which of the possible results are meant. Figures of
     which there is no result are left out. Raises UserError for an unknown name, when there is
     nothing at all to draw, and for corrupt results, which are named and never drawn.
     """
     selection = registry.find(name)
     selection.require_runnable()
-    choice = Choice.of(backend=backend, full=full, overrides=overrides)
+    choice = choice or Choice()
     loaded = [
         (figure, [load_panel(store, panel, choice) for panel in figure.panels])
         for figure in selection.figures
@@ -77,11 +74,13 @@ def draw(
     ]
     if not drawn:
         raise UserError(
-            f"no results of '{name}' with backend {backend}: run 'bench figure {name} "
-            f"--backend {backend}' first"
+            f"no results of '{name}' with backend {choice.backend}: run 'bench figure "
+            f"{' '.join([name, '--backend', choice.backend, *choice.effort.options])}' first"
         )
     return [
-        path for figure, tables in drawn for path in draw_figure(figure, tables, out_dir, backend)
+        path
+        for figure, tables in drawn
+        for path in draw_figure(figure, tables, out_dir, choice.backend)
     ]
 
 

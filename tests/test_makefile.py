@@ -18,14 +18,43 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("name", sorted({*registry.FIGURES, *registry.PARTS, *registry.GROUPS}))
-def test_every_figure_part_and_group_is_a_target(name: str) -> None:
+# Scripts of the original artifact, by the names that people know.
+ORIGINALS = (
+    *("fig2", "fig12-13b-sharegpt", "fig12-13b-alpaca", "fig12-66b", "fig12-175b", "fig13"),
+    *("fig14-parallel", "fig14-beam", "fig15", "fig16", "fig17"),
+    *("fig18-a", "fig18-b", "fig19-a", "fig19-b"),
+)
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_names_of_the_original_are_known(name: str) -> None:
+    assert name in registry.names()
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_name_of_the_registry_is_a_target(name: str) -> None:
     done = make("-n", name, "FULL=1", "SEED=3", "FORCE=1")
     assert done.returncode == 0, done.stderr
     (command,) = [line for line in done.stdout.splitlines() if "bench figure" in line]
     words = command.split()
     assert words[words.index("figure") + 1] == name
     assert {"--full", "--force", "--seed"} <= set(words)
+
+
+def test_a_file_of_a_figures_name_does_not_stop_it(tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    for name in ("fig2", "pyproject.toml", "tools/install.sh"):
+        (tmp_path / name).touch()
+    done = make("-C", str(tmp_path), "-f", str(ROOT / "Makefile"), "-n", "fig2")
+    assert "bench figure fig2" in done.stdout
+
+
+def test_a_quick_run_is_quick_everywhere() -> None:
+    for target in ("fig2", "all-main", "report", "capacity"):
+        done = make("-n", target, "QUICK=1")
+        commands = [line for line in done.stdout.splitlines() if "bin/bench " in line]
+        assert commands
+        assert all("--quick" in command for command in commands)
 
 
 def test_help_lists_targets_without_installing(tmp_path: Path) -> None:

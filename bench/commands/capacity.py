@@ -12,6 +12,7 @@ from bench.capacity_search import DEFAULT_TOLERANCE, Target
 from bench.commands.capacity_output import print_figures, print_one
 from bench.commands.options import (
     artifacts_option,
+    effort_options,
     point_options,
     quiet_option,
     resolve_backend,
@@ -32,7 +33,7 @@ SEARCH_OPTIONS = (
     *("figures", "limit", "tolerance", "seeds", "as_json", "quiet", "artifacts"),
     *PLACE_OPTIONS,
 )
-FIGURE_OPTIONS = ("full", "seed", "lengths", "backend")
+FIGURE_OPTIONS = ("quick", "full", "seed", "lengths", "backend")
 
 
 def _search_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,7 +45,7 @@ def _search_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="NAME",
             help="Search all curves behind the ratio claims of a figure instead (repeatable).",
         ),
-        click.option("--full", is_flag=True, help="With --figure: the paper's trace lengths."),
+        effort_options,
         click.option(
             "--limit",
             type=float,
@@ -96,8 +97,11 @@ def command(ctx: click.Context, /, **given: Any) -> None:
         ctx.exit(_search_figures(ctx, store, target=target, given=given))
     if given["system"] is None:
         raise UserError("say what to search: --system NAME, or --figure NAME for a figure's claims")
-    if given["full"]:
-        raise UserError("--full goes with --figure: give the length of the trace as --duration")
+    for name in ("quick", "full"):
+        if given[name]:
+            raise UserError(
+                f"--{name} goes with --figure: give the length of the trace as --duration"
+            )
     spec = _spec(given)
     sought = _run(store, [spec], target=target, given=given)
     tell_backend(given["backend"], spec.backend)
@@ -128,7 +132,7 @@ def _spec(given: Mapping[str, Any]) -> PointSpec:
     ):
         if given[name] is not None:
             raise UserError(f"a search varies the rate until requests queue: omit --{name} ({why})")
-    settings = {k: v for k, v in given.items() if k not in (*SEARCH_OPTIONS, "full")}
+    settings = {k: v for k, v in given.items() if k not in (*SEARCH_OPTIONS, "quick", "full")}
     return PointSpec(**{**settings, "backend": resolve_backend(given["backend"])})
 
 
@@ -162,6 +166,7 @@ def _tell(sought: Sought, store: Store) -> int:
 def _search_figures(
     ctx: click.Context, store: Store, *, target: Target, given: Mapping[str, Any]
 ) -> int:
+    from bench.experiments.effort import Effort
     from bench.experiments.tables import Choice
     from bench.reporting.searched import Ratio, spec_of
 
@@ -170,7 +175,7 @@ def _search_figures(
     seed_given = ctx.get_parameter_source("seed") is not click.core.ParameterSource.DEFAULT
     choice = Choice.of(
         backend=resolve_backend(given["backend"]) if chosen else "sim",
-        full=given["full"],
+        effort=Effort.of(quick=given["quick"], full=given["full"]),
         overrides=selection_overrides(
             lengths=given["lengths"], seed=given["seed"] if seed_given else None
         ),

@@ -9,20 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.options import (
-    quiet_option,
-    resolve_backend,
-    selection_options,
-    selection_overrides,
-    tell_backend,
-)
+from bench.commands.options import choice_of, quiet_option, selection_options, tell_backend
 from bench.commands.places import choose_place, place_options
-from bench.commands.plot import draw_all
+from bench.commands.plot import draw_all, figures_folder
 from bench.commands.tables import print_table
 from bench.progress import choose, clock
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
+    from bench.experiments.tables import Choice
     from bench.point import PointSpec
     from bench.pool import Place
     from bench.results import Store
@@ -60,34 +55,25 @@ def command(
     NAME is a figure, a part or a panel of one, or a group: see `bench figures`. Complete points
     are skipped, so that an interrupted command goes on where it was.
     """
-    from bench.experiments.scaling import with_speed
     from bench.files import check_writable
     from bench.results import Store
 
-    backend = resolve_backend(options["backend"])
-    overrides = with_speed(
-        selection_overrides(**options),
-        Path(artifacts),
-        backend=backend,
-        measures=True,
-        keeps=not options["dry_run"],
-    )
-    full = options["full"]
-    wanted = find_points(names, backend=backend, full=full, overrides=overrides)
+    keeps = not options["dry_run"]
+    choice = choice_of(options, Path(artifacts), measures=True, keeps=keeps)
+    wanted = find_points(names, choice)
     store = Store(artifacts)
     if options["dry_run"]:
         _print_plan(store, wanted.points, force=force)
         return
     draws = not options["no_plot"]
     if draws:
-        check_writable(store.root / "figures")
-    tell_backend(options["backend"], backend)
-    summary = bring(
-        store, wanted.points, place=choose_place(options), force=force, quiet=options["quiet"]
-    )
+        check_writable(figures_folder(store, choice))
+    tell_backend(options["backend"], choice.backend)
+    place = choose_place(options)
+    summary = bring(store, wanted.points, place=place, force=force, quiet=options["quiet"])
     if draws and not summary.interrupted:
         try:
-            draw_all(names, store, backend=backend, full=full, overrides=overrides)
+            draw_all(names, store, choice)
         except UserError as error:
             if not summary.failed:
                 raise
@@ -98,19 +84,16 @@ def command(
     ctx.exit(summary.exit_status)
 
 
-def find_points(
-    names: Sequence[str], *, backend: str, full: bool, overrides: Mapping[str, Any]
-) -> Wanted:
+def find_points(names: Sequence[str], choice: Choice) -> Wanted:
     """All points behind `names`.
 
     Raises UserError for names that are unknown or cannot run, and for a bad file of lengths.
     """
     from bench.experiments import registry
     from bench.experiments.scaling import require_miniature
-    from bench.experiments.tables import Choice
     from bench.workloads.lengths import load_lengths
 
-    chosen = Choice.of(backend=backend, full=full, overrides=overrides)
+    overrides = dict(choice.overrides)
     points: dict[PointSpec, None] = {}
     pending: dict[str, str] = {}
     for name in names:
@@ -120,7 +103,7 @@ def find_points(
         if "scale" in overrides:
             for panel in selection.panels:
                 require_miniature(panel)
-        points |= dict.fromkeys(p for panel in selection.panels for p in chosen.points(panel))
+        points |= dict.fromkeys(p for panel in selection.panels for p in choice.points(panel))
     if "lengths" in overrides:
         load_lengths(Path(overrides["lengths"]))  # a faulty file fails before anything runs
     return Wanted(tuple(points), pending)

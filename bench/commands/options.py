@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from bench.point import BACKENDS, DEFAULT_ROUTER, ROUTERS, PointSpec
 from engines.core.config import MODELS, Preemption, System
 from engines.core.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from bench.experiments.tables import Choice
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 DEFAULTS = {field.name: field.default for field in fields(PointSpec)}
@@ -229,10 +232,25 @@ def artifacts_option(function: Function) -> Function:
     )(function)
 
 
+_EFFORT_OPTIONS = (
+    click.option(
+        "--quick", is_flag=True, help="Short traces and fewer rates, to see that all works."
+    ),
+    click.option("--full", is_flag=True, help="The paper's own trace lengths (slower)."),
+)
+
+
+def effort_options(function: Function) -> Function:
+    """Add `--quick` and `--full`."""
+    for option in reversed(_EFFORT_OPTIONS):
+        function = option(function)
+    return function
+
+
 def selection_options(function: Function) -> Function:
     """Add the options that choose among a figure's possible results."""
     options = (
-        click.option("--full", is_flag=True, help="The paper's own trace lengths (slower)."),
+        *_EFFORT_OPTIONS,
         click.option(
             "--lengths",
             type=_EXISTING,
@@ -266,6 +284,26 @@ def selection_overrides(**choice: Any) -> dict[str, Any]:
     """The settings that replace the registry's: those of the options that were given."""
     names = ("lengths", "seed", "scale")
     return {name: choice[name] for name in names if choice.get(name) is not None}
+
+
+def choice_of(
+    options: Mapping[str, Any], root: Path, *, measures: bool = False, keeps: bool = True
+) -> Choice:
+    """The choice that the selection options stand for; raises UserError.
+
+    The speed of this CPU, where figures are in miniature, is that of the results in `root`; if
+    there is none and `measures`, it is measured, and with `keeps` kept there.
+    """
+    from bench.experiments.effort import Effort
+    from bench.experiments.scaling import with_speed
+    from bench.experiments.tables import Choice
+
+    effort = Effort.of(quick=options["quick"], full=options["full"])
+    backend = resolve_backend(options["backend"])
+    overrides = with_speed(
+        selection_overrides(**options), root, backend=backend, measures=measures, keeps=keeps
+    )
+    return Choice.of(backend=backend, effort=effort, overrides=overrides)
 
 
 def resolve_backend(name: str) -> str:

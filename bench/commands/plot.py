@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.options import resolve_backend, selection_options, selection_overrides
+from bench.commands.options import choice_of, selection_options
 
 if TYPE_CHECKING:
+    from bench.experiments.tables import Choice
     from bench.results import Store
 
 
@@ -24,36 +25,28 @@ def command(*, names: tuple[str, ...], artifacts: str, **choice: Any) -> None:
     Missing points are visible gaps; corrupt ones are refused.
     """
     from bench.experiments import registry
-    from bench.experiments.scaling import with_speed
     from bench.results import Store
 
     for name in names:
         registry.find(name).require_runnable()
-    backend = resolve_backend(choice["backend"])
-    overrides = with_speed(
-        selection_overrides(**choice), Path(artifacts), backend=backend, measures=False
-    )
-    draw_all(names, Store(artifacts), backend=backend, full=choice["full"], overrides=overrides)
+    draw_all(names, Store(artifacts), choice_of(choice, Path(artifacts)))
 
 
-def draw_all(
-    names: Sequence[str],
-    store: Store,
-    *,
-    backend: str,
-    full: bool,
-    overrides: Mapping[str, Any],
-) -> list[Path]:
-    """Draw into `figures/` and print the paths of the files."""
+def draw_all(names: Sequence[str], store: Store, choice: Choice) -> list[Path]:
+    """Draw into the choice's folder of figures and print the paths of the files."""
     from bench.files import check_writable
     from plot.draw import draw
 
-    directory = store.root / "figures"
+    directory = figures_folder(store, choice)
     check_writable(directory)
     paths: dict[Path, None] = {}
     for name in names:
-        drawn = draw(name, store, directory, backend=backend, full=full, overrides=overrides)
-        paths |= dict.fromkeys(drawn)
+        paths |= dict.fromkeys(draw(name, store, directory, choice))
     for path in paths:
         click.echo(str(path))
     return list(paths)
+
+
+def figures_folder(store: Store, choice: Choice) -> Path:
+    """Where figures lie: quick and full ones apart from those of the scripts' traces."""
+    return store.root / "figures" / choice.effort.folder

@@ -106,7 +106,7 @@ def _renew(store: Store, choice: Choice, directory: Path) -> None:
     report = build_report(store, choice)
     if not report.summary.num_points:
         raise UserError(f"there are no results in {store.root} to make a reference of")
-    drawings = draw_all(store, backend=choice.backend, full=choice.full, overrides={})
+    drawings = draw_all(store, choice)
     pictures = {
         name: shrink(drawing.png, width=PICTURE_WIDTH)
         for name, drawing in drawings.items()

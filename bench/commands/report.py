@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
-from bench.commands.options import resolve_backend, selection_options, selection_overrides
+from bench.commands.options import choice_of, selection_options
 
 
 @click.command("report")
@@ -19,7 +18,7 @@ from bench.commands.options import resolve_backend, selection_options, selection
     help="Reference results to compare with.  [default: artifacts/reference/BACKEND, if there]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of a table.")
-def command(*, artifacts: str, reference: str | None, as_json: bool, **choice: Any) -> None:
+def command(*, artifacts: str, reference: str | None, as_json: bool, **options: Any) -> None:
     """Hold every number against the paper's, from the results that are there.
 
     Writes index.html (one page with all figures), report.md and report.json into the report/
@@ -27,27 +26,22 @@ def command(*, artifacts: str, reference: str | None, as_json: bool, **choice: A
     not hold is told, and is no error.
     """
     from bench.commands.tables import table_console
-    from bench.experiments.scaling import with_speed
-    from bench.experiments.tables import Choice
     from bench.files import check_writable
     from bench.reference import find_reference
     from bench.report import write_report
     from bench.reporting.pictures import draw_all
     from bench.results import Store
 
-    backend = resolve_backend(choice["backend"])
     store = Store(artifacts)
-    directory = store.root / "report"
+    choice = choice_of(options, store.root)
+    directory = store.root / "report" / choice.effort.folder
     check_writable(directory)
-    overrides = with_speed(
-        selection_overrides(**choice), Path(artifacts), backend=backend, measures=False
-    )
     report = write_report(
         store,
         directory,
-        choice=Choice.of(backend=backend, full=choice["full"], overrides=overrides),
-        drawings=draw_all(store, backend=backend, full=choice["full"], overrides=overrides),
-        reference=find_reference(reference, backend=backend),
+        choice=choice,
+        drawings=draw_all(store, choice),
+        reference=find_reference(reference, choice),
         console=None if as_json else table_console(),
     )
     for path in report.files:

@@ -28,7 +28,6 @@ FIG1 = Figure(
     ),
     plot="batch-size",
     hardware=HARDWARE["opt-13b"],
-    sim_seconds=4.0,
 )
 
 FIG11 = Figure(
@@ -39,5 +38,4 @@ FIG11 = Figure(
     panels=(),
     plot="lengths",
     hardware="none",
-    sim_seconds=1.0,
 )

@@ -67,5 +67,4 @@ FIG2 = Figure(
         _claim("astra", "other"),
     ),
     hardware=HARDWARE["opt-13b"],
-    sim_seconds=2.0,
 )

@@ -92,5 +92,4 @@ FIG12 = Figure(
         _FT_CLAIM,
     ),
     hardware="; ".join(HARDWARE[model] for model in RATES),
-    sim_seconds=45.0,
 )

@@ -89,5 +89,4 @@ FIG13 = Figure(
         for system in SYSTEMS
     ),
     hardware=HARDWARE["opt-13b"],
-    sim_seconds=6.0,
 )

@@ -128,7 +128,6 @@ FIG14 = Figure(
         _ratio("fig14:beam6", "fig14-beam6", "beam width 6", BEAM_NOTES),
     ),
     hardware=HARDWARE["opt-13b"],
-    sim_seconds=100.0,
 )
 
 
@@ -181,5 +180,4 @@ FIG15 = Figure(
     plot="sharing",
     claims=tuple(_saving(workload, sampling) for workload, sampling in _SHARING),
     hardware=HARDWARE["opt-13b"],
-    sim_seconds=15.0,
 )

@@ -84,7 +84,6 @@ FIG16 = Figure(
         for shots in PREFIX_RATES
     ),
     hardware=HARDWARE["llama-13b"],
-    sim_seconds=30.0,
 )
 
 CHAT_NOTES = (
@@ -117,5 +116,4 @@ FIG17 = Figure(
         _ratio("fig17:value", "fig17-13b-chat", system, "chat", CHAT_NOTES) for system in ORCA
     ),
     hardware=HARDWARE["opt-13b"],
-    sim_seconds=3.0,
 )

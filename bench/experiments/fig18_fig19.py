@@ -95,7 +95,6 @@ FIG18B = Figure(
         for end in ("smallest", "largest")
     ),
     hardware=HARDWARE["opt-13b"],
-    sim_seconds=8.0,
 )
 
 PREEMPTED: dict[str, Any] = {"context_len": 256, "model": "opt-13b", "device_profile": "a100-40gb"}
@@ -120,7 +119,6 @@ FIG19A = Figure(
         ),
     ),
     hardware=HARDWARE["opt-13b"],
-    sim_seconds=1.0,
     sweep={"context_len": (256,), "block_size": BLOCK_SIZES},
 )
 
@@ -171,5 +169,4 @@ FIG19B = Figure(
         _end_to_end("all", BLOCK_SIZES, LARGE_BLOCKS),
     ),
     hardware=HARDWARE["opt-13b"],
-    sim_seconds=4.0,
 )

@@ -37,8 +37,8 @@ class Panel:
     """One set of axes: curves that share a model, a workload and settings.
 
     `name` is also a name for `bench figure` (for example `fig12-13b-sharegpt`).
-    `settings` are fields of PointSpec; `full_settings` replace them under `--full`
-    (the paper's own trace lengths). `note` says how it departs from the paper's, if it does.
+    `settings` are fields of PointSpec; `full_settings` replace them where the paper's own trace
+    lengths are served. `note` says how it departs from the paper's, if it does.
     """
 
     name: str
@@ -48,21 +48,14 @@ class Panel:
     full_settings: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
 
-    def curve_points(
-        self, curve: Curve, *, full: bool = False, **overrides: Any
-    ) -> list[PointSpec]:
+    def curve_points(self, curve: Curve, **overrides: Any) -> list[PointSpec]:
         """The points of one curve, at rising rates."""
-        settings = {**self.settings, **(self.full_settings if full else {}), **curve.settings}
-        settings = {**settings, "system": curve.system, **overrides}
+        settings = {**self.settings, **curve.settings, "system": curve.system, **overrides}
         return [PointSpec(**{"rate": rate, **settings}) for rate in curve.all_rates]
 
-    def points(self, *, full: bool = False, **overrides: Any) -> list[PointSpec]:
+    def points(self, **overrides: Any) -> list[PointSpec]:
         """All points of the panel, in curve order."""
-        return [
-            spec
-            for curve in self.curves
-            for spec in self.curve_points(curve, full=full, **overrides)
-        ]
+        return [spec for curve in self.curves for spec in self.curve_points(curve, **overrides)]
 
 
 @dataclass(frozen=True)
@@ -104,7 +97,7 @@ class Figure:
 
     `plot` names how it is drawn (a key of `plot.draw.DRAWERS`). `sweep` holds the parameters of
     figures that are not made of served points. `pending` is why a figure cannot run yet ("" if
-    it can). `sim_seconds` is the time of the simulation on two cores.
+    it can).
     """
 
     name: str
@@ -115,27 +108,12 @@ class Figure:
     plot: str = ""
     claims: tuple[Claim, ...] = ()
     hardware: str = ""
-    sim_seconds: float = 0.0
     pending: str = ""
     sweep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
-    @property
-    def gpu_hours(self) -> float:
-        """Hours on the paper's GPUs to serve the paper's traces at the original's rates.
-
-        The time to drain the queues after the last arrival is not in it.
-        """
-        return sum(
-            point.duration * (point.tensor_parallel or 1) / SECONDS_PER_HOUR
-            for panel in self.panels
-            for curve in panel.curves
-            for point in panel.curve_points(curve, full=True)
-            if point.rate in curve.rates
-        )
-
-    def points(self, *, full: bool = False, **overrides: Any) -> list[PointSpec]:
+    def points(self, **overrides: Any) -> list[PointSpec]:
         """All points of all panels, each once."""
-        specs = [spec for panel in self.panels for spec in panel.points(full=full, **overrides)]
+        specs = [spec for panel in self.panels for spec in panel.points(**overrides)]
         return list(dict.fromkeys(specs))
 
     def restrict(self, name: str, panels: tuple[Panel, ...]) -> Figure:
@@ -160,9 +138,9 @@ class Selection:
         """The panels to run, in the order of the paper."""
         return tuple(panel for figure in self.figures for panel in figure.panels)
 
-    def points(self, *, full: bool = False, **overrides: Any) -> list[PointSpec]:
+    def points(self, **overrides: Any) -> list[PointSpec]:
         """All points of the selection, each once."""
-        specs = [spec for panel in self.panels for spec in panel.points(full=full, **overrides)]
+        specs = [spec for panel in self.panels for spec in panel.points(**overrides)]
         return list(dict.fromkeys(specs))
 
     def require_runnable(self) -> None:

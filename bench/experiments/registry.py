@@ -45,11 +45,11 @@ PARTS: dict[str, tuple[str, str]] = {
     "fig15-sharegpt": ("fig15", "fig15-sharegpt-"),
 }
 
-# Several figures under one name. `all-main` is the paper's main comparison.
+# Several figures, whole or in part, under one name. `all-main` is the paper's main comparison.
 GROUPS: dict[str, tuple[str, ...]] = {
     "fig18": ("fig18-a", "fig18-b"),
     "fig19": ("fig19-a", "fig19-b"),
-    "all-main": ("fig2", "fig12", "fig13", "fig14"),
+    "all-main": ("fig12-13b", "fig14"),
     "all": tuple(FIGURES),
 }
 
@@ -125,12 +125,11 @@ def find(name: str) -> Selection:
 
     Raises UserError naming the nearest names if there is none.
     """
-    if name in GROUPS:
-        return _select(name, [FIGURES[member] for member in GROUPS[name]])
-    part = _part(name)
-    if part is None:
+    found = [_part(member) for member in GROUPS.get(name, (name,))]
+    figures = [figure for figure in found if figure is not None]
+    if len(figures) < len(found):
         raise unknown_name("figure", name, names())
-    return _select(name, [part])
+    return _select(name, figures)
 
 
 def find_panel(name: str) -> Panel:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pandas as pd
 
 from bench.capacity import Estimate, capacity
+from bench.experiments.effort import Effort, at_effort
 from bench.experiments.model import Panel
 from bench.experiments.scaling import scale_panel
 
@@ -41,22 +42,28 @@ class Choice:
     """Which of the possible results of a panel are meant.
 
     `overrides` are fields of PointSpec that replace the registry's, as the command line's options
-    do. Results of one backend never mix with another's.
+    do. Results of one backend or effort never mix with another's.
     """
 
     backend: str = "sim"
-    full: bool = False
+    effort: Effort = Effort.SCRIPTS
     overrides: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
-    def of(cls, *, backend: str, full: bool, overrides: Mapping[str, Any] | None = None) -> Choice:
+    def of(
+        cls,
+        *,
+        backend: str = "sim",
+        effort: Effort = Effort.SCRIPTS,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Choice:
         """Build a choice from a mapping of overrides."""
-        return cls(backend, full, tuple(sorted((overrides or {}).items())))
+        return cls(backend, effort, tuple(sorted((overrides or {}).items())))
 
     def panel(self, panel: Panel) -> Panel:
         """The panel as it is run under this choice: in miniature where a scale is given."""
         speed = dict(self.overrides).get("scale")
-        return panel if speed is None else scale_panel(panel, speed)
+        return at_effort(panel if speed is None else scale_panel(panel, speed), self.effort)
 
     def points(self, panel: Panel) -> list[PointSpec]:
         """The points of the panel under this choice, in curve order."""
@@ -65,7 +72,7 @@ class Choice:
         overrides.pop("scale", None)
         if panel.settings.get("workload") not in REAL_LENGTHS_FOR:
             overrides.pop("lengths", None)
-        return panel.points(full=self.full, **overrides)
+        return panel.points(**overrides)
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,7 @@ def _made(report: Report, name: str) -> str:
     progress = report.progress[name]
     choice = report.choice
     options = [f"--backend {choice.backend}"] if choice.backend != "sim" else []
-    options += ["--full"] if choice.full else []
+    options += choice.effort.options
     options += [f"--{option} {value}" for option, value in choice.overrides]
     command = " ".join(["bench figure", name, *options])
     if not progress.num_points:

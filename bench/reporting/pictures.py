@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.experiments import registry
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
+    from bench.experiments.tables import Choice
     from bench.results import Store
 
 COLOURS = 64  # of a small picture: lines and letters need no more
@@ -26,9 +26,7 @@ class Drawing:
     problem: str = ""
 
 
-def draw_all(
-    store: Store, *, backend: str, full: bool, overrides: Mapping[str, Any]
-) -> dict[str, Drawing]:
+def draw_all(store: Store, choice: Choice) -> dict[str, Drawing]:
     """Every figure that can run, drawn from the results that are there."""
     from plot.draw import draw
 
@@ -38,9 +36,7 @@ def draw_all(
             continue
         with tempfile.TemporaryDirectory() as place:
             try:
-                paths = draw(
-                    name, store, Path(place), backend=backend, full=full, overrides=overrides
-                )
+                paths = draw(name, store, Path(place), choice)
             except UserError as error:
                 found[name] = Drawing(problem=str(error))
                 continue

@@ -20,7 +20,7 @@ def to_json(report: Report) -> dict[str, Any]:
     """The report as plain values."""
     return {
         "backend": report.choice.backend,
-        "full": report.choice.full,
+        "effort": report.choice.effort.value,
         "overrides": dict(report.choice.overrides),
         "headline": headline(report),
         "claims": [_verdict_values(verdict) for verdict in report.verdicts],

@@ -25,6 +25,7 @@ class Status(StrEnum):
 class Verdict:
     """A claim, our measurement, and how far they are apart.
 
+    `too_short` says that the numbers come from a quick run: they can agree, but not refute.
     `deviation` is in the claim's kind: percentage points, or a fraction of the paper's value (of
     the nearer end of a range; 0 inside it). None where there is no number.
     """
@@ -35,6 +36,7 @@ class Verdict:
     status: Status
     deviation: float | None
     backend: str
+    too_short: bool = False
 
     @property
     def ours(self) -> Estimate | None:
@@ -58,15 +60,21 @@ def judge(
     backend: str,
     *,
     searched: Measurement | None = None,
+    quick: bool = False,
 ) -> Verdict:
     """Measure a claim and compare. `backend` is that of the tables.
 
-    `searched` comes from finished capacity searches and goes before the tables.
+    `searched` comes from finished capacity searches and goes before the tables. The tables of a
+    `quick` run refute nothing: what does not hold there is open.
     """
     found = searched or MEASURES[claim.measure](tables, **claim.args)
     used = backend if found.num_points or found.estimate is None else "none"
     deviation = None if found.estimate is None else deviation_of(claim, found.estimate.value)
-    return Verdict(figure, claim, found, _status(claim, found, deviation), deviation, used)
+    status = _status(claim, found, deviation)
+    too_short = quick and status is Status.FAIL and found.num_points > 0
+    if too_short:
+        status = Status.OPEN
+    return Verdict(figure, claim, found, status, deviation, used, too_short)
 
 
 def deviation_of(claim: Claim, ours: float) -> float:
@@ -172,6 +180,8 @@ def reason_text(verdict: Verdict) -> str:
         if not found.num_points:
             return "this version cannot measure it"
         return f"{len(found.absent)} of {found.num_points} points have no sound result"
+    if verdict.too_short:
+        return f"a quick run is too short to decide ({ours_text(verdict)} here)"
     if verdict.status is Status.OPEN:
         return f"only a bound is known ({ours_text(verdict)}): the rates do not reach the limit"
     if verdict.status is Status.PASS:

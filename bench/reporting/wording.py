@@ -61,7 +61,7 @@ def figure_title(name: str) -> str:
 
 def settings_text(report: Report) -> str:
     """Which of the possible results are shown."""
-    traces = "The paper's trace lengths" if report.choice.full else "The original scripts' traces"
+    traces = report.choice.effort.words
     changed = ", ".join(f"{name} = {value}" for name, value in report.choice.overrides)
     return f"{traces}{f'; changed settings: {changed}' if changed else ''}."
 

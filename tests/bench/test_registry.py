@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from bench.experiments import registry
+from bench.experiments.effort import Effort, gpu_hours
 from bench.experiments.fig_common import paper_number
 from bench.experiments.model import Figure
+from bench.experiments.tables import Choice
 from bench.reporting.measures import MEASURES
 from engines.core.config import System
 from engines.core.errors import UserError
@@ -84,6 +86,12 @@ def test_groups_leave_out_what_cannot_run():
     assert set(selection.pending) == {"fig18-a"}
 
 
+def test_the_main_comparison_is_figure_12_with_opt_13b_and_figure_14():
+    assert [f.name for f in registry.find("all-main").figures] == ["fig12-13b", "fig14"]
+    everything = registry.find("all")
+    assert {f.name for f in everything.figures} | set(everything.pending) == set(registry.FIGURES)
+
+
 def test_part_of_a_figure_keeps_only_its_panels():
     selection = registry.find("fig12-66b")
     assert [panel.name for panel in selection.panels] == ["fig12-66b-sharegpt", "fig12-66b-alpaca"]
@@ -91,9 +99,10 @@ def test_part_of_a_figure_keeps_only_its_panels():
 
 
 @pytest.mark.parametrize("figure", registry.FIGURES.values(), ids=lambda f: f.name)
-@pytest.mark.parametrize("full", [False, True])
-def test_points_are_valid_and_their_windows_inside_the_trace(figure: Figure, full: bool):
-    points = figure.points(full=full)
+@pytest.mark.parametrize("effort", list(Effort))
+def test_points_are_valid_and_their_windows_inside_the_trace(figure: Figure, effort: Effort):
+    choice = Choice.of(effort=effort)
+    points = [point for panel in figure.panels for point in choice.points(panel)]
     assert len({point.digest for point in points}) == len(points)
     for point in points:
         System.parse(point.system)
@@ -144,12 +153,9 @@ def test_ft_has_the_original_batch_sizes(panel, size):
 
 
 def test_full_traces_are_the_papers():
-    assert {p.duration for p in registry.find_panel("fig12-13b-sharegpt").points(full=True)} == {
-        3600.0
-    }
-    assert {p.duration for p in registry.find_panel("fig12-175b-alpaca").points(full=True)} == {
-        900.0
-    }
+    for name, duration in (("fig12-13b-sharegpt", 3600.0), ("fig12-175b-alpaca", 900.0)):
+        points = Choice.of(effort=Effort.FULL).points(registry.find_panel(name))
+        assert {point.duration for point in points} == {duration}
 
 
 def test_overrides_reach_every_point():
@@ -190,7 +196,8 @@ def test_calibrated_claims_are_listed_as_calibrations():
 
 
 def test_gpu_hours_follow_from_the_papers_traces_and_devices():
-    assert registry.FIGURES["fig2"].gpu_hours == pytest.approx(4 * 900 / 3600)
+    assert gpu_hours(registry.FIGURES["fig2"], Effort.FULL) == pytest.approx(4 * 900 / 3600)
+    assert gpu_hours(registry.FIGURES["fig2"], Effort.QUICK) == pytest.approx(900 / 3600)
     part = registry.find("fig12-66b-sharegpt").figures[0]
     originals = sum(len(curve.rates) for curve in part.panels[0].curves)
-    assert part.gpu_hours == pytest.approx(originals * 4)
+    assert gpu_hours(part, Effort.FULL) == pytest.approx(originals * 4)

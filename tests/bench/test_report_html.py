@@ -77,7 +77,7 @@ def drawings(tmp_path_factory) -> dict[str, Drawing]:
     """Drawn once for all tests: it takes longer than everything else."""
     store = Store(tmp_path_factory.mktemp("drawn"), source="present")
     fill(store, "fig2")
-    found = draw_all(store, backend="sim", full=False, overrides={})
+    found = draw_all(store, Choice())
     assert found["fig2"].png
     return found
 

@@ -41,8 +41,8 @@ def test_a_figure_in_miniature_keeps_its_proportions(name: str) -> None:
 
 def test_choices_without_a_scale_are_untouched() -> None:
     panel = registry.find_panel("fig13-13b-sharegpt")
-    assert Choice.of(backend="sim", full=False).panel(panel) is panel
-    chosen = Choice.of(backend="cpu", full=False, overrides={"scale": SPEED, "seed": 3})
+    assert Choice.of(backend="sim").panel(panel) is panel
+    chosen = Choice.of(backend="cpu", overrides={"scale": SPEED, "seed": 3})
     assert chosen.points(panel)[0].seed == 3
     assert chosen.points(panel)[0].shrink == scaling.SHRINK
 

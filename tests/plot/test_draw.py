@@ -55,7 +55,7 @@ def test_nothing_to_draw_says_how_to_get_results(made_up, tmp_path):
 
 def test_figures_without_results_are_left_out_of_a_group(made_up, tmp_path):
     store = made_up(lambda spec: None if spec.rate == 4.0 else State.MISSING)
-    stems = {path.stem for path in draw("all-main", store, tmp_path)}
+    stems = {path.stem for path in draw("all", store, tmp_path)}
     assert "fig13" not in stems
     assert "fig2" in stems
 
