@@ -1,26 +1,21 @@
-"""Figure 18a's and 19a's microbenchmarks: measured, kept with provenance, read back for figures."""
+"""Figure 18a's and 19a's microbenchmarks on the present device."""
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.devices import out_of_memory
-from bench.files import json_bytes, write_file
+from bench.kernel_results import FORMAT, AttentionRow, RatioRow, RecoveryRow
 from bench.provenance import environment
 from engines.core.config import ModelSpec
-from engines.core.errors import UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from engines.kernels.recovery import SwapTiming
 
-FORMAT = 1
-FILE = "kernels.json"
 KINDS = ("paged", "contiguous")
 
 
@@ -40,56 +35,37 @@ class Setup:
     rounds: int = 3
 
 
-@dataclass(frozen=True)
-class AttentionRow:
-    """Decode attention of one kind and shape (Figure 18a): quartiles of all samples in seconds."""
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """What to measure it for: attention over all batches and contexts, swapping by block size."""
 
-    kind: str
-    batch_size: int
-    context_len: int
-    block_size: int
-    latency_s: float
-    p25_s: float
-    p75_s: float
-    bytes_moved: int
-    share_of_copy: float
+    batches: Sequence[int] = ()
+    contexts: Sequence[int] = ()
+    block_sizes: Sequence[int] = ()
+    num_tokens: int = 256  # of the sequence that is swapped
 
 
-@dataclass(frozen=True)
-class RatioRow:
-    """Latency of the paged over the contiguous kernel: median, least and largest round."""
+class Steps:
+    """Counts the timings that are done, and tells the share of them."""
 
-    batch_size: int
-    context_len: int
-    paged_over_contiguous: float
-    least: float
-    largest: float
+    def __init__(self, total: int, tell: Callable[[float], None]) -> None:
+        self._total, self._tell, self._done = total, tell, 0
+
+    def advance(self) -> None:
+        """One more is done."""
+        self._done += 1
+        self._tell(self._done / self._total)
 
 
-@dataclass(frozen=True)
-class RecoveryRow:
-    """Bringing back one preempted sequence (Figure 19a): medians over rounds, and the spread.
-
-    `staged`: blocks are gathered into large transfers; otherwise each block of each layer's keys
-    or values moves by itself, as in the original. `spread_s` is the range over rounds of swapping
-    out and in together. `swapped_bytes` move one way, over the bus to the host.
-    """
-
-    block_size: int
-    staged: bool
-    swap_out_s: float
-    swap_in_s: float
-    recompute_s: float
-    spread_s: float
-    swapped_bytes: int
-    share_of_copy: float
+def _unheard(share: float) -> None:
+    """For those who need no progress."""
 
 
 def measure_attention(
-    setup: Setup, batches: Sequence[int], contexts: Sequence[int], *, copy_bandwidth: float
+    setup: Setup, wanted: Shapes, *, copy_bandwidth: float, steps: Steps | None = None
 ) -> tuple[list[AttentionRow], list[RatioRow]]:
     """Time both kernels over all shapes; raises UserError where memory does not suffice."""
-    shapes = [(batch, context) for batch in batches for context in contexts]
+    shapes = [(batch, context) for batch in wanted.batches for context in wanted.contexts]
     rounds: dict[tuple[str, int, int], list[tuple[float, ...]]] = {}
     with out_of_memory("use smaller --batches or --contexts, or a smaller --model"):
         for number in range(setup.rounds):
@@ -97,6 +73,8 @@ def measure_attention(
                 for kind in KINDS if number % 2 == 0 else KINDS[::-1]:
                     samples = _attention_samples(setup, kind, batch, context)
                     rounds.setdefault((kind, batch, context), []).append(samples)
+                    if steps is not None:
+                        steps.advance()
     rows = [_attention_row(setup, *key, rounds[key], copy_bandwidth) for key in sorted(rounds)]
     return rows, [
         _ratio_row(shape, rounds["paged", *shape], rounds["contiguous", *shape]) for shape in shapes
@@ -147,67 +125,90 @@ def _ratio_row(
 
 
 def measure_recovery(
-    setup: Setup, block_sizes: Sequence[int], *, num_tokens: int, copy_bandwidth: float
+    setup: Setup, wanted: Shapes, *, copy_bandwidth: float, steps: Steps | None = None
 ) -> list[RecoveryRow]:
     """Time swapping and recomputing one sequence; raises UserError where memory does not suffice.
 
     On a CPU nothing crosses a bus, so that gathering is not measured apart.
     """
-    import torch
-
-    from engines.kernels.recovery import RecoveryTiming, time_swap_vs_recompute
-
-    found: dict[tuple[bool, int], list[RecoveryTiming]] = {}
+    recomputed: list[float] = []
+    found: dict[tuple[bool, int], list[SwapTiming]] = {}
     with out_of_memory("use a smaller --model or fewer --tokens"):
         for _ in range(setup.rounds):
-            for staged in (False, True) if setup.device == "cuda" else (False,):
-                timings = time_swap_vs_recompute(
-                    setup.spec,
-                    block_sizes,
-                    dtype=getattr(torch, setup.dtype),
-                    device=setup.device,
-                    num_tokens=num_tokens,
-                    staged=staged,
-                )
-                for timing in timings:
-                    found.setdefault((staged, timing.block_size), []).append(timing)
-    rows = []
-    for (staged, block_size), timings in sorted(found.items()):
-        out_s, in_s, recompute_s, both_s = (
-            [t.swap_out_s for t in timings],
-            [t.swap_in_s for t in timings],
-            [t.recompute_s for t in timings],
-            [t.swap_out_s + t.swap_in_s for t in timings],
-        )
-        moved = timings[0].swapped_bytes
-        share = 2 * moved / statistics.median(both_s) / copy_bandwidth
-        rows.append(
-            RecoveryRow(
-                block_size, staged, statistics.median(out_s), statistics.median(in_s),
-                statistics.median(recompute_s), max(both_s) - min(both_s), moved, share,
-            )
-        )  # fmt: skip
-    return rows
+            recomputed.append(_recompute_seconds(setup, wanted.num_tokens))
+            for staged in _gathering(setup):
+                for size in wanted.block_sizes:
+                    timing = _swap_timing(setup, size, wanted.num_tokens, staged=staged)
+                    found.setdefault((staged, size), []).append(timing)
+                    if steps is not None:
+                        steps.advance()
+    again_s = statistics.median(recomputed)
+    return [
+        _recovery_row(staged, timings, again_s, copy_bandwidth)
+        for (staged, _), timings in sorted(found.items())
+    ]
+
+
+def _gathering(setup: Setup) -> tuple[bool, ...]:
+    return (False, True) if setup.device == "cuda" else (False,)
+
+
+def _recompute_seconds(setup: Setup, num_tokens: int) -> float:
+    import torch
+
+    from engines.kernels.recovery import time_recompute
+
+    dtype = getattr(torch, setup.dtype)
+    return time_recompute(setup.spec, num_tokens, dtype=dtype, device=setup.device)
+
+
+def _swap_timing(setup: Setup, block_size: int, num_tokens: int, *, staged: bool) -> SwapTiming:
+    import torch
+
+    from engines.kernels.recovery import SwapWork, time_swap
+
+    work = SwapWork(
+        setup.spec, getattr(torch, setup.dtype), setup.device, block_size, num_tokens, staged
+    )
+    return time_swap(work)
+
+
+def _recovery_row(
+    staged: bool, timings: Sequence[SwapTiming], recompute_s: float, copy_bandwidth: float
+) -> RecoveryRow:
+    both_s = [t.swap_out_s + t.swap_in_s for t in timings]
+    moved = timings[0].swapped_bytes
+    return RecoveryRow(
+        block_size=timings[0].block_size,
+        staged=staged,
+        swap_out_s=statistics.median(t.swap_out_s for t in timings),
+        swap_in_s=statistics.median(t.swap_in_s for t in timings),
+        recompute_s=recompute_s,
+        spread_s=max(both_s) - min(both_s),
+        swapped_bytes=moved,
+        share_of_copy=2 * moved / statistics.median(both_s) / copy_bandwidth,
+    )
 
 
 def measure(
-    setup: Setup,
-    *,
-    batches: Sequence[int] = (),
-    contexts: Sequence[int] = (),
-    block_sizes: Sequence[int] = (),
-    num_tokens: int = 256,
+    setup: Setup, wanted: Shapes, *, tell: Callable[[float], None] = _unheard
 ) -> dict[str, Any]:
-    """Measure what has shapes given; returns plain values with their provenance."""
+    """Measure what has shapes given; returns plain values with their provenance.
+
+    `tell` hears the share that is done, 0 to 1. Raises UserError where memory does not suffice.
+    """
     from engines.kernels.timing import device_name, measure_copy_bandwidth
 
     started = datetime.now(UTC)
+    pairs = len(wanted.batches) * len(wanted.contexts)
+    swaps = len(wanted.block_sizes) * len(_gathering(setup))
+    steps = Steps(setup.rounds * (len(KINDS) * pairs + swaps), tell)
     with out_of_memory("free about a gigabyte"):
-        copy_bandwidth = measure_copy_bandwidth(setup.device)
-    attention, ratios = measure_attention(setup, batches, contexts, copy_bandwidth=copy_bandwidth)
+        copy = measure_copy_bandwidth(setup.device)
+    attention, ratios = measure_attention(setup, wanted, copy_bandwidth=copy, steps=steps)
     recovery = (
-        measure_recovery(setup, block_sizes, num_tokens=num_tokens, copy_bandwidth=copy_bandwidth)
-        if block_sizes
+        measure_recovery(setup, wanted, copy_bandwidth=copy, steps=steps)
+        if wanted.block_sizes
         else []
     )
     return {
@@ -215,8 +216,8 @@ def measure(
         "backend": setup.device,
         "device": device_name(setup.device),
         "setup": asdict(setup),
-        "num_tokens": num_tokens,
-        "copy_bandwidth": copy_bandwidth,
+        "num_tokens": wanted.num_tokens,
+        "copy_bandwidth": copy,
         "attention": [asdict(row) for row in attention],
         "ratios": [asdict(row) for row in ratios],
         "recovery": [asdict(row) for row in recovery],
@@ -226,39 +227,3 @@ def measure(
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     }
-
-
-def write_measurement(directory: Path, found: dict[str, Any]) -> Path:
-    """Write a measurement whole; returns its file. Raises UserError if that is refused."""
-    path = directory / FILE
-    write_file(path, json_bytes(found))
-    return path
-
-
-def read_measurement(directory: Path) -> dict[str, Any]:
-    """Read a measurement; raises UserError if there is none or it is not one."""
-    path = directory / FILE
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError:
-        raise UserError(f"{path} cannot be read: run bench kernels --out {directory}") from None
-    except ValueError:
-        raise UserError(f"{path} is not valid JSON: run bench kernels again") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise UserError(f"{path} is no measurement of this version: run bench kernels again")
-    return found
-
-
-def attention_frame(found: dict[str, Any]) -> pd.DataFrame:
-    """One row per kind and shape: the fields of `AttentionRow` (Figure 18a)."""
-    import pandas as pd
-
-    return pd.DataFrame(found["attention"], columns=list(AttentionRow.__dataclass_fields__))
-
-
-def recovery_frame(found: dict[str, Any], *, staged: bool = False) -> pd.DataFrame:
-    """One row per block size: the fields of `RecoveryRow` (Figure 19a; `staged` is ours)."""
-    import pandas as pd
-
-    frame = pd.DataFrame(found["recovery"], columns=list(RecoveryRow.__dataclass_fields__))
-    return frame[frame["staged"] == staged].reset_index(drop=True)

@@ -6,9 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
-
-from bench.point import PointSpec
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,21 +15,29 @@ if TYPE_CHECKING:
 _LINE_EVERY_S = 5.0
 
 
+class Work(Protocol):
+    """What is shown while it runs, such as a point: hashable, with a readable name."""
+
+    @property
+    def slug(self) -> str:
+        """The name."""
+
+
 class Display:
     """How the runner tells what is going on; this one shows nothing."""
 
     @contextmanager
-    def over(self, weights: Mapping[PointSpec, float]) -> Iterator[None]:
+    def over(self, weights: Mapping[Work, float]) -> Iterator[None]:
         """Show the progress of these points, each with its expected work, while inside."""
         yield
 
-    def begin(self, spec: PointSpec) -> None:
+    def begin(self, spec: Work) -> None:
         """A point has started (again)."""
 
-    def advance(self, spec: PointSpec, fraction: float) -> None:
+    def advance(self, spec: Work, fraction: float) -> None:
         """A share of a running point is done, 0 to 1."""
 
-    def end(self, spec: PointSpec, *, error: str = "") -> None:
+    def end(self, spec: Work, *, error: str = "") -> None:
         """A point has ended, with an error or without."""
 
     def note(self, line: str) -> None:
@@ -41,10 +47,10 @@ class Display:
 class Ledger:
     """How much of the expected work is done; the time left follows from it."""
 
-    def __init__(self, weights: Mapping[PointSpec, float]) -> None:
+    def __init__(self, weights: Mapping[Work, float]) -> None:
         self._weights = dict(weights)
-        self._done: dict[PointSpec, float] = {}
-        self.running: dict[PointSpec, float] = {}
+        self._done: dict[Work, float] = {}
+        self.running: dict[Work, float] = {}
         self.total_points = len(self._weights)
         self._total = sum(self._weights.values())
 
@@ -59,15 +65,15 @@ class Ledger:
         running = sum(self._weights[spec] * part for spec, part in self.running.items())
         return (sum(self._done.values()) + running) / self._total if self._total else 1.0
 
-    def begin(self, spec: PointSpec) -> None:
+    def begin(self, spec: Work) -> None:
         """Count a point among the running ones, from nothing."""
         self.running[spec] = 0.0
 
-    def advance(self, spec: PointSpec, fraction: float) -> None:
+    def advance(self, spec: Work, fraction: float) -> None:
         """Note the share of a running point."""
         self.running[spec] = min(max(fraction, 0.0), 1.0)
 
-    def end(self, spec: PointSpec) -> None:
+    def end(self, spec: Work) -> None:
         """Count a point as done."""
         self.running.pop(spec, None)
         self._done[spec] = self._weights[spec]
@@ -88,24 +94,24 @@ class Lines(Display):
         self._began = self._last = time.monotonic()
 
     @contextmanager
-    def over(self, weights: Mapping[PointSpec, float]) -> Iterator[None]:
+    def over(self, weights: Mapping[Work, float]) -> Iterator[None]:
         """Start counting."""
         self._ledger = Ledger(weights)
         self._began = self._last = time.monotonic()
         yield
 
-    def begin(self, spec: PointSpec) -> None:
+    def begin(self, spec: Work) -> None:
         """Count the point as running."""
         self._ledger.begin(spec)
 
-    def advance(self, spec: PointSpec, fraction: float) -> None:
+    def advance(self, spec: Work, fraction: float) -> None:
         """Print a summary if the last line is a while ago."""
         self._ledger.advance(spec, fraction)
         if time.monotonic() - self._last >= self._every_s:
             running = ", ".join(f"{s.slug} {f:.0%}" for s, f in self._ledger.running.items())
             self._print(f"{self._tell()}; running: {running}")
 
-    def end(self, spec: PointSpec, *, error: str = "") -> None:
+    def end(self, spec: Work, *, error: str = "") -> None:
         """Print the point and where the whole stands."""
         self._ledger.end(spec)
         self._print(f"{self._tell()}: {spec.slug}{': FAILED: ' + error if error else ''}")
@@ -133,11 +139,11 @@ class Bars(Display):
         self._progress = _make_progress(console)
         self._ledger = Ledger({})
         self._whole: TaskID | None = None
-        self._tasks: dict[PointSpec, TaskID] = {}
+        self._tasks: dict[Work, TaskID] = {}
         self._began = time.monotonic()
 
     @contextmanager
-    def over(self, weights: Mapping[PointSpec, float]) -> Iterator[None]:
+    def over(self, weights: Mapping[Work, float]) -> Iterator[None]:
         """Show the bars while inside."""
         self._ledger = Ledger(weights)
         self._began = time.monotonic()
@@ -151,19 +157,19 @@ class Bars(Display):
                     self._progress.remove_task(task)
                 self._tasks.clear()
 
-    def begin(self, spec: PointSpec) -> None:
+    def begin(self, spec: Work) -> None:
         """Add a bar for the point."""
         self._ledger.begin(spec)
         if spec not in self._tasks:
             self._tasks[spec] = self._progress.add_task(f"  {spec.slug}", total=1.0, left="")
 
-    def advance(self, spec: PointSpec, fraction: float) -> None:
+    def advance(self, spec: Work, fraction: float) -> None:
         """Move the point's bar and the whole one."""
         self._ledger.advance(spec, fraction)
         self._progress.update(self._tasks[spec], completed=fraction)
         self._refresh()
 
-    def end(self, spec: PointSpec, *, error: str = "") -> None:
+    def end(self, spec: Work, *, error: str = "") -> None:
         """Take the point's bar away; a failure leaves a line."""
         self._ledger.end(spec)
         self._progress.remove_task(self._tasks.pop(spec))

@@ -115,7 +115,7 @@ def check_tokens(run: Run) -> dict[str, Any]:
 
 def time_kernels(run: Run) -> dict[str, Any]:
     """Time paged against contiguous attention: Figure 18a's shapes, then larger ones."""
-    from bench.kernels import measure_attention
+    from bench.kernels import Shapes, measure_attention
     from engines.kernels.timing import measure_copy_bandwidth
 
     setup = _setup(run)
@@ -128,7 +128,8 @@ def time_kernels(run: Run) -> dict[str, Any]:
     for batches, contexts in plans:
         if run.is_over:
             break
-        rows, quotients = measure_attention(setup, batches, contexts, copy_bandwidth=copy)
+        shapes = Shapes(batches=batches, contexts=contexts)
+        rows, quotients = measure_attention(setup, shapes, copy_bandwidth=copy)
         attention += [asdict(row) for row in rows]
         ratios += [asdict(row) for row in quotients]
     large = [r for r in attention if r["batch_size"] >= 32 and r["context_len"] >= 1024]
@@ -151,16 +152,13 @@ def time_kernels(run: Run) -> dict[str, Any]:
 
 def time_recovery(run: Run) -> dict[str, Any]:
     """Time swapping against recomputing (Figure 19a), with and without gathered transfers."""
-    from bench.kernels import measure_recovery
+    from bench.kernels import Shapes, measure_recovery
     from engines.kernels.timing import measure_copy_bandwidth
 
     sizes = (16, 64) if run.quick else (1, 2, 4, 8, 16, 32, 64, 128, 256)
-    rows = measure_recovery(
-        _setup(run),
-        sizes,
-        num_tokens=64 if run.quick else 256,
-        copy_bandwidth=measure_copy_bandwidth(run.device),
-    )
+    shapes = Shapes(block_sizes=sizes, num_tokens=64 if run.quick else 256)
+    copy = measure_copy_bandwidth(run.device)
+    rows = measure_recovery(_setup(run), shapes, copy_bandwidth=copy)
     return {"recovery": [asdict(row) for row in rows]}
 
 

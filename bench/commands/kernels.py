@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.commands.options import quiet_option
 from bench.commands.tables import print_table
 from bench.devices import DEFAULT_MODEL, DEVICES, settle_device, settle_dtype
+from bench.progress import choose
 from engines.core.config import MODELS, find_model
 from engines.core.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.kernels import Setup, Shapes
 
 _COUNT = click.IntRange(min=1)
 
@@ -63,15 +69,19 @@ def _numbers(text: str, *, largest: int) -> tuple[int, ...]:
     help="Keep the results and their provenance in DIR/kernels.json.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@quiet_option
 def command(
-    *, device: str, only: str | None, out: Path | None, as_json: bool, **options: Any
+    *, device: str, only: str | None, out: Path | None, as_json: bool, quiet: bool, **options: Any
 ) -> None:
     """Time paged against contiguous attention, and swapping against recomputing.
 
-    Caches are cold; shares are of the device's own copy bandwidth, measured first.
+    Caches are cold: before each sample more than the last-level cache is written. Shares are of the
+    device's own copy bandwidth, measured first. On a CPU the heads and layers are OPT-125M's in
+    float32, a fortieth of OPT-13B's cache, so that all of it takes about a minute on two cores.
     """
     from bench.files import check_writable, json_bytes
-    from bench.kernels import Setup, measure, write_measurement
+    from bench.kernel_results import write_measurement
+    from bench.kernels import Setup
 
     shapes = _shapes(only, options)
     if out is not None:
@@ -85,7 +95,7 @@ def command(
         samples=options["samples"],
         rounds=options["rounds"],
     )
-    found = measure(setup, num_tokens=options["tokens"], **shapes)
+    found = measure_shown(setup, shapes, quiet=quiet)
     if out is not None:
         click.echo(f"written: {write_measurement(out, found)}", err=True)
     if as_json:
@@ -94,18 +104,38 @@ def command(
         _print(found)
 
 
-def _shapes(only: str | None, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+@dataclass(frozen=True)
+class Timings:
+    """What the progress shows."""
+
+    slug: str
+
+
+def measure_shown(setup: Setup, shapes: Shapes, *, quiet: bool) -> dict[str, Any]:
+    """Measure and show the progress on standard error; raises UserError."""
+    from bench.kernels import measure
+
+    display, work = choose(quiet=quiet), Timings(f"kernels on {setup.device}")
+    with display.over({work: 1.0}):
+        display.begin(work)
+        found = measure(setup, shapes, tell=lambda share: display.advance(work, share))
+        display.end(work)
+    return found
+
+
+def _shapes(only: str | None, options: Mapping[str, Any]) -> Shapes:
     """Read all lists, so that a faulty one fails before anything runs; then drop the unwanted."""
-    shapes = {
-        "batches": _numbers(options["batches"], largest=4096),
-        "contexts": _numbers(options["contexts"], largest=1 << 20),
-        "block_sizes": _numbers(options["block_sizes"], largest=256),
-    }
-    if only == "recovery":
-        return {"block_sizes": shapes["block_sizes"]}
-    if only == "attention":
-        del shapes["block_sizes"]
-    return shapes
+    from bench.kernels import Shapes
+
+    batches = _numbers(options["batches"], largest=4096)
+    contexts = _numbers(options["contexts"], largest=1 << 20)
+    block_sizes = _numbers(options["block_sizes"], largest=256)
+    return Shapes(
+        batches=() if only == "recovery" else batches,
+        contexts=() if only == "recovery" else contexts,
+        block_sizes=() if only == "attention" else block_sizes,
+        num_tokens=options["tokens"],
+    )
 
 
 def _print(found: Mapping[str, Any]) -> None:

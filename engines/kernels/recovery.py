@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,49 +18,56 @@ WEIGHT_BYTES = 2 << 30  # distinct weights kept for timing a forward pass
 
 
 @dataclass(frozen=True)
-class RecoveryTiming:
-    """What it takes to bring back one preempted sequence (Figure 19a), median seconds."""
+class SwapWork:
+    """A sequence to be swapped: a model's caches in a type on a device, its blocks, its length.
+
+    `staged`: gather blocks into large transfers; without, each block of each layer's keys or values
+    moves by itself, as the original system does and the figure shows.
+    """
+
+    spec: ModelSpec
+    dtype: torch.dtype
+    device: str
+    block_size: int
+    num_tokens: int = 256
+    staged: bool = True
+
+
+@dataclass(frozen=True)
+class SwapTiming:
+    """What it takes to swap one sequence (Figure 19a), median seconds."""
 
     block_size: int
     swap_out_s: float
     swap_in_s: float
-    recompute_s: float
     swapped_bytes: int  # one way
 
 
-def time_swap_vs_recompute(
-    spec: ModelSpec,
-    block_sizes: Sequence[int],
-    *,
-    dtype: torch.dtype,
-    device: str,
-    num_tokens: int = 256,
-    staged: bool = True,
-) -> list[RecoveryTiming]:
-    """Time swapping one sequence out and in, and recomputing its keys and values.
+def time_recompute(
+    spec: ModelSpec, num_tokens: int, *, dtype: torch.dtype, device: str, samples: int = 7
+) -> float:
+    """Median seconds of recomputing a sequence's keys and values: a forward pass over it."""
+    run = _forward_run(spec, num_tokens, dtype, device)
+    return statistics.median(sample_seconds(run, device, samples=samples))
 
-    staged: gather blocks into large transfers; False moves each block of each layer's keys or
-    values by itself, as the original system does and the figure shows.
-    """
-    recompute_s = statistics.median(
-        sample_seconds(_forward_run(spec, num_tokens, dtype, device), device, samples=7)
+
+def time_swap(work: SwapWork, *, samples: int = 7) -> SwapTiming:
+    """Time swapping one sequence out and in."""
+    spec, blocks = work.spec, -(-work.num_tokens // work.block_size)
+    size = (2 * blocks, spec.kv_heads, work.block_size, spec.head_size)
+    caches = [
+        torch.randn(size, dtype=work.dtype, device=work.device) for _ in range(2 * spec.num_layers)
+    ]
+    space = SwapSpace(caches, blocks, staged=work.staged)
+    scattered = torch.randperm(2 * blocks)[:blocks]
+    out_pairs = torch.stack([scattered, torch.arange(blocks)], dim=1)
+    in_pairs = out_pairs.flip(1).contiguous()
+    out_s, in_s = (
+        statistics.median(sample_seconds(run, work.device, samples=samples))
+        for run in (_swapping(space.swap_out, out_pairs), _swapping(space.swap_in, in_pairs))
     )
-    results = []
-    for block_size in block_sizes:
-        blocks = -(-num_tokens // block_size)
-        size = (2 * blocks, spec.kv_heads, block_size, spec.head_size)
-        caches = [torch.randn(size, dtype=dtype, device=device) for _ in range(2 * spec.num_layers)]
-        space = SwapSpace(caches, blocks, staged=staged)
-        scattered = torch.randperm(2 * blocks)[:blocks]
-        out_pairs = torch.stack([scattered, torch.arange(blocks)], dim=1)
-        in_pairs = out_pairs.flip(1).contiguous()
-        out_s, in_s = (
-            statistics.median(sample_seconds(run, device, samples=7))
-            for run in (_swapping(space.swap_out, out_pairs), _swapping(space.swap_in, in_pairs))
-        )
-        swapped_bytes = space.pool.numel() * space.pool.element_size()
-        results.append(RecoveryTiming(block_size, out_s, in_s, recompute_s, swapped_bytes))
-    return results
+    swapped_bytes = space.pool.numel() * space.pool.element_size()
+    return SwapTiming(work.block_size, out_s, in_s, swapped_bytes)
 
 
 def _swapping(swap: Callable[[Tensor], None], pairs: Tensor) -> Callable[[], None]:

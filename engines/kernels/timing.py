@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from engines.kernels.interface import ContiguousContext, PagedContext
 
 FLUSH_BYTES = 512 << 20  # more than any last-level cache to be expected
 COPY_BYTES = 1 << 30  # moved by one copy: half read, half written
+CACHES_FLUSHED, CACHES_COPIED = 4, 16  # on a CPU that tells its caches: these times all of them
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,31 @@ def device_name(device: str) -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
+def cache_bytes(root: Path = Path("/sys/devices/system/cpu")) -> int | None:
+    """Size of all last-level caches of this machine's CPU; None where the system does not tell."""
+    found: dict[tuple[int, str], int] = {}
+    for index in root.glob("cpu[0-9]*/cache/index[0-9]*"):
+        try:
+            level, cores, size = (
+                (index / name).read_text().strip() for name in ("level", "shared_cpu_list", "size")
+            )
+            found[int(level), cores] = int(size.removesuffix("K")) << 10
+        except (OSError, ValueError):
+            return None
+    last = max((level for level, _ in found), default=None)
+    return None if last is None else sum(n for (level, _), n in found.items() if level == last)
+
+
+def _scaled_bytes(most: int, caches: int, device: str) -> int:
+    """Enough for a CPU's caches, where they are known; a GPU moves the most in no time."""
+    known = cache_bytes() if device == "cpu" else None
+    return most if known is None else min(most, caches * known)
+
+
 def sample_seconds(run: Callable[[], object], device: str, *, samples: int = 20) -> list[float]:
     """Time `run` with caches flushed before each sample, after two runs that do not count."""
-    flush = torch.empty(FLUSH_BYTES // 4, dtype=torch.float32, device=device)
+    size = _scaled_bytes(FLUSH_BYTES, CACHES_FLUSHED, device)
+    flush = torch.empty(size // 4, dtype=torch.float32, device=device)
     seconds = []
     for i in range(samples + 2):
         flush.fill_(float(i))
@@ -112,11 +136,10 @@ def _seconds_on_gpu(run: Callable[[], object]) -> float:
 
 def measure_copy_bandwidth(device: str) -> float:
     """Return the bandwidth of a large copy on the device, in bytes read plus written per second."""
-    source = torch.ones(COPY_BYTES // 8, dtype=torch.float32, device=device)
+    size = _scaled_bytes(COPY_BYTES, CACHES_COPIED, device)
+    source = torch.ones(size // 8, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
-    return COPY_BYTES / statistics.median(
-        sample_seconds(lambda: target.copy_(source), device, samples=7)
-    )
+    return size / statistics.median(sample_seconds(lambda: target.copy_(source), device, samples=7))
 
 
 def time_attention(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from bench import kernels
+from bench import kernel_results as kernels
 from bench.cli import main
 from engines.core.config import ModelSpec
 from engines.core.errors import UserError
