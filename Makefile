@@ -6,8 +6,8 @@ VENV      ?= .venv
 ARTIFACTS ?= artifacts
 BACKEND   ?= auto
 
-# What to install: where models are executed, PyTorch too.
-WHAT  := $(if $(filter cpu cuda,$(BACKEND)),models,$(if $(shell command -v nvidia-smi),models,base))
+# What to install: where models are executed or kernels measured, PyTorch too.
+WHAT  := $(if $(filter cpu cuda,$(BACKEND))$(filter fig18 fig18-a,$(MAKECMDGOALS)),models,$(if $(shell command -v nvidia-smi),models,base))
 BENCH := $(VENV)/bin/bench
 STAMP := $(VENV)/.installed-$(WHAT)
 TRACES = $(if $(QUICK),--quick) $(if $(FULL),--full)

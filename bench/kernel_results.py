@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,11 @@ class AttentionRow:
 
 @dataclass(frozen=True)
 class RatioRow:
-    """Latency of the paged over the contiguous kernel: median, least and largest round."""
+    """Latency of the paged over the contiguous kernel.
+
+    Of the quickest samples, since whatever else runs on a machine can only slow one; beside it the
+    least and the largest ratio of a round's medians, which tell how steady the machine was.
+    """
 
     batch_size: int
     context_len: int
@@ -101,21 +106,21 @@ def read_measurement(directory: Path) -> dict[str, Any]:
     return found
 
 
-def attention_frame(found: dict[str, Any]) -> pd.DataFrame:
+def attention_frame(found: Mapping[str, Any]) -> pd.DataFrame:
     """One row per kind and shape: the fields of `AttentionRow` (Figure 18a)."""
     import pandas as pd
 
     return pd.DataFrame(found["attention"], columns=list(AttentionRow.__dataclass_fields__))
 
 
-def ratio_frame(found: dict[str, Any]) -> pd.DataFrame:
+def ratio_frame(found: Mapping[str, Any]) -> pd.DataFrame:
     """One row per shape: the fields of `RatioRow` (Figure 18a)."""
     import pandas as pd
 
     return pd.DataFrame(found["ratios"], columns=list(RatioRow.__dataclass_fields__))
 
 
-def recovery_frame(found: dict[str, Any], *, staged: bool = False) -> pd.DataFrame:
+def recovery_frame(found: Mapping[str, Any], *, staged: bool = False) -> pd.DataFrame:
     """One row per block size: the fields of `RecoveryRow` (Figure 19a; `staged` is ours)."""
     import pandas as pd
 

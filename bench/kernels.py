@@ -120,8 +120,9 @@ def _ratio_row(
     contiguous: Sequence[tuple[float, ...]],
 ) -> RatioRow:
     pairs = zip(paged, contiguous, strict=True)
-    ratios = [statistics.median(a) / statistics.median(b) for a, b in pairs]
-    return RatioRow(*shape, statistics.median(ratios), min(ratios), max(ratios))
+    by_round = [statistics.median(a) / statistics.median(b) for a, b in pairs]
+    quickest = min(map(min, paged)) / min(map(min, contiguous))
+    return RatioRow(*shape, quickest, min(by_round), max(by_round))
 
 
 def measure_recovery(
@@ -197,7 +198,10 @@ def measure(
 
     `tell` hears the share that is done, 0 to 1. Raises UserError where memory does not suffice.
     """
-    from engines.kernels.timing import device_name, measure_copy_bandwidth
+    import torch
+
+    from engines.execution.setup import device_name
+    from engines.kernels.timing import measure_copy_bandwidth
 
     started = datetime.now(UTC)
     pairs = len(wanted.batches) * len(wanted.contexts)
@@ -214,7 +218,7 @@ def measure(
     return {
         "format": FORMAT,
         "backend": setup.device,
-        "device": device_name(setup.device),
+        "device": device_name(torch.device(setup.device)),
         "setup": asdict(setup),
         "num_tokens": wanted.num_tokens,
         "copy_bandwidth": copy,

@@ -51,7 +51,7 @@ def measure_profile(
         measure_paged_attention,
         measure_terms,
     )
-    from engines.kernels.timing import device_name
+    from engines.execution.setup import device_name
 
     spec = replace(spec, dtype_bytes=getattr(torch, dtype).itemsize)
     subject = Subject(spec, getattr(torch, dtype), device)
@@ -65,7 +65,7 @@ def measure_profile(
             terms.append(term)
             tell(_line(term))
     return Measured(
-        name, device_name(device), tuple(terms), efficiency, _device_memory(device),
+        name, device_name(torch.device(device)), tuple(terms), efficiency, _device_memory(device),
         f"{spec.name} in {dtype}",
     )  # fmt: skip
 

@@ -100,6 +100,7 @@ def claim_rows(report: Report) -> list[dict[str, Any]]:
             "reason": reason_text(verdict),
         }
         for verdict in report.verdicts
+        if verdict.backend in (report.choice.backend, "none")  # no kernels measured beside
     ]
 
 

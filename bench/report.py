@@ -6,7 +6,7 @@ It is a function of the result tables alone: equal results give equal files.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from bench.experiments.tables import COMPLETE, Choice, PanelTable, load_panel
 from bench.intervals import Mean
 from bench.reference import Comparison, compare
 from bench.reporting.document import to_markdown
-from bench.reporting.measures import Tables, describe_absent
+from bench.reporting.measures import Tables, describe_absent, measured_kernels
 from bench.reporting.page import to_html
 from bench.reporting.pictures import Drawing
 from bench.reporting.provenance import ReportStore, Summary, summarize
@@ -96,15 +96,16 @@ def build_report(store: ReportStore, choice: Choice) -> Report:
         for panel in figure.panels
     }
     searches = StoredSearches(store, choice)
-    verdicts = _verdicts(tables, searches, choice)
+    pending = _pending(store, choice)
+    verdicts = _verdicts(store, tables, searches, choice)
     capacities = _capacities(tables, searches)
     used = [table for table in tables.values() if not table.sound.empty]
     return Report(
         choice=choice,
-        verdicts=verdicts,
+        verdicts=_without(verdicts, pending),
         capacities=capacities,
         problems=_problems(tables),
-        pending={f.name: f.pending for f in registry.FIGURES.values() if f.pending},
+        pending=pending,
         summary=summarize(store, used, searches.specs),
         progress={name: _progress(f, tables) for name, f in registry.FIGURES.items()},
     )
@@ -160,19 +161,42 @@ def _progress(figure: Figure, tables: Tables) -> FigureProgress:
     )
 
 
-def _verdicts(tables: Tables, searches: StoredSearches, choice: Choice) -> tuple[Verdict, ...]:
-    """Claims of figures that can run, and those of others that existing results decide."""
+def _pending(store: ReportStore, choice: Choice) -> dict[str, str]:
+    """Figures that cannot run, and those that nothing simulates and no device has measured."""
+    reasons = {f.name: f.pending for f in registry.FIGURES.values() if f.pending}
+    for figure in registry.FIGURES.values():
+        part = figure.microbenchmark if figure.only_measured else ""
+        if part and store.kernels(part, backend=choice.backend) is None:
+            reasons[figure.name] = (
+                f"measured on a device, never simulated: run `bench figure {figure.name}`"
+            )
+    return reasons
+
+
+def _verdicts(
+    store: ReportStore, tables: Tables, searches: StoredSearches, choice: Choice
+) -> tuple[Verdict, ...]:
     backend, quick = choice.backend, choice.effort is Effort.QUICK
     static = [judge("table1", claim, tables, backend) for claim in registry.TABLE1_CLAIMS]
     found = [
-        judge(figure.name, claim, tables, backend, searched=searches.measure(claim), quick=quick)
+        judge(
+            figure.name,
+            claim,
+            tables,
+            backend,
+            searched=searches.measure(claim) or measured_kernels(store, claim, backend=backend),
+            quick=quick,
+        )
         for figure in registry.FIGURES.values()
         for claim in figure.claims
     ]
-    pending = {figure.name for figure in registry.FIGURES.values() if figure.pending}
+    return (*static, *found)
+
+
+def _without(verdicts: Iterable[Verdict], pending: Mapping[str, str]) -> tuple[Verdict, ...]:
+    """Claims of figures that can run, and those of others that existing results decide."""
     undecided = (Status.NOT_RUN, Status.INCOMPLETE, Status.OPEN)
-    shown = [v for v in found if not (v.figure in pending and v.status in undecided)]
-    return (*static, *shown)
+    return tuple(v for v in verdicts if not (v.figure in pending and v.status in undecided))
 
 
 def _capacities(tables: Tables, searches: StoredSearches) -> tuple[CurveCapacity, ...]:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.files import PARTIAL, check_writable, json_bytes, lock, plain, write_file, write_together
+from bench.kernel_results import find_measurement
 from bench.point import PointSpec
 from bench.provenance import hash_inputs, source_hash
 from engines.core.errors import UserError
@@ -178,6 +179,10 @@ class Store:
             raise UserError(
                 f"result {self.directory(spec)} is unusable ({error}): run it again"
             ) from error
+
+    def kernels(self, part: str, *, backend: str) -> dict[str, Any] | None:
+        """What was measured of a figure's microbenchmark; None if it was not measured."""
+        return find_measurement(self.root, part, backend=backend)
 
     def load(self, specs: Iterable[PointSpec]) -> pd.DataFrame:
         """Return one row per sound result among `specs`, in their order.

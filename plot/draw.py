@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from engines.core.errors import UserError
 from plot.batch_size import draw_batch_size
 from plot.batched import draw_batched
 from plot.block_sizes import draw_block_sizes, draw_preemption_latency
+from plot.kernels import draw_kernel_latency, draw_measured_costs, measured_footer
 from plot.kv_memory import draw_kv_memory
 from plot.latency import draw_latency
 from plot.layout import finish
@@ -38,6 +41,11 @@ DRAWERS: dict[str, Drawer] = {
     "block-sizes": draw_block_sizes,
     "preemption-costs": draw_preemption_costs,
     "preemption-latency": draw_preemption_latency,
+}
+# By microbenchmark: figures that were measured rather than made of points.
+MEASURED_DRAWERS: dict[str, Callable[[Mapping[str, Any]], Canvas]] = {
+    "attention": draw_kernel_latency,
+    "recovery": draw_measured_costs,
 }
 # No dates and no versions: equal tables give equal files.
 METADATA: dict[str, dict[str, Any]] = {
@@ -61,37 +69,48 @@ def draw(
     selection = registry.find(name)
     selection.require_runnable()
     choice = choice or Choice()
-    loaded = [
-        (figure, [load_panel(store, panel, choice) for panel in figure.panels])
-        for figure in selection.figures
-        if figure.plot
-    ]
-    _refuse_corrupt(table for _, tables in loaded for table in tables)
-    drawn = [
-        (figure, tables)
-        for figure, tables in loaded
-        if not figure.panels or any(not table.sound.empty for table in tables)
-    ]
+    loaded = [_content(figure, store, choice) for figure in selection.figures if figure.plot]
+    drawn = [content for content in loaded if content is not None]
     if not drawn:
         raise UserError(
             f"no results of '{name}' with backend {choice.backend}: run 'bench figure "
             f"{' '.join([name, '--backend', choice.backend, *choice.effort.options])}' first"
         )
-    return [
-        path
-        for figure, tables in drawn
-        for path in draw_figure(figure, tables, out_dir, choice.backend)
-    ]
+    return [path for content in drawn for path in _draw_content(content, out_dir)]
 
 
-def draw_figure(
-    figure: Figure, tables: Sequence[PanelTable], out_dir: Path, backend: str
-) -> list[Path]:
-    """Draw one figure from its tables and write `<name>.pdf` and `<name>.png`."""
+@dataclass(frozen=True)
+class _Content:
+    """What a figure shows, and the lines below it."""
+
+    figure: Figure
+    draw: Callable[[], Canvas]
+    footer: str
+    gaps: Sequence[str] = ()
+
+
+def _content(figure: Figure, store: PointStore, choice: Choice) -> _Content | None:
+    """Read a figure's results; None if there are none. Raises UserError for corrupt ones."""
+    if figure.is_measured(choice.backend):
+        found = store.kernels(figure.microbenchmark, backend=choice.backend)
+        if found is None:
+            return None
+        drawer = MEASURED_DRAWERS[figure.microbenchmark]
+        return _Content(figure, partial(drawer, found), measured_footer(found))
+    tables = [load_panel(store, panel, choice) for panel in figure.panels]
+    _refuse_corrupt(tables)
+    if figure.panels and all(table.sound.empty for table in tables):
+        return None
+    draw_it = partial(DRAWERS[figure.plot], figure, tables)
+    return _Content(figure, draw_it, footer(tables, choice.backend), gaps(tables))
+
+
+def _draw_content(content: _Content, out_dir: Path) -> list[Path]:
+    """Draw one figure and write `<name>.pdf` and `<name>.png`."""
     with style.context(STYLE):
-        canvas = DRAWERS[figure.plot](figure, tables)
-        finish(canvas, footer=footer(tables, backend), gaps=gaps(tables))
-        return [_save(canvas, out_dir / f"{figure.name}.{kind}", kind) for kind in METADATA]
+        canvas = content.draw()
+        finish(canvas, footer=content.footer, gaps=content.gaps)
+        return [_save(canvas, out_dir / f"{content.figure.name}.{kind}", kind) for kind in METADATA]
 
 
 def _save(canvas: Canvas, path: Path, kind: str) -> Path:

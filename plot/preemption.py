@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
@@ -39,8 +40,14 @@ LINES: tuple[tuple[str, str, str, str, LineStyle], ...] = (
 def draw_preemption_costs(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
     """Time to recompute a sequence and to swap it; computed from the profile, not run."""
     del figure, tables
-    costs = preemption_costs(BLOCK_SIZES, **PREEMPTED)
-    costs["swap_both_s"] = costs["swap_out_s"] + costs["swap_in_s"]
+    length, device = PREEMPTED["context_len"], PREEMPTED["device_profile"]
+    title = f"{length} tokens on {device}, beside {BATCH_DECODES} that decode"
+    return draw_costs(preemption_costs(BLOCK_SIZES, **PREEMPTED), title=title)
+
+
+def draw_costs(costs: pd.DataFrame, *, title: str) -> Canvas:
+    """Draw columns block_size, recompute_s, swap_out_s and swap_in_s, however they were found."""
+    costs = costs.assign(swap_both_s=costs["swap_out_s"] + costs["swap_in_s"])
     canvas = Canvas(figsize=(3.5, 2.5), layout="constrained")
     ax = canvas.subplots()
     places = range(len(costs))
@@ -52,7 +59,6 @@ def draw_preemption_costs(figure: Figure, tables: Sequence[PanelTable]) -> Canva
     ax.set_xlabel("Block size (tokens)")
     ax.set_ylabel("Time (ms)")
     ax.set_ylim(0, None)
-    length, device = PREEMPTED["context_len"], PREEMPTED["device_profile"]
-    ax.set_title(f"{length} tokens on {device}, beside {BATCH_DECODES} that decode")
+    ax.set_title(title)
     place_legend(canvas, handles)
     return canvas

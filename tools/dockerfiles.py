@@ -27,7 +27,11 @@ def render(system: str, template: str) -> str:
     lines = []
     for line in template.partition(_END_OF_COMMENT)[2].splitlines():
         mark, text = next(
-            ((mark, line.removeprefix(mark)) for mark in ("@FT@", "@~FT@") if line.startswith(mark)),
+            (
+                (mark, line.removeprefix(mark))
+                for mark in ("@FT@", "@~FT@")
+                if line.startswith(mark)
+            ),
             ("", line),
         )
         if mark == "" or (mark == "@FT@") == for_ft:

@@ -50,12 +50,12 @@ def describe_machine(device: str) -> dict[str, Any]:
     """Sources, packages, machine, and of a GPU its name, driver, memory and compiler."""
     import torch
 
-    from engines.kernels.timing import device_name
+    from engines.execution.setup import device_name
 
     found = environment(gpu=device == "cuda")
     found["torch"] = torch.__version__
     found["cuda"] = torch.version.cuda
-    found["device"] = device_name(device)
+    found["device"] = device_name(torch.device(device))
     if device == "cuda":
         query = ("nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader")
         found["driver"] = _first_line(*query)

@@ -55,9 +55,7 @@ def locks() -> tuple[Lock, ...]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     runs = (*project["dependencies"], *extras["models"])
-    without_cuda = tuple(
-        f"{name}+cpu" if name.startswith("torch==") else name for name in runs
-    )
+    without_cuda = tuple(f"{name}+cpu" if name.startswith("torch==") else name for name in runs)
     return (
         Lock("cpu", "3.11", without_cuda),  # Debian 12
         Lock("cuda", "3.12", runs),  # Ubuntu 24.04, and uv's where the base's own is too old

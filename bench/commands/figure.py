@@ -17,6 +17,7 @@ from bench.progress import choose, clock
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
+    from bench.experiments.model import Figure
     from bench.experiments.tables import Choice
     from bench.point import PointSpec
     from bench.pool import Place
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The points of the figures named on the command line, each once."""
+    """The points of the figures named on the command line, each once.
+
+    `measured` are figures that a microbenchmark makes.
+    """
 
     points: tuple[PointSpec, ...]
     pending: Mapping[str, str] = field(default_factory=dict)
+    measured: tuple[Figure, ...] = ()
 
 
 @click.command("figure")
@@ -59,18 +64,24 @@ def command(
     from bench.results import Store
 
     keeps = not options["dry_run"]
-    choice = choice_of(options, Path(artifacts), measures=True, keeps=keeps)
+    choice = choice_of(options, Path(artifacts), names, measures=True, keeps=keeps)
     wanted = find_points(names, choice)
     store = Store(artifacts)
     if options["dry_run"]:
-        _print_plan(store, wanted.points, force=force)
+        _print_plan(store, wanted, choice.backend, force=force)
         return
     draws = not options["no_plot"]
     if draws:
         check_writable(figures_folder(store, choice))
-    tell_backend(options["backend"], choice.backend)
+    if wanted.points or not wanted.measured:
+        tell_backend(options["backend"], choice.backend)
     place = choose_place(options)
     summary = bring(store, wanted.points, place=place, force=force, quiet=options["quiet"])
+    pending = dict(wanted.pending)
+    if not summary.interrupted:
+        pending |= measure_all(
+            wanted, store.root, backend=choice.backend, force=force, quiet=options["quiet"]
+        )
     if draws and not summary.interrupted:
         try:
             draw_all(names, store, choice)
@@ -78,7 +89,7 @@ def command(
             if not summary.failed:
                 raise
             click.echo(f"not drawn: {error}", err=True)
-    for name, reason in wanted.pending.items():
+    for name, reason in pending.items():
         click.echo(f"left out: {name}: {reason}", err=True)
     tell(summary, store)
     ctx.exit(summary.exit_status)
@@ -96,17 +107,42 @@ def find_points(names: Sequence[str], choice: Choice) -> Wanted:
     overrides = dict(choice.overrides)
     points: dict[PointSpec, None] = {}
     pending: dict[str, str] = {}
+    measured: dict[str, Figure] = {}
     for name in names:
         selection = registry.find(name)
         selection.require_runnable()
         pending |= selection.pending
+        measured |= {f.name: f for f in selection.figures if f.is_measured(choice.backend)}
         if "scale" in overrides:
             for panel in selection.panels:
                 require_miniature(panel)
         points |= dict.fromkeys(p for panel in selection.panels for p in choice.points(panel))
     if "lengths" in overrides:
         load_lengths(Path(overrides["lengths"]))  # a faulty file fails before anything runs
-    return Wanted(tuple(points), pending)
+    return Wanted(tuple(points), pending, tuple(measured.values()))
+
+
+def measure_all(
+    wanted: Wanted, root: Path, *, backend: str, force: bool, quiet: bool
+) -> dict[str, str]:
+    """Measure what is not there yet; returns the figures that this machine cannot, and why.
+
+    Raises UserError if nothing else was wanted.
+    """
+    from bench.measured import is_there, measure_figure
+
+    left_out = {}
+    for figure in wanted.measured:
+        if is_there(figure, root, backend=backend) and not force:
+            click.echo(f"{figure.name}: measured already (--force measures again)", err=True)
+            continue
+        try:
+            measure_figure(figure, root, backend=backend, quiet=quiet)
+        except UserError as error:
+            if not wanted.points:
+                raise
+            left_out[figure.name] = str(error)
+    return left_out
 
 
 def bring(
@@ -136,9 +172,11 @@ def tell(summary: Summary, store: Store) -> None:
         click.echo(f"failed: {store.directory(failure.spec).name}: {failure.error}", err=True)
 
 
-def _print_plan(store: Store, points: Sequence[PointSpec], *, force: bool) -> None:
+def _print_plan(store: Store, wanted: Wanted, backend: str, *, force: bool) -> None:
+    from bench.measured import is_there
     from bench.plan import make_plan
 
+    points = wanted.points
     will_run = set(make_plan(store, points, force=force).run)
     rows = []
     for spec in points:
@@ -147,3 +185,6 @@ def _print_plan(store: Store, points: Sequence[PointSpec], *, force: bool) -> No
         rows.append((store.directory(spec).name, state, "yes" if spec in will_run else "no"))
     print_table(("point", "state", "would run"), rows)
     click.echo(f"{len(will_run)} of {len(points)} points would run")
+    for figure in wanted.measured:
+        there = is_there(figure, store.root, backend=backend) and not force
+        click.echo(f"{figure.name} {'is' if there else 'would be'} measured on a device")

@@ -151,7 +151,7 @@ def _print(found: Mapping[str, Any]) -> None:
             title="Decode attention (Fig. 18a)",
         )
         print_table(
-            ("batch", "context", "paged / contiguous", "rounds"),
+            ("batch", "context", "paged / contiguous, quickest", "by rounds' medians"),
             [_ratio_cells(row) for row in found["ratios"]],
         )
     if found["recovery"]:

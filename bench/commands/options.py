@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -287,22 +287,28 @@ def selection_overrides(**choice: Any) -> dict[str, Any]:
 
 
 def choice_of(
-    options: Mapping[str, Any], root: Path, *, measures: bool = False, keeps: bool = True
+    options: Mapping[str, Any],
+    root: Path,
+    names: Sequence[str] = ("all",),
+    *,
+    measures: bool = False,
+    keeps: bool = True,
 ) -> Choice:
-    """The choice that the selection options stand for; raises UserError.
+    """The choice that the selection options stand for `names` of figures; raises UserError.
 
     The speed of this CPU, where figures are in miniature, is that of the results in `root`; if
     there is none and `measures`, it is measured, and with `keeps` kept there.
     """
+    from bench.experiments import registry
     from bench.experiments.effort import Effort
     from bench.experiments.scaling import with_speed
     from bench.experiments.tables import Choice
 
     effort = Effort.of(quick=options["quick"], full=options["full"])
     backend = resolve_backend(options["backend"])
-    overrides = with_speed(
-        selection_overrides(**options), root, backend=backend, measures=measures, keeps=keeps
-    )
+    overrides = selection_overrides(**options)
+    if any(registry.find(name).panels for name in names):  # what has no points needs no speed
+        overrides = with_speed(overrides, root, backend=backend, measures=measures, keeps=keeps)
     return Choice.of(backend=backend, effort=effort, overrides=overrides)
 
 

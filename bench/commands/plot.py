@@ -29,7 +29,7 @@ def command(*, names: tuple[str, ...], artifacts: str, **choice: Any) -> None:
 
     for name in names:
         registry.find(name).require_runnable()
-    draw_all(names, Store(artifacts), choice_of(choice, Path(artifacts)))
+    draw_all(names, Store(artifacts), choice_of(choice, Path(artifacts), names))
 
 
 def draw_all(names: Sequence[str], store: Store, choice: Choice) -> list[Path]:

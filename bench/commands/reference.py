@@ -98,6 +98,7 @@ def _run_all(ctx: click.Context, *, artifacts: str, jobs: int | None, quiet: boo
 
 
 def _renew(store: Store, choice: Choice, directory: Path) -> None:
+    from bench.experiments import registry
     from bench.files import write_file
     from bench.reference import reference_files
     from bench.report import build_report
@@ -110,7 +111,7 @@ def _renew(store: Store, choice: Choice, directory: Path) -> None:
     pictures = {
         name: shrink(drawing.png, width=PICTURE_WIDTH)
         for name, drawing in drawings.items()
-        if drawing.png
+        if drawing.png and not registry.FIGURES[name].is_measured("sim")
     }
     files = reference_files(store, report, pictures)
     files["README.md"] = _readme(report.summary.facts, report.summary.num_points)

@@ -96,8 +96,9 @@ class Figure:
     """A figure of the paper: what to run, what it claims, what it needs.
 
     `plot` names how it is drawn (a key of `plot.draw.DRAWERS`). `sweep` holds the parameters of
-    figures that are not made of served points. `pending` is why a figure cannot run yet ("" if
-    it can).
+    figures that are not made of served points. `microbenchmark` names the part of `bench kernels`
+    that measures it on a device, `only_measured` says that nothing simulates it. `pending` is why a
+    figure cannot run yet ("" if it can).
     """
 
     name: str
@@ -110,6 +111,12 @@ class Figure:
     hardware: str = ""
     pending: str = ""
     sweep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    microbenchmark: str = ""
+    only_measured: bool = False
+
+    def is_measured(self, backend: str) -> bool:
+        """Whether it comes from a microbenchmark: where models run, or where nothing else can."""
+        return bool(self.microbenchmark) and (backend != "sim" or self.only_measured)
 
     def points(self, **overrides: Any) -> list[PointSpec]:
         """All points of all panels, each once."""

@@ -36,6 +36,10 @@ class PointStore(Protocol):
         """The state of a point, with the reason."""
         ...
 
+    def kernels(self, part: str, *, backend: str) -> dict[str, Any] | None:
+        """A figure's microbenchmark, as `bench.kernel_results` reads it; None if there is none."""
+        ...
+
 
 @dataclass(frozen=True)
 class Choice:

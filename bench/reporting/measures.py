@@ -14,7 +14,9 @@ import pandas as pd
 
 from bench.capacity import Bound, Estimate
 from bench.experiments.computed import preemption_costs
-from bench.experiments.tables import COMPLETE, STALE, PanelTable
+from bench.experiments.model import Claim
+from bench.experiments.tables import COMPLETE, STALE, PanelTable, PointStore
+from bench.kernel_results import ratio_frame
 from engines.core.config import find_model
 from engines.execution.memory import slots_from_memory
 from engines.execution.profile import load_profile
@@ -30,7 +32,8 @@ class Measurement:
     `absent` are lines that name points without a sound result, `num_points` counts the points
     needed. `stale` says that some were made by other sources than the present ones. `interval` is
     the mean's 95 % confidence interval over seeds. `method` says how capacities were found:
-    "searched" by bisection, or read off the "curve" of the figure's rates.
+    "searched" by bisection, or read off the "curve" of the figure's rates. `backend` is where it
+    was measured if that is not the tables' backend.
     """
 
     estimate: Estimate | None
@@ -41,6 +44,7 @@ class Measurement:
     stale: bool = False
     interval: tuple[float, float] | None = None
     method: str = ""
+    backend: str = ""
 
 
 Measure = Callable[..., Measurement]
@@ -143,9 +147,25 @@ def kv_slots(
     return Measurement(Estimate(float(slots)), devices=(device,))
 
 
-def not_measured(tables: Tables) -> Measurement:
-    """For claims that this version cannot measure."""
-    return Measurement(None)
+def kernel_ratio(tables: Tables) -> Measurement:
+    """What tables say of kernels: nothing, a device has to be measured (`measured_kernels`)."""
+    return Measurement(None, num_points=1, absent=("no kernel was measured",))
+
+
+def measured_kernels(store: PointStore, claim: Claim, *, backend: str) -> Measurement | None:
+    """The largest ratio of paged to contiguous attention, if a device was measured."""
+    if claim.measure != kernel_ratio.__name__:
+        return None
+    found = store.kernels("attention", backend=backend)
+    if found is None:
+        return None
+    ratios = ratio_frame(found)["paged_over_contiguous"]
+    return Measurement(
+        Estimate(float(ratios.max())),
+        num_points=len(ratios),
+        devices=(str(found["device"]),),
+        backend=str(found["backend"]),
+    )
 
 
 MEASURES: dict[str, Measure] = {
@@ -158,7 +178,7 @@ MEASURES: dict[str, Measure] = {
         largest_latency_ratio,
         largest_cost_ratio,
         kv_slots,
-        not_measured,
+        kernel_ratio,
     )
 }
 

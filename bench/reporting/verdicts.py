@@ -64,11 +64,12 @@ def judge(
 ) -> Verdict:
     """Measure a claim and compare. `backend` is that of the tables.
 
-    `searched` comes from finished capacity searches and goes before the tables. The tables of a
+    `searched` comes from capacity searches or measured kernels and goes before the tables. The tables of a
     `quick` run refute nothing: what does not hold there is open.
     """
     found = searched or MEASURES[claim.measure](tables, **claim.args)
-    used = backend if found.num_points or found.estimate is None else "none"
+    own = backend if found.num_points or found.estimate is None else "none"
+    used = found.backend or own
     deviation = None if found.estimate is None else deviation_of(claim, found.estimate.value)
     status = _status(claim, found, deviation)
     too_short = quick and status is Status.FAIL and found.num_points > 0
@@ -86,9 +87,8 @@ def deviation_of(claim: Claim, ours: float) -> float:
 
 def interval(claim: Claim) -> tuple[float, float]:
     """The paper's range; both ends are the value where it gives just one."""
-    if isinstance(claim.paper, tuple):
-        return claim.paper
-    return (-math.inf if claim.kind == "at-most" else claim.paper), claim.paper
+    low, high = claim.paper if isinstance(claim.paper, tuple) else (claim.paper, claim.paper)
+    return (-math.inf if claim.kind == "at-most" else low), high
 
 
 def _status(claim: Claim, found: Measurement, deviation: float | None) -> Status:
@@ -111,7 +111,8 @@ def paper_text(claim: Claim) -> str:
     """The paper's value in print."""
     if isinstance(claim.paper, tuple):
         low, high = claim.paper
-        return f"{low:g} to {high:g}{_unit(claim)}"
+        less = " or less" if claim.kind == "at-most" else ""
+        return f"{low:g} to {high:g}{_unit(claim)}{less}"
     prefix = "at most " if claim.kind == "at-most" else ""
     return f"{prefix}{claim.paper:g}{_unit(claim)}"
 

@@ -76,13 +76,6 @@ class AttentionWork:
         return (cached + vectors) * int(self.dtype.itemsize)
 
 
-def device_name(device: str) -> str:
-    """Return the device's own name, for labels."""
-    if device == "cuda":
-        return str(torch.cuda.get_device_name())
-    return f"CPU, {torch.get_num_threads()} threads"
-
-
 def cache_bytes(root: Path = Path("/sys/devices/system/cpu")) -> int | None:
     """Size of all last-level caches of this machine's CPU; None where the system does not tell."""
     found: dict[tuple[int, str], int] = {}

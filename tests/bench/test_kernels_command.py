@@ -55,7 +55,18 @@ def test_both_figures_are_measured_and_kept(tmp_path: Path) -> None:
     share = attention["bytes_moved"] / attention["latency_s"] / found["copy_bandwidth"]
     assert share.tolist() == pytest.approx(attention["share_of_copy"].tolist())
     assert [row["batch_size"] for row in found["ratios"]] == [2, 3]
-    assert all(r["least"] <= r["paged_over_contiguous"] <= r["largest"] for r in found["ratios"])
+    assert all(0 < r["least"] <= r["largest"] for r in found["ratios"])
+    assert all(r["paged_over_contiguous"] > 0 for r in found["ratios"])
+
+
+def test_the_ratio_is_of_the_quickest_samples() -> None:
+    from bench.kernels import _ratio_row
+
+    row = _ratio_row(
+        (8, 64), [(3.0, 9.0, 9.0), (2.0, 4.0, 6.0)], [(1.0, 3.0, 3.0), (8.0, 8.0, 8.0)]
+    )
+    assert row.paged_over_contiguous == 2.0
+    assert (row.least, row.largest) == (0.5, 3.0)
 
 
 @pytest.mark.usefixtures("_small")

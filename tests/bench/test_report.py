@@ -68,7 +68,7 @@ def tables_of(store: Store, *names: str):
 
 
 def claim(**changes) -> Claim:
-    base = Claim("fig12:x", "a claim", 10.0, 0.1, "relative", "not_measured", unit="x")
+    base = Claim("fig12:x", "a claim", 10.0, 0.1, "relative", "kernel_ratio", unit="x")
     return replace(base, **changes)
 
 
@@ -76,7 +76,7 @@ def judged(made: Claim, estimate: Estimate | None, monkeypatch):
     found = Measurement(estimate, num_points=4)
     monkeypatch.setitem(
         MEASURES,
-        "not_measured",
+        "kernel_ratio",
         lambda tables: found,
     )
     return judge("fig12", made, {}, "sim")

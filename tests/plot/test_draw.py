@@ -1,5 +1,7 @@
 """Figures as files."""
 
+from dataclasses import replace
+
 import pytest
 from matplotlib.figure import Figure as Canvas
 
@@ -7,7 +9,7 @@ from bench.experiments import registry
 from bench.experiments.tables import Choice, load_panel
 from bench.results import State
 from engines.core.errors import UserError
-from plot.draw import DRAWERS, draw
+from plot.draw import DRAWERS, MEASURED_DRAWERS, draw
 from plot.latency import draw_latency, draw_panel
 
 SHAREGPT = "fig12-13b-sharegpt"
@@ -81,9 +83,11 @@ def test_single_gaps_leave_the_other_points(made_up, tmp_path, name):
     assert draw(name, made_up(lost), tmp_path)
 
 
-def test_pending_figure_says_why_it_is_not_drawn(made_up, tmp_path):
-    with pytest.raises(UserError, match="fig18-a"):
-        draw("fig18-a", made_up(), tmp_path)
+def test_pending_figure_says_why_it_is_not_drawn(made_up, tmp_path, monkeypatch):
+    pending = replace(registry.FIGURES["fig2"], pending="it cannot run yet")
+    monkeypatch.setitem(registry.FIGURES, "fig2", pending)
+    with pytest.raises(UserError, match="it cannot run yet"):
+        draw("fig2", made_up(), tmp_path)
 
 
 def test_unwritable_place_is_one_clear_line(made_up, tmp_path):
@@ -116,5 +120,7 @@ def test_legend_names_a_curve_by_its_own_label(made_up):
 
 def test_every_figure_that_can_run_has_a_drawer():
     for figure in registry.FIGURES.values():
-        if not figure.pending:
+        if not figure.is_measured("sim"):
             assert figure.plot in DRAWERS
+        if figure.microbenchmark:
+            assert figure.microbenchmark in MEASURED_DRAWERS

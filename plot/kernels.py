@@ -1,0 +1,104 @@
+"""Measured kernels: latency of attention (Figure 18a), and of bringing back a sequence (19a)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from bench.kernel_results import attention_frame, ratio_frame, recovery_frame
+from plot.layout import panel_letter, place_legend
+from plot.preemption import draw_costs
+from plot.summary import BACKEND_WORDS
+from plot.systems import SystemStyle, style_of
+
+ANNOTATION_POINTS = 6.0
+
+
+def _looks() -> dict[str, tuple[str, SystemStyle]]:
+    return {
+        "paged": ("Paged (Astra)", style_of("astra")),
+        "contiguous": ("Contiguous (FasterTransformer's layout)", style_of("ft")),
+    }
+
+
+def draw_kernel_latency(found: Mapping[str, Any]) -> Canvas:
+    """Latency against the context for each batch size; over the points, paged over contiguous."""
+    rows, ratios = attention_frame(found), ratio_frame(found)
+    batches = sorted(rows["batch_size"].unique())
+    canvas = Canvas(figsize=(2.6 * len(batches) + 0.3, 2.4), layout="constrained")
+    axes = canvas.subplots(1, len(batches), squeeze=False)[0]
+    for index, (ax, batch) in enumerate(zip(axes, batches, strict=True)):
+        _draw_batch(ax, rows[rows["batch_size"] == batch], ratios[ratios["batch_size"] == batch])
+        letter = panel_letter(index) if len(batches) > 1 else ""
+        ax.set_title(f"{letter}Batch size {batch}")
+    axes[0].set_ylabel("Kernel latency (µs)")
+    handles = [
+        Line2D([], [], color=s.colour, marker=s.marker, linestyle=s.line, label=label)
+        for label, s in _looks().values()
+    ]
+    place_legend(canvas, handles)
+    return canvas
+
+
+def _draw_batch(ax: Axes, rows: Any, ratios: Any) -> None:
+    contexts = sorted(rows["context_len"].unique())
+    places = range(len(contexts))
+    top: dict[int, float] = {}
+    for kind, (_, look) in _looks().items():
+        line = rows[rows["kind"] == kind].set_index("context_len").loc[contexts]
+        middle, low, high = (1e6 * line[name] for name in ("latency_s", "p25_s", "p75_s"))
+        ax.errorbar(
+            places,
+            middle,
+            yerr=[middle - low, high - middle],
+            color=look.colour,
+            marker=look.marker,
+            linestyle=look.line,
+            elinewidth=0.7,
+            capsize=1.5,
+        )
+        top = {c: max(top.get(c, 0.0), value) for c, value in high.items()}
+    for place, context in zip(places, contexts, strict=True):
+        ratio = ratios.set_index("context_len").loc[context, "paged_over_contiguous"]
+        ax.annotate(
+            f"{ratio:.2f}x",
+            (place, top[context]),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            fontsize=ANNOTATION_POINTS,
+            color=style_of("astra").colour,
+        )
+    ax.set_xticks(list(places), [str(context) for context in contexts])
+    ax.set_xlabel("Context length (tokens)")
+    ax.set_xlim(-0.4, len(contexts) - 0.6)
+    ax.set_ylim(0, 1.18 * max(top.values()))
+
+
+def draw_measured_costs(found: Mapping[str, Any]) -> Canvas:
+    """Time to recompute a sequence and to swap it, as measured."""
+    where = {"cpu": "CPU", "cuda": "GPU"}[found["backend"]]
+    title = f"{found['num_tokens']} tokens, measured on this {where}"
+    return draw_costs(recovery_frame(found), title=title)
+
+
+def measured_footer(found: Mapping[str, Any]) -> str:
+    """The device, and what was measured how."""
+    setup = found["setup"]
+    spec = setup["spec"]
+    parts = [
+        f"{BACKEND_WORDS[found['backend']]} {found['device']}",
+        f"{spec['name']}: {spec['num_heads']} heads, {spec['num_layers']} layers",
+        setup["dtype"],
+        f"copies {found['copy_bandwidth'] / 1e9:.3g} GB/s",
+        "caches cold",
+        f"medians of {setup['rounds']} rounds of {setup['samples']}",
+    ]
+    if found["attention"]:
+        parts.append(f"block size {setup['block_size']}")
+        parts.append("bars: quartiles; figures: paged over contiguous, both kernels are ours")
+    return " · ".join(parts)
