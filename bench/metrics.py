@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.results import MEASURED
 from bench.workloads.build import Workload
 from engines.core.engine import Engine
 from engines.core.errors import UserError
@@ -25,20 +27,25 @@ def summarize(
     Latency is (finish - arrival) / output length over finished requests that arrived after the
     warm-up (paper, section 6.1); throughput is output tokens of all their sequences over the time
     to the last one. Of several replicas, steps and preemptions are sums, and running requests and
-    memory are means over those that ran in the window.
+    memory are means over those that ran in the window. Where a model runs, requests that --timeout
+    cut off count for latency as if they had finished then, so that overload does not look like the
+    few that were served.
     """
     spec = setting.spec
-    finished = np.isfinite(log.finish_s)
-    counted = finished & (workload.arrival_s >= setting.warmup_s)
+    finished, ended_s = np.isfinite(log.finish_s), log.finish_s
+    if spec.backend in MEASURED and spec.timeout is not None:
+        ended_s = np.where(finished, ended_s, np.maximum(spec.timeout, workload.arrival_s))
+    counted = np.isfinite(ended_s) & (workload.arrival_s >= setting.warmup_s)
     if not counted.any():
         raise UserError(
             "no request that arrived after the warm-up finished: lower --warmup or raise --timeout"
         )
-    arrival_s, output_len = workload.arrival_s[counted], workload.output_len[counted]
-    first_s, finish_s = log.first_token_s[counted], log.finish_s[counted]
-    latency = (finish_s - arrival_s) / output_len
-    several = output_len > 1
-    tpot = (finish_s - first_s)[several] / (output_len[several] - 1)
+    latency = ((ended_s - workload.arrival_s) / workload.output_len)[counted]
+    served = counted & finished
+    ttft = (log.first_token_s - workload.arrival_s)[served]
+    several = served & (workload.output_len > 1)
+    tpot = (log.finish_s - log.first_token_s)[several] / (workload.output_len[several] - 1)
+    last_s = float(log.finish_s[finished].max()) if finished.any() else math.inf
     p50, p90, p99 = np.percentile(latency, (50, 90, 99)).tolist()
     total_tokens = int(workload.output_len[finished].sum(dtype=np.int64)) * setting.sampling.n
     metrics: dict[str, Any] = {
@@ -57,9 +64,9 @@ def summarize(
         "p50_normalized_latency_s": p50,
         "p90_normalized_latency_s": p90,
         "p99_normalized_latency_s": p99,
-        "mean_ttft_s": float((first_s - arrival_s).mean()),
-        "mean_tpot_s": float(tpot.mean()) if several.any() else None,
-        "throughput_tok_s": total_tokens / float(log.finish_s[finished].max()),
+        "mean_ttft_s": float(ttft.mean()) if len(ttft) else None,
+        "mean_tpot_s": float(tpot.mean()) if len(tpot) else None,
+        "throughput_tok_s": total_tokens / last_s,
         "preemptions": sum(engine.scheduler.num_preemptions for engine in engines),
         "kv_slots": setting.config.num_slots,
     }

@@ -17,7 +17,7 @@ from bench.metrics import summarize
 from bench.point import DEFAULT_ROUTER, PointSpec
 from bench.replicas import Fleet
 from bench.workloads.build import Workload, build_workload
-from engines.core.clock import Clock
+from engines.core.clock import Clock, VirtualClock
 from engines.core.config import EngineConfig
 from engines.core.engine import Engine
 from engines.core.errors import UserError
@@ -29,6 +29,7 @@ Progress = Callable[[float], None]
 
 DEFAULT_WARMUP_S = 60.0
 PROGRESS_PERIOD_STEPS = 4096
+REAL_PERIOD_STEPS = 16  # of a model: a second or so on a CPU
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,8 @@ def serve(
     clock: Clock = engine.clock
     total = len(log.finish_s)
     upcoming = next(requests, None)
-    next_report = PROGRESS_PERIOD_STEPS
+    period = PROGRESS_PERIOD_STEPS if isinstance(clock, VirtualClock) else REAL_PERIOD_STEPS
+    next_report = period
     while upcoming is not None or engine.has_work:
         now = clock.now
         if now >= until_s:
@@ -196,7 +198,7 @@ def serve(
         for group in engine.step():
             log.add(group)
         if on_progress is not None and engine.num_steps >= next_report:
-            next_report += PROGRESS_PERIOD_STEPS
+            next_report += period
             on_progress(log.num_finished / total)
 
 

@@ -64,8 +64,8 @@ def judge(
 ) -> Verdict:
     """Measure a claim and compare. `backend` is that of the tables.
 
-    `searched` comes from capacity searches or measured kernels and goes before the tables. The tables of a
-    `quick` run refute nothing: what does not hold there is open.
+    `searched` comes from capacity searches or measured kernels and goes before the tables. The
+    tables of a `quick` run refute nothing: what does not hold there is open.
     """
     found = searched or MEASURES[claim.measure](tables, **claim.args)
     own = backend if found.num_points or found.estimate is None else "none"

@@ -31,6 +31,8 @@ struct Deal {
   static constexpr int kHeld = kChunks * kElements;                       // elements a lane
   static constexpr int kGroups = kThreads / kLanes;                       // tokens at a time
   static constexpr int kUnroll = kChunks >= 4 ? 1 : 4 / kChunks;          // tokens in flight
+  // Left to itself ptxas goes for nine blocks on a multiprocessor and spills to get there.
+  static constexpr int kResident = kChunks >= 3 ? 4 : 8;                  // thread blocks
 };
 
 struct DecodeArguments {
@@ -189,7 +191,7 @@ __device__ __forceinline__ void leave_result(const Running<Deal<T, kSize>::kHeld
 }
 
 template <class T, int kSize, class MakeRows>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, (Deal<T, kSize>::kResident))
     decode_kernel(const DecodeArguments arguments, const MakeRows make_rows) {
   using D = Deal<T, kSize>;
   __shared__ WarpResults<kSize> results;

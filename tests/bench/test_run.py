@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import bench.run
 from bench.point import PointSpec
 from bench.run import Outcome, resolve, run_point
 from engines.core.config import GIB
@@ -146,6 +148,28 @@ def test_timeout_leaves_requests_unfinished(tmp_path: Path) -> None:
     assert np.isnan(outcome.requests["finish_s"]).tolist() == [False, True, True]
     with pytest.raises(UserError, match="no request that arrived after the warm-up finished"):
         run_trace(tmp_path, "astra", ["0,4,50"], timeout=10.0)
+
+
+def test_where_a_model_runs_requests_cut_off_count_until_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what overload leaves unfinished, at least the wait so far is known."""
+    simulated = bench.run.find_platform
+    monkeypatch.setattr(
+        bench.run, "find_platform", lambda spec: simulated(replace(spec, backend="sim"))
+    )
+
+    def run(*rows: str) -> dict[str, Any]:
+        return run_trace(tmp_path, "astra", list(rows), timeout=10.0, backend="cpu").metrics
+
+    metrics = run("0,4,2", "2,4,50", "20,4,2")
+    assert (metrics["requests"], metrics["finished"]) == (3, 1)
+    expected = [(2 - 0) / 2, (10 - 2) / 50, 0.0]
+    assert metrics["mean_normalized_latency_s"] == pytest.approx(np.mean(expected))
+    assert metrics["mean_ttft_s"] == pytest.approx(1.0)
+    none = run("0,4,50")
+    assert (none["mean_normalized_latency_s"], none["throughput_tok_s"]) == (10 / 50, 0.0)
+    assert none["mean_ttft_s"] is none["mean_tpot_s"] is None
 
 
 @pytest.mark.parametrize(

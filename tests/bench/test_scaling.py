@@ -39,6 +39,20 @@ def test_a_figure_in_miniature_keeps_its_proportions(name: str) -> None:
                 assert spec.window[0] >= spec.duration / 4
 
 
+LIMIT_S, START_S = 600, 6  # ten minutes; the start of a point's process, generously
+
+
+@pytest.mark.parametrize("name", ["fig2", "fig12-13b", "fig13"])
+def test_a_figure_in_miniature_takes_less_than_ten_minutes_on_any_device(name: str) -> None:
+    for speed in (scaling.SLOWEST, 1.0, 10.0):
+        points = [p for panel in registry.find(name).panels
+                  for p in scaling.scale_panel(panel, speed).points(backend="cpu")]  # fmt: skip
+        assert all(p.timeout is not None and p.timeout >= p.duration for p in points)
+        assert sum((p.timeout or 0) + START_S for p in points) < LIMIT_S
+        # Each point has some requests even on the slowest device.
+        assert min(p.rate * p.duration for p in points) > 4
+
+
 def test_choices_without_a_scale_are_untouched() -> None:
     panel = registry.find_panel("fig13-13b-sharegpt")
     assert Choice.of(backend="sim").panel(panel) is panel

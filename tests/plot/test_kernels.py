@@ -38,9 +38,9 @@ def test_preemption_is_computed_in_the_simulation_and_measured_where_models_run(
     monkeypatch.setitem(
         MEASURED_DRAWERS, "recovery", lambda found: shown.append(1) or draw_measured_costs(found)
     )
-    draw("fig19-a", made_up(), tmp_path, backend="sim")
+    draw("fig19-a", made_up(), tmp_path, Choice())
     assert not shown
-    draw("fig19-a", made_up(), tmp_path, backend="cpu")
+    draw("fig19-a", made_up(), tmp_path, Choice(backend="cpu"))
     assert shown
     assert registry.FIGURES["fig19-a"].is_measured(Choice(backend="cpu").backend)
 
