@@ -18,7 +18,7 @@ RUN    = $(FLAGS) $(WORK) $(if $(FORCE),--force)
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-test doctor all-main all report capacity reference test benchmark \
-        benchmark-models gpu-check clean always
+        benchmark-models gpu-check gpu-point clean always
 
 help:  ## this list, with the figures, their times and hardware
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## */make \1\t/' | expand -t 18
@@ -72,6 +72,10 @@ benchmark: $(STAMP)  ## host time of the engine, with its limits
 gpu-check:  ## check and time, in one JSON file, everything that needs a GPU
 	@$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m tools.gpu_check \
 	  --out $(or $(OUT),$(ARTIFACTS)/gpu-check)
+
+gpu-point:  ## one point of Fig. 12 on the GPU, and the simulation's error there; six minutes
+	@$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m tools.gpu_point \
+	  $(if $(OUT),--out $(OUT))
 
 benchmark-models: install-test  ## tokens/s on the CPU: ours, transformers, CTranslate2
 	@$(VENV)/bin/python -m pip install --quiet --editable ".[benchmark]"

@@ -141,7 +141,7 @@ class RealPlatform:
     @property
     def device(self) -> str:
         """See `Platform.device`."""
-        from engines.execution.setup import device_name
+        from engines.execution.device import device_name
 
         return device_name(self.loaded.model.device)
 

@@ -200,7 +200,7 @@ def measure(
     """
     import torch
 
-    from engines.execution.setup import device_name
+    from engines.execution.device import device_name
     from engines.kernels.timing import measure_copy_bandwidth
 
     started = datetime.now(UTC)

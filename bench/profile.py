@@ -45,13 +45,13 @@ def measure_profile(
     """
     import torch
 
+    from engines.execution.device import device_name
     from engines.execution.measure import (
         Effort,
         Subject,
         measure_paged_attention,
         measure_terms,
     )
-    from engines.execution.setup import device_name
 
     spec = replace(spec, dtype_bytes=getattr(torch, dtype).itemsize)
     subject = Subject(spec, getattr(torch, dtype), device)

@@ -50,7 +50,7 @@ def describe_machine(device: str) -> dict[str, Any]:
     """Sources, packages, machine, and of a GPU its name, driver, memory and compiler."""
     import torch
 
-    from engines.execution.setup import device_name
+    from engines.execution.device import device_name
 
     found = environment(gpu=device == "cuda")
     found["torch"] = torch.__version__
@@ -98,8 +98,10 @@ def check_device(device: str, *, quick: bool, only: Sequence[str] = ()) -> dict[
 def print_targets(record: dict[str, Any]) -> None:
     """Print what is held against a target, and the host's time in a decode step."""
     for section in record["sections"].values():
-        for text, value in section.get("targets", {}).items():
-            print(f"{text}: {'not measured' if value is None else f'{value:.3f}'}")
+        for target in section.get("targets", ()):
+            state = {None: "not measured", True: "met", False: "MISSED"}[target["met"]]
+            value = "" if target["value"] is None else f"{target['value']:.3f}, "
+            print(f"{target['name']}: {value}{target['limit']}: {state}")
     rows = record["sections"].get("decode-times", {}).get("rows", [])
     if rows:
         print(f"host time of a decode step: {statistics.median(r['host_us'] for r in rows):.0f} us")
@@ -129,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print_targets(json.loads(content))
+    print("next: make gpu-point (one point of Fig. 12, and the simulation's error there)")
     print(f"{'all checks hold' if record['passed'] else 'CHECKS FAILED'}: {options.out / FILE}")
     return 0 if record["passed"] else 1
 

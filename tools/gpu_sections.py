@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -39,6 +40,15 @@ class Section:
     name: str
     budget_s: float
     run: Callable[[Run], dict[str, Any]]
+
+
+def target(
+    name: str, value: float | None, *, least: float = -math.inf, most: float = math.inf
+) -> dict[str, Any]:
+    """What a good device reaches: a number within limits. Missing it is told and is no failure."""
+    limit = f">= {least:g}" if math.isinf(most) else f"<= {most:g}"
+    met = None if value is None else least <= value <= most
+    return {"name": name, "limit": limit, "value": value, "met": met}
 
 
 def build_library(run: Run) -> dict[str, Any]:
@@ -143,10 +153,14 @@ def time_kernels(run: Run) -> dict[str, Any]:
         "copy_bandwidth": copy,
         "attention": attention,
         "ratios": ratios,
-        "targets": {
-            f"paged share of copy >= {KERNEL_SHARE}": min(shares, default=None),
-            f"paged over contiguous <= {PAGED_OVER_CONTIGUOUS}": max(quotients_large, default=None),
-        },
+        "targets": [
+            target("paged share of copy", min(shares, default=None), least=KERNEL_SHARE),
+            target(
+                "paged over contiguous",
+                max(quotients_large, default=None),
+                most=PAGED_OVER_CONTIGUOUS,
+            ),
+        ],
     }
 
 
@@ -205,7 +219,9 @@ def time_decode(run: Run) -> dict[str, Any]:
         "copy_bandwidth": copy,
         "rows": rows,
         "skipped": skipped,
-        "targets": {f"step over reading once at 32 <= {DECODE_STEP}": max(at_32, default=None)},
+        "targets": [
+            target("step over reading once at 32", max(at_32, default=None), most=DECODE_STEP)
+        ],
     }
 
 
@@ -218,23 +234,28 @@ def _decode_plans(device: str) -> tuple[tuple[int, int], ...]:
 def measure_device(run: Run) -> dict[str, Any]:
     """Measure the device profile; its text stands in the record."""
     from bench.profile import measure_profile, profile_text
-    from engines.execution.measure import Effort
 
-    quick = Effort(
-        tokens=32, batch_size=2, context_len=32, samples=1, rounds=1, steps=2, block_sizes=(16, 64)
-    )
-    full = (
-        Effort(tokens=2048, batch_size=32, context_len=1024) if run.device == "cuda" else Effort()
-    )
     setup = _setup(run)
     measured = measure_profile(
         f"measured-{run.device}",
         spec=setup.spec,
         device=run.device,
         dtype=setup.dtype,
-        effort=quick if run.quick else full,
+        effort=profile_effort(run.device, quick=run.quick),
     )
     return {"toml": profile_text(measured).splitlines()}
+
+
+def profile_effort(device: str, *, quick: bool) -> Any:
+    """How much to measure for a device's profile."""
+    from engines.execution.measure import Effort
+
+    if quick:
+        return Effort(
+            tokens=32, batch_size=2, context_len=32, samples=1, rounds=1, steps=2,
+            block_sizes=(16, 64),
+        )  # fmt: skip
+    return Effort(tokens=2048, batch_size=32, context_len=1024) if device == "cuda" else Effort()
 
 
 def _kernels(run: Run) -> Any:

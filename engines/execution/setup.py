@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -110,13 +108,6 @@ def choose_kernels(model: Model) -> Kernels:
     return load_kernels(model.device.type)
 
 
-def device_name(device: torch.device) -> str:
-    """The device as results name it: "NVIDIA H100 ...", "cpu: Intel ..."."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu: {_cpu_model()} ({torch.get_num_threads()} threads)"
-
-
 def parse_size(text: str) -> int:
     """Read a size such as "40GiB" or "512MiB" in bytes; raises UserError."""
     units = {"MiB": 1 << 20, "GiB": GIB, "MB": 10**6, "GB": 10**9}
@@ -165,15 +156,3 @@ def _too_large(shape: CacheShape, config: EngineConfig) -> UserError:
         f"{_cache_bytes(shape, config) / GIB:.1f} GiB, {shape.device} has {free / GIB:.1f} GiB "
         f"free: lower --kv-slots to {int(0.9 * free) // shape.slot_bytes} or fewer"
     )
-
-
-def _cpu_model() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.processor() or platform.machine()
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model", "cpu model"):
-            return value.strip()
-    return platform.processor() or platform.machine()

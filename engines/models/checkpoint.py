@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engines.core.errors import UserError
@@ -124,6 +123,8 @@ def _indexed_files(index: Path) -> list[Path]:
 
 def _open_safetensors(file: Path) -> dict[str, StoredTensor]:
     """Map a safetensors file; only its header is read."""
+    from safetensors import SafetensorError, safe_open  # dummy weights need no such package
+
     try:
         handle: Any = safe_open(str(file), framework="pt", device="cpu")
         slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118

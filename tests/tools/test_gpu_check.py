@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -104,6 +106,52 @@ def test_no_section_starts_once_the_time_is_used_up(
     status, record = run(check, tmp_path)
     assert status == 1
     assert record["sections"]["late"]["error"] == "not started: the time was used up"
+
+
+def test_targets_are_told_and_missing_one_is_no_failure(
+    modules: tuple[ModuleType, ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    check, sections = modules
+    targets = [
+        sections.target("share", 0.9, least=0.85),
+        sections.target("ratio", 1.1, most=1.05),
+        sections.target("step", None, most=1.2),
+    ]
+    assert [t["met"] for t in targets] == [True, False, None]
+    check.print_targets({"sections": {"times": {"targets": targets}}})
+    assert capsys.readouterr().out.splitlines() == [
+        "share: 0.900, >= 0.85: met",
+        "ratio: 1.100, <= 1.05: MISSED",
+        "step: <= 1.2: not measured",
+    ]
+
+
+WITHOUT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in %r:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+import tools.gpu_check, tools.gpu_point, tools.gpu_sections
+import bench.kernels, bench.profile, bench.run, engines.execution.probe, engines.execution.setup
+import engines.execution.exactness, engines.execution.measure
+tools.gpu_check.describe_machine("cpu")
+"""
+
+
+def test_nothing_but_torch_and_numpy_is_needed() -> None:
+    """A machine with a GPU may have no network to install anything from."""
+    absent = ("click", "matplotlib", "pandas", "PIL", "pyarrow", "rich", "safetensors",
+              "transformers", "xformers", "ray", "docker")  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT % (absent,)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_checks_that_were_cut_short_do_not_pass(small: ModuleType) -> None:
