@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from engines.core.batch import Batch
 from engines.core.clock import Clock
-from engines.core.executor import Executor, StepResult
+from engines.core.executor import Executor, RemoteExecutor, StepResult
 from engines.core.request import Request, SequenceGroup, Status
 from engines.core.scheduler import Scheduler
 from engines.core.stats import StepRecorder
+
+
+class _Undated(NamedTuple):
+    """Groups that got their first and last token in a step whose end is not known yet."""
+
+    starting: list[SequenceGroup]
+    ending: list[SequenceGroup]
 
 
 class Engine:
@@ -20,11 +30,15 @@ class Engine:
         self.clock = clock
         self.recorder = recorder
         self.num_steps = 0
+        self._remote = executor if isinstance(executor, RemoteExecutor) else None
+        self._undated: _Undated | None = None  # of the step that is under way
+        if self._remote is not None:
+            self._remote.follow(scheduler.kv)
 
     @property
     def has_work(self) -> bool:
         """Whether any request is unfinished."""
-        return self.scheduler.has_work
+        return self.scheduler.has_work or self._undated is not None
 
     def add_request(self, request: Request) -> SequenceGroup:
         """Queue a request; raises UserError if it could never be served."""
@@ -33,22 +47,63 @@ class Engine:
         return group
 
     def step(self) -> list[SequenceGroup]:
-        """Run one iteration; returns the groups that finished in it."""
+        """Run one iteration; returns the groups that finished in it.
+
+        While a remote executor has a step under way that decides nothing, the next call schedules
+        and starts the next step; what finished in the former is returned then.
+        """
         scheduler, clock = self.scheduler, self.clock
+        if self._remote is not None and self._undated is not None and not scheduler.has_work:
+            self._remote.finish()
+            return self._date_last()
         step = self.num_steps
         started_s = clock.now
         batch = scheduler.schedule(step)
         result = self.executor.execute(batch)
+        finished: list[SequenceGroup] = []
+        if result.under_way:
+            finished, result = self._follow_up(batch, result)
         clock.advance(result.elapsed_s)
         self.recorder.record(started_s, len(scheduler.running), scheduler.kv, batch)
-        for prompt in batch.prompts:
-            if prompt.group.first_token_s is None:
-                prompt.group.first_token_s = clock.now
+        starting = [prompt.group for prompt in batch.prompts] if batch.prompts else []
         batch.clear_changes()
         self.num_steps = step + 1
-        return self._commit(step, result)
+        ending = self._commit(step, result)
+        if result.under_way:
+            self._undated = _Undated(starting, ending)
+            return finished
+        if starting or ending:
+            self._date(starting, ending)
+        return finished + ending if finished else ending
+
+    def _follow_up(
+        self, batch: Batch, result: StepResult
+    ) -> tuple[list[SequenceGroup], StepResult]:
+        """Take leave of the step before, which has ended; wait for this one if it decides."""
+        assert self._remote is not None, "only remote executors leave steps under way"
+        finished = self._date_last()
+        if batch.decides:
+            result = self._remote.finish()
+        return finished, result
+
+    def _date_last(self) -> list[SequenceGroup]:
+        last, self._undated = self._undated, None
+        return [] if last is None else self._date(*last)
+
+    def _date(
+        self, starting: list[SequenceGroup], ending: list[SequenceGroup]
+    ) -> list[SequenceGroup]:
+        """Note when groups got their first and last token: now."""
+        now = self.clock.now
+        for group in starting:
+            if group.first_token_s is None:
+                group.first_token_s = now
+        for group in ending:
+            group.finish_s = now
+        return ending
 
     def _commit(self, step: int, result: StepResult) -> list[SequenceGroup]:
+        """End, stop and fork what the step ended, stopped and forked; returns who finished."""
         scheduler = self.scheduler
         finished = scheduler.finish_due(step)
         for sequence in result.stopped:
@@ -59,6 +114,4 @@ class Engine:
         for fork in result.forks:
             if fork.group.status is Status.RUNNING:
                 scheduler.fork(fork.group, fork.parents)
-        for group in finished:
-            group.finish_s = self.clock.now
         return finished

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from engines.core.batch import Batch
+from engines.core.kv import KVManager
 from engines.core.request import Sequence, SequenceGroup
 
 
@@ -22,12 +23,13 @@ class StepResult(NamedTuple):
     """What came of a step.
 
     `elapsed_s` is its duration, simulated or measured. `stopped` are sequences that ended before
-    their maximum length.
+    their maximum length. None of it is known yet of a step that is `under_way`.
     """
 
     elapsed_s: float
     forks: list[Fork]
     stopped: list[Sequence]
+    under_way: bool = False
 
 
 class Executor(Protocol):
@@ -35,3 +37,18 @@ class Executor(Protocol):
 
     def execute(self, batch: Batch) -> StepResult:
         """Apply the batch's changes, compute its prompts and decodes, choose tokens."""
+
+
+@runtime_checkable
+class RemoteExecutor(Executor, Protocol):
+    """An executor whose steps run elsewhere, on copies of the batch.
+
+    `execute` starts a step, waits for the one before and returns with the new one under way, so
+    that the next can be scheduled meanwhile.
+    """
+
+    def follow(self, kv: KVManager) -> None:
+        """Note all that the manager is asked to do; called once, before the first step."""
+
+    def finish(self) -> StepResult:
+        """Wait for the step under way and return its result."""
