@@ -16,6 +16,7 @@ from bench.workloads.tables import Column, file_sha256, read_table
 from engines.core.errors import UserError
 
 CHUNK = 1 << 16
+FIRST_CHUNK = 1 << 10
 LENGTH_COLUMNS = (Column("input_len", 1), Column("output_len", 1))
 
 
@@ -154,13 +155,15 @@ def sample_lengths(
     outputs = np.empty(count, dtype=np.int32)
     filled = drawn = 0
     while filled < count:
-        fitting = source.draw(generator, CHUNK).below(limit)
-        drawn += CHUNK
-        taken = min(len(fitting), count - filled)
+        missing = count - filled
+        chunk = min(max(missing + missing // 16, drawn, FIRST_CHUNK), CHUNK)
+        fitting = source.draw(generator, chunk).below(limit)
+        drawn += chunk
+        taken = min(len(fitting), missing)
         inputs[filled : filled + taken] = fitting.input_len[:taken]
         outputs[filled : filled + taken] = fitting.output_len[:taken]
         filled += taken
-        if filled < count and filled * 1000 < drawn:
+        if filled < count and drawn >= CHUNK and filled * 1000 < drawn:
             raise UserError(
                 f"hardly any request of {source.description} has input + output below {limit} "
                 "tokens: choose a model with a longer context or shorter lengths"
