@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from engines.core.errors import UserError, unknown_name
 
@@ -46,8 +47,7 @@ class SamplingParams:
         return f"{'beam' if self.beam else 'n'}{self.n}"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One request of a workload. Lengths are in tokens, `arrival_s` in seconds from the start.
 
     `prefix_len` leading tokens are a registered prefix that other requests share.
@@ -58,7 +58,7 @@ class Request:
     arrival_s: float
     prompt_len: int
     output_len: int
-    sampling: SamplingParams = field(default_factory=SamplingParams)
+    sampling: SamplingParams = SamplingParams()
     prefix_len: int = 0
     prompt_token_ids: tuple[int, ...] | None = None
 
@@ -112,11 +112,13 @@ class SequenceGroup:
         "start_len",
         "start_step",
         "status",
+        "unfinished",
     )
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.sequences = [Sequence(self, i) for i in range(request.sampling.n)]
+        self.unfinished = self.sequences  # those that have not ended
         self.running: list[Sequence] = []
         self.status = Status.WAITING
         self.start_step = 0
@@ -127,11 +129,6 @@ class SequenceGroup:
         self.num_preemptions = 0
         self.first_token_s: float | None = None
         self.finish_s: float | None = None
-
-    @property
-    def unfinished(self) -> list[Sequence]:
-        """Sequences that have not ended."""
-        return [s for s in self.sequences if not s.finished]
 
     def context_len(self, step: int) -> int:
         """Tokens in each running sequence's KV cache after `step` has executed."""

@@ -93,13 +93,12 @@ class Scheduler(ABC):
 
     def stop(self, group: SequenceGroup, sequences: list[Sequence]) -> None:
         """End some running sequences of a group, and the group with the last of them."""
-        ending = list(sequences)
         self._may_fit = True
-        self.batch.leave(group, ending)
-        for sequence in ending:
+        self.batch.leave(group, sequences)
+        for sequence in sequences:
             sequence.finished = True
             self.kv.free(sequence)
-        group.running = [s for s in group.running if not s.finished]
+        group.running = group.unfinished = [s for s in group.running if not s.finished]
         if not group.running:
             group.status = Status.FINISHED
             self.running.remove(group)
