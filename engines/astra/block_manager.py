@@ -114,7 +114,7 @@ class BlockManager:
         sequence.blocks = []
         self._tables.discard(sequence)
 
-    def fork(self, group: SequenceGroup, parents: list[int], batch: Batch) -> None:
+    def fork(self, group: SequenceGroup, parents: tuple[int, ...], batch: Batch) -> None:
         """Map each surviving parent's blocks in place of those of the beams that ended."""
         for sequence, parent in zip(group.running, parents, strict=True):
             if sequence is group.running[parent]:

@@ -69,7 +69,7 @@ class AstraScheduler(Scheduler):
             self._refuse()
         return batch
 
-    def fork(self, group: SequenceGroup, parents: list[int]) -> None:
+    def fork(self, group: SequenceGroup, parents: tuple[int, ...]) -> None:
         """Besides sharing the parents' blocks: look at the group's next write for a copy."""
         super().fork(group, parents)
         self._sharing[group] = None

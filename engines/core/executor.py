@@ -16,7 +16,7 @@ class Fork(NamedTuple):
     """
 
     group: SequenceGroup
-    parents: list[int]
+    parents: tuple[int, ...]
 
 
 class StepResult(NamedTuple):

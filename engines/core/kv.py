@@ -44,7 +44,7 @@ class KVManager(Protocol):
     def free(self, sequence: Sequence) -> None:
         """Take back all that a sequence holds."""
 
-    def fork(self, group: SequenceGroup, parents: list[int], batch: Batch) -> None:
+    def fork(self, group: SequenceGroup, parents: tuple[int, ...], batch: Batch) -> None:
         """Make running sequence i continue `parents[i]`; survivors have parents[i] == i."""
 
     def usage(self, batch: Batch) -> KVUsage:

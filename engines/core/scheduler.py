@@ -103,7 +103,7 @@ class Scheduler(ABC):
             group.status = Status.FINISHED
             self.running.remove(group)
 
-    def fork(self, group: SequenceGroup, parents: list[int]) -> None:
+    def fork(self, group: SequenceGroup, parents: tuple[int, ...]) -> None:
         """Let beams continue other beams: `parents[i]` is the beam that number i continues."""
         self.kv.fork(group, parents, self.batch)
         self._may_fit = True

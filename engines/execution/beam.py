@@ -82,6 +82,7 @@ class BeamProcess:
     def _advance(self, searches: list[_Search], forks: list[Fork]) -> None:
         """One new token for searches of one width, all at once."""
         count, width = len(searches), len(searches[0].gaps)
+        unmoved = tuple(range(width))
         gaps = self._random.standard_exponential((count, width, width)).cumsum(axis=2)
         gaps += np.array([search.gaps for search in searches])[:, :, None]
         flat = gaps.reshape(count, width * width)
@@ -90,10 +91,10 @@ class BeamProcess:
         kept -= kept[:, :1]  # only differences matter; keeps scores bounded
         rows = zip(searches, (best // width).tolist(), kept.tolist(), strict=True)
         for search, parents, kept_gaps in rows:
-            order = place_children(tuple(parents))
-            search.gaps = [kept_gaps[candidate] for candidate in order]
-            if len(set(parents)) < width:
-                forks.append(Fork(search.group, [parents[candidate] for candidate in order]))
+            placement = place_children(tuple(parents))
+            search.gaps = [kept_gaps[candidate] for candidate in placement.candidates]
+            if placement.parents != unmoved:
+                forks.append(Fork(search.group, placement.parents))
 
 
 class _Search:

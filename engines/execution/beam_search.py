@@ -43,7 +43,7 @@ class Hypothesis:
 class Advance:
     """The candidate that each beam's place gets: which beam it continues, and its token."""
 
-    parents: list[int]
+    parents: tuple[int, ...]
     token_ids: list[int]
 
 
@@ -86,10 +86,10 @@ class BeamSearch:
         if is_last or self._cannot_improve(going_on[0].logprob / length):
             self.done = True
             return None
-        order = place_children(tuple(c.parent for c in going_on))
-        placed = [going_on[i] for i in order]
+        placement = place_children(tuple(c.parent for c in going_on))
+        placed = [going_on[i] for i in placement.candidates]
         self.scores = [c.logprob for c in placed]
-        return Advance([c.parent for c in placed], [c.token for c in placed])
+        return Advance(placement.parents, [c.token for c in placed])
 
     def _finish(self, candidate: Candidate, output: list[int]) -> None:
         self.finished.append(Hypothesis([*output, candidate.token], candidate.logprob))

@@ -59,7 +59,7 @@ class PaddedManager:
         self._rows.remove(sequence)
         sequence.blocks = []
 
-    def fork(self, group: SequenceGroup, parents: list[int], batch: Batch) -> None:
+    def fork(self, group: SequenceGroup, parents: tuple[int, ...], batch: Batch) -> None:
         """Do nothing: FasterTransformer redirects reads through a table of ancestors, no copy."""
 
     def usage(self, batch: Batch) -> KVUsage:

@@ -57,7 +57,7 @@ class BuddyManager:
         self._final_tokens -= self._final_len(sequence)
         sequence.blocks = []
 
-    def fork(self, group: SequenceGroup, parents: list[int], batch: Batch) -> None:
+    def fork(self, group: SequenceGroup, parents: tuple[int, ...], batch: Batch) -> None:
         """Copy the whole cache of each continued beam into the chunk of one that ended."""
         num_tokens = group.context_len(batch.step)
         for sequence, parent in zip(group.running, parents, strict=True):

@@ -213,8 +213,8 @@ class ContentExecutor:
     def _replace_beams(self, group: SequenceGroup) -> Fork | None:
         width = len(group.running)
         drawn = self._random.integers(width, size=width).tolist()
-        parents = [drawn[candidate] for candidate in place_children(tuple(drawn))]
-        if parents == list(range(width)):
+        parents = place_children(tuple(drawn)).parents
+        if parents == tuple(range(width)):
             return None
         before = [self.histories[s].copy() for s in group.running]
         for sequence, parent in zip(group.running, parents, strict=True):

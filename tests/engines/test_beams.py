@@ -27,9 +27,9 @@ def chosen_parents(draw: st.DrawFn) -> list[int]:
 @given(chosen_parents())
 def test_place_children(parents: list[int]) -> None:
     """Every candidate gets one place, and a beam that survives keeps its own for its best one."""
-    order = place_children(tuple(parents))
+    order, placed = place_children(tuple(parents))
     assert sorted(order) == list(range(len(parents)))
-    placed = [parents[candidate] for candidate in order]
+    assert list(placed) == [parents[candidate] for candidate in order]
     for parent in parents:
         assert placed[parent] == parent
         assert order[parent] == parents.index(parent), "the place is not its best candidate's"
@@ -51,7 +51,7 @@ class Watched(BeamProcess):
         return forks
 
     @property
-    def parents(self) -> list[list[list[int]]]:
+    def parents(self) -> list[list[tuple[int, ...]]]:
         return [[fork.parents for fork in forks] for forks in self.steps]
 
 
@@ -78,7 +78,7 @@ def test_survivors_keep_their_places(width: int) -> None:
     forks = [fork for forks in process.steps for fork in forks]
     assert 0 < len(forks) < 400
     for fork in forks:
-        assert fork.parents != list(range(width))
+        assert fork.parents != tuple(range(width))
         assert all(fork.parents[parent] == parent for parent in fork.parents)
 
 

@@ -121,7 +121,7 @@ class ManagerMachine(RuleBasedStateMachine):
             return
         width, batch = len(group.running), Batch()
         drawn = data.draw(st.lists(st.integers(0, width - 1), min_size=width, max_size=width))
-        parents = [drawn[candidate] for candidate in place_children(tuple(drawn))]
+        parents = place_children(tuple(drawn)).parents
         before = tables(group)
         self.manager.fork(group, parents, batch)
         assert tables(group) == [before[parent] for parent in parents]

@@ -211,7 +211,7 @@ class Forker:
     def execute(self, batch: Batch) -> StepResult:
         assert self.group is not None
         self.forked.append([sequence.index for sequence in batch.forked])
-        return StepResult(1.0, [Fork(self.group, [0, 0])], [])
+        return StepResult(1.0, [Fork(self.group, (0, 0))], [])
 
 
 def test_forks_are_applied_after_their_step() -> None:

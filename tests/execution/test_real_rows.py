@@ -67,7 +67,7 @@ class Recorder:
         for member, history, token in zip(members, histories, tokens, strict=True):
             self.chosen[member] = [*history, token]
         self.rows.continue_beams([self.rows.row_of(m) for m in members], parents, tokens)
-        return Fork(group, parents)
+        return Fork(group, tuple(parents))
 
 
 def test_rows_follow_every_change() -> None:
