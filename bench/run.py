@@ -184,15 +184,13 @@ def serve(
     upcoming = next(requests, None)
     period = PROGRESS_PERIOD_STEPS if isinstance(clock, VirtualClock) else REAL_PERIOD_STEPS
     next_report = period
-    while upcoming is not None or engine.has_work:
-        now = clock.now
-        if now >= until_s:
-            return
+    while (now := clock.now) < until_s:
         while upcoming is not None and upcoming.arrival_s <= now:
             engine.add_request(upcoming)
             upcoming = next(requests, None)
         if not engine.has_work:
-            assert upcoming is not None
+            if upcoming is None:
+                return
             clock.wait_until(min(upcoming.arrival_s, until_s))
             continue
         for group in engine.step():

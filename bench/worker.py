@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -20,6 +21,9 @@ from bench.provenance import provenance_of
 from bench.results import State, Store
 from bench.run import Outcome, Progress
 from engines.core.errors import LostWorkerError, UserError
+
+# New objects between two searches for garbage; Python's 700 cost a simulation a tenth of its time.
+_COLLECT_EVERY = 50_000
 
 
 class RunPoint(Protocol):
@@ -70,6 +74,7 @@ class Failed:
 
 def work(task: Task, channel: Connection) -> None:
     """Serve `task` and report to the runner; never raises, and ends when the runner does."""
+    gc.set_threshold(_COLLECT_EVERY)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides what Ctrl-C means
     threading.Thread(target=_end_with_runner, args=(channel,), daemon=True).start()
     try:

@@ -162,21 +162,14 @@ class BlockManager:
     def usage(self, batch: Batch) -> KVUsage:
         """Slots by use. All but a sequence's last block is full; within a group admitted in this
         step the last block is still shared, elsewhere copy-on-write has separated them."""
-        used_blocks = self.pool.num_used
+        blocks = self.pool.num_used
         unfilled = self._entries * self.block_size - batch.context_tokens
         for prompt in batch.prompts:
             extra = len(prompt.group.running) - 1
             if extra:
                 unfilled -= extra * (-prompt.num_tokens % self.block_size)
-        used = used_blocks * self.block_size
-        return KVUsage(
-            token=used - unfilled,
-            reservation=0,
-            internal=unfilled,
-            used=used,
-            physical_blocks=used_blocks,
-            logical_blocks=self._entries,
-        )
+        used = blocks * self.block_size
+        return KVUsage(used - unfilled, 0, unfilled, used, blocks, self._entries)
 
     def check_integrity(self) -> None:
         """Assert that both pools' references equal the table entries and that none is lost."""

@@ -68,15 +68,9 @@ class PaddedManager:
             self._tokens_at = self._count_tokens()
         token = self._tokens_at[min(batch.step - self._start_step, len(self._tokens_at) - 1)]
         final = self._tokens_at[-1]
-        used = len(self._rows) * self.row_len
-        return KVUsage(
-            token=token,
-            reservation=final - token,
-            internal=used - final,
-            used=used,
-            physical_blocks=len(self._rows),
-            logical_blocks=len(self._rows),
-        )
+        rows = len(self._rows)
+        used = rows * self.row_len
+        return KVUsage(token, final - token, used - final, used, rows, rows)
 
     def _count_tokens(self) -> list[int]:
         """Slots that hold a token after each step of the batch, from the prompts' on."""

@@ -68,14 +68,11 @@ class BuddyManager:
 
     def usage(self, batch: Batch) -> KVUsage:
         """Slots by use, with the definitions under Fig. 2."""
-        return KVUsage(
-            token=batch.context_tokens,
-            reservation=self._final_tokens - batch.context_tokens,
-            internal=self._reserved_tokens - self._final_tokens,
-            used=self.num_slots - self.allocator.num_free,
-            physical_blocks=batch.num_seqs,
-            logical_blocks=batch.num_seqs,
-        )
+        token = batch.context_tokens
+        reservation = self._final_tokens - token
+        internal = self._reserved_tokens - self._final_tokens
+        used = self.num_slots - self.allocator.num_free
+        return KVUsage(token, reservation, internal, used, batch.num_seqs, batch.num_seqs)
 
     def check_integrity(self) -> None:
         """Assert the allocator's invariants."""
