@@ -105,6 +105,7 @@ class SequenceGroup:
         "last_step",
         "next_len",
         "num_preemptions",
+        "num_unfinished",
         "preempted_step",
         "request",
         "running",
@@ -112,13 +113,12 @@ class SequenceGroup:
         "start_len",
         "start_step",
         "status",
-        "unfinished",
     )
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.sequences = [Sequence(self, i) for i in range(request.sampling.n)]
-        self.unfinished = self.sequences  # those that have not ended
+        self.num_unfinished = request.sampling.n
         self.running: list[Sequence] = []
         self.status = Status.WAITING
         self.start_step = 0
@@ -129,6 +129,11 @@ class SequenceGroup:
         self.num_preemptions = 0
         self.first_token_s: float | None = None
         self.finish_s: float | None = None
+
+    @property
+    def unfinished(self) -> list[Sequence]:
+        """Sequences that have not ended; `num_unfinished` counts them."""
+        return [s for s in self.sequences if not s.finished]
 
     def context_len(self, step: int) -> int:
         """Tokens in each running sequence's KV cache after `step` has executed."""

@@ -98,7 +98,8 @@ class Scheduler(ABC):
         for sequence in sequences:
             sequence.finished = True
             self.kv.free(sequence)
-        group.running = group.unfinished = [s for s in group.running if not s.finished]
+        group.running = [s for s in group.running if not s.finished]
+        group.num_unfinished = len(group.running)
         if not group.running:
             group.status = Status.FINISHED
             self.running.remove(group)
@@ -113,7 +114,7 @@ class Scheduler(ABC):
 
     def _batched_tokens(self, group: SequenceGroup) -> int:
         """Tokens that a group takes of a batch's limit: its prompt, then one per sequence."""
-        return max(group.next_len * self._copies(group), len(group.unfinished))
+        return max(group.next_len * self._copies(group), group.num_unfinished)
 
     def _last_step(self, group: SequenceGroup) -> int:
         request = group.request
@@ -140,7 +141,7 @@ class Scheduler(ABC):
             if (
                 group.preempted_step == batch.step
                 or num_tokens + tokens > config.max_batched_tokens
-                or batch.num_seqs + len(group.unfinished) > config.max_num_seqs
+                or batch.num_seqs + group.num_unfinished > config.max_num_seqs
             ):
                 return
             if not self.kv.can_admit(group, length):

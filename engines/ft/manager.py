@@ -44,7 +44,7 @@ class PaddedManager:
     def can_admit(self, group: SequenceGroup, num_tokens: int) -> bool:
         """Whether there are rows left for the group."""
         del num_tokens
-        return (len(self._rows) + len(group.unfinished)) * self.row_len <= self.num_slots
+        return (len(self._rows) + group.num_unfinished) * self.row_len <= self.num_slots
 
     def admit(self, group: SequenceGroup, num_tokens: int) -> int:
         """Give each sequence the next row."""

@@ -38,7 +38,7 @@ class BuddyManager:
     def can_admit(self, group: SequenceGroup, num_tokens: int) -> bool:
         """Whether a chunk is free for each sequence."""
         del num_tokens  # the reservation covers every length
-        return self.allocator.can_allocate(self.reserved_len(group.request), len(group.unfinished))
+        return self.allocator.can_allocate(self.reserved_len(group.request), group.num_unfinished)
 
     def admit(self, group: SequenceGroup, num_tokens: int) -> int:
         """Reserve a chunk per sequence; nothing is ever cached beforehand."""
