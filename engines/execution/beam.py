@@ -87,8 +87,8 @@ class BeamProcess:
         gaps += np.array([search.gaps for search in searches])[:, :, None]
         flat = gaps.reshape(count, width * width)
         best = flat.argsort(axis=1, kind="stable")[:, :width]
-        kept = flat[np.arange(count)[:, None], best]
-        kept -= kept[:, :1]  # only differences matter; keeps scores bounded
+        flat.sort(axis=1)
+        kept = flat[:, :width] - flat[:, :1]  # only differences matter; keeps scores bounded
         rows = zip(searches, (best // width).tolist(), kept.tolist(), strict=True)
         for search, parents, kept_gaps in rows:
             placement = place_children(tuple(parents))
