@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from engines.core.request import Sequence, SequenceGroup
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(NamedTuple):
     """A prompt to compute in this step.
 
     `num_tokens` is the length to hold afterwards (with a recomputed group, generated tokens

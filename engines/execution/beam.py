@@ -46,7 +46,7 @@ class BeamProcess:
             return []
         by_width: dict[int, list[_Search]] = {}
         for search in due:
-            if search.is_due(batch.step):
+            if search.due_step == batch.step and search.group.status is Status.RUNNING:
                 by_width.setdefault(len(search.gaps), []).append(search)
         forks: list[Fork] = []
         for searches in by_width.values():
@@ -62,6 +62,7 @@ class BeamProcess:
         self._file(search, step + search.next_open - position)
 
     def _file(self, search: _Search, step: int) -> None:
+        search.due_step = step
         if step <= search.group.last_step:
             self._due.setdefault(step, []).append(search)
 
@@ -101,20 +102,16 @@ class _Search:
     """Where one beam search stands.
 
     `gaps` are how far each beam's score lies below the best one's; `next_open` is the position of
-    the next new token.
+    the next new token and `due_step` the step that makes it, unless the group is preempted before.
     """
 
-    __slots__ = ("gaps", "group", "next_open")
+    __slots__ = ("due_step", "gaps", "group", "next_open")
 
     def __init__(self, group: SequenceGroup, next_open: int) -> None:
         self.group = group
         self.next_open = next_open
+        self.due_step = -1
         self.gaps = [0.0] * len(group.running)
-
-    def is_due(self, step: int) -> bool:
-        """Whether the next new token comes in `step`: not if the group was preempted or is done."""
-        group = self.group
-        return group.status is Status.RUNNING and self.next_open == _position(group, step)
 
 
 def _position(group: SequenceGroup, step: int) -> int:
