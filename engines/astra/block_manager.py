@@ -100,9 +100,8 @@ class BlockManager:
         pool, size = self.pool, self.block_size
         for sequence in group.running:
             source = sequence.blocks[-1]
-            if pool.references(source) > 1:
-                target = pool.allocate()
-                pool.release(source)
+            target = pool.unshare(source)
+            if target != source:
                 sequence.blocks[-1] = target
                 batch.copies.append(Copy(source * size, target * size, size))  # whole blocks
                 batch.changed.append(sequence)
@@ -116,18 +115,19 @@ class BlockManager:
 
     def fork(self, group: SequenceGroup, parents: tuple[int, ...], batch: Batch) -> None:
         """Map each surviving parent's blocks in place of those of the beams that ended."""
-        for sequence, parent in zip(group.running, parents, strict=True):
-            if sequence is group.running[parent]:
+        pool, running = self.pool, group.running
+        for place, parent in enumerate(parents):
+            if parent == place:
                 continue
             assert parents[parent] == parent, f"beam {parent} is continued but did not survive"
-            blocks, old = group.running[parent].blocks, sequence.blocks
-            same = len(old)  # tables of a group agree up to where they parted
-            while same and old[same - 1] != blocks[same - 1]:
-                same -= 1
-            self.pool.share_all(blocks[same:])
-            self.pool.release_all(old[same:])
-            old[same:] = blocks[same:]
-            batch.forked.append(sequence)
+            own, others = running[place].blocks, running[parent].blocks
+            index = len(own) - 1
+            while index >= 0 and own[index] != others[index]:  # they agree up to where they parted
+                pool.share(others[index])
+                pool.release(own[index])
+                own[index] = others[index]
+                index -= 1
+            batch.forked.append(running[place])
 
     def swap_out(self, group: SequenceGroup, batch: Batch) -> None:
         """Move a group's own blocks to the CPU pool, keeping the sharing among its sequences.

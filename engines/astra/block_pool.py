@@ -46,6 +46,16 @@ class BlockPool:
             assert counts[block] > 0, f"block {block} is free and cannot be shared"
             counts[block] += references
 
+    def unshare(self, block: int) -> int:
+        """Give up a reference to a block that has others for a fresh block; returns which to use.
+
+        A block with one reference stays as it is.
+        """
+        if self._references[block] == 1:
+            return block
+        self.release(block)
+        return self.allocate()
+
     def release(self, block: int) -> None:
         """Drop one reference; the block is free when none is left."""
         left = self._references[block] - 1

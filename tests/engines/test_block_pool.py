@@ -43,6 +43,16 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.share_all(blocks, references)
         self.entries += blocks * references
 
+    @precondition(lambda self: self.entries and len(set(self.entries)) < NUM_BLOCKS)
+    @rule(data=st.data())
+    def unshare(self, data: st.DataObject) -> None:
+        block = data.draw(st.sampled_from(sorted(set(self.entries))))
+        shared = self.entries.count(block) > 1
+        own = self.pool.unshare(block)
+        assert (own not in self.entries) if shared else own == block
+        self.entries.remove(block)
+        self.entries.append(own)
+
     @precondition(lambda self: self.entries)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
