@@ -56,13 +56,14 @@ class Mirror:
         """What the driver did once it knew the last step's result."""
         group = self._groups[change.request_id]
         if change.op is Op.FORK:
-            self._kv.fork(group, list(change.parents), self._batch)
+            self._kv.fork(group, change.parents, self._batch)
             return
         sequence = group.sequences[change.value]
         self._batch.leave(group, [sequence])
         sequence.finished = True
         self._kv.free(sequence)
         group.running = [s for s in group.running if not s.finished]
+        group.num_unfinished = len(group.running)
         if not group.running:
             group.status = Status.FINISHED
             del self._groups[change.request_id]

@@ -94,7 +94,7 @@ def told(batch: Batch) -> dict[str, object]:
         return *name(sequence), list(sequence.blocks), sequence.group.context_len(batch.step)
 
     request_of = {
-        p.group.request.request_id: replace(p.group.request, arrival_s=0.0) for p in batch.prompts
+        p.group.request.request_id: p.group.request._replace(arrival_s=0.0) for p in batch.prompts
     }
     return {
         "step": batch.step,
