@@ -34,7 +34,7 @@ def write(folder: Path, text: str | bytes) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["a100-40gb", "a100-80gb"])
+@pytest.mark.parametrize("name", ["a100-40gb", "a100-80gb", "h200"])
 def test_shipped_profiles_load(name: str) -> None:
     """They carry their own name, the hash of their file, and what was calibrated on what."""
     assert name in profile_names()
