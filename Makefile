@@ -1,5 +1,6 @@
 # Thin targets over the `bench` command; `make help` lists them. Options: BACKEND, QUICK=1, FULL=1,
-# FORCE=1, JOBS, SEED, LENGTHS=FILE, ARTIFACTS, PYTHON (3.11 or newer).
+# FORCE=1, JOBS, RAY=ADDRESS (a cluster: docs/cluster.md), SEED, LENGTHS=FILE, ARTIFACTS,
+# PYTHON (3.11 or newer).
 
 PYTHON    ?= python3
 VENV      ?= .venv
@@ -14,7 +15,11 @@ TRACES = $(if $(QUICK),--quick) $(if $(FULL),--full)
 FLAGS  = --artifacts $(ARTIFACTS) --backend $(BACKEND) $(TRACES) \
          $(if $(SEED),--seed $(SEED)) $(if $(LENGTHS),--lengths $(LENGTHS))
 WORK   = $(if $(JOBS),--jobs $(JOBS))
-RUN    = $(FLAGS) $(WORK) $(if $(FORCE),--force)
+PLACE  = $(WORK) $(if $(RAY),--ray $(RAY))
+RUN    = $(FLAGS) $(PLACE) $(if $(FORCE),--force)
+# Ray is installed where it is asked for, unless some version of it is there.
+GET_RAY = $(if $(RAY),@$(VENV)/bin/python -c 'import ray' 2>/dev/null || \
+          $(VENV)/bin/python -m pip install --quiet --editable ".[ray]")
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-test doctor all-main all report capacity reference test benchmark \
@@ -37,15 +42,18 @@ doctor: $(STAMP)  ## what this machine can run, and how to mend what it cannot
 	@$(BENCH) doctor --artifacts $(ARTIFACTS)
 
 all-main: $(STAMP)  ## the paper's main comparison (Fig. 12 with OPT-13B, Fig. 14) and the report
+	$(GET_RAY)
 	@$(BENCH) figure all-main $(RUN)
 	@$(BENCH) report $(FLAGS)
 
 all: $(STAMP)  ## every figure that can run, and the report
+	$(GET_RAY)
 	@$(BENCH) figure all $(RUN)
 	@$(BENCH) report $(FLAGS)
 
 # Any name of the registry: `bench figures` lists them, and a wrong one is told the nearest.
 fig%: $(STAMP) always
+	$(GET_RAY)
 	@$(BENCH) figure $@ $(RUN)
 
 always:
@@ -54,7 +62,8 @@ report: $(STAMP)  ## hold all results against the paper's numbers
 	@$(BENCH) report $(FLAGS)
 
 capacity: $(STAMP)  ## sustained rates by bisection over three seeds, for the report's ratios
-	@$(BENCH) capacity --figure all --artifacts $(ARTIFACTS) $(TRACES) $(WORK)
+	$(GET_RAY)
+	@$(BENCH) capacity --figure all --artifacts $(ARTIFACTS) $(TRACES) $(PLACE)
 
 reference: $(STAMP)  ## run everything and renew artifacts/reference/sim, to compare others' runs with
 	@$(BENCH) reference --renew --artifacts $(ARTIFACTS) $(WORK)

@@ -19,6 +19,7 @@ from bench.point import PointSpec
 
 # What decides a result besides the engines; drawing, driving and reporting do not.
 _BENCH_SOURCES = ("run.py", "metrics.py", "replicas.py", "backends.py", "point.py", "workloads")
+INPUT_FILES = ("trace", "lengths", "device_profile")  # settings that may name a file
 _PACKAGES = ("numpy", "pyarrow", "torch")
 _COMMAND_TIMEOUT_S = 10
 
@@ -49,7 +50,7 @@ def _source_files() -> Iterator[tuple[str, Path]]:
 def hash_inputs(spec: PointSpec) -> dict[str, str]:
     """SHA-256 of each input file that the spec names and that is there, by field."""
     found = {}
-    for field in ("trace", "lengths", "device_profile"):
+    for field in INPUT_FILES:
         value = getattr(spec, field)
         if value is not None and Path(value).is_file():
             found[field] = hashlib.sha256(Path(value).read_bytes()).hexdigest()

@@ -79,15 +79,19 @@ def work(task: Task, channel: Connection) -> None:
     threading.Thread(target=_end_with_runner, args=(channel,), daemon=True).start()
     try:
         message: Finished | Failed = _serve(task, channel)
-    except UserError as error:
-        message = Failed(one_line(str(error)), fatal=isinstance(error, NoSpaceError))
-    except LostWorkerError as error:
-        message = Failed(one_line(str(error)), traceback.format_exc(), retry=True)
     except Exception as error:
-        summary = one_line(f"{type(error).__name__}: {error}")
-        message = Failed(summary, traceback.format_exc())
+        message = failure_of(error)
     with suppress(OSError):  # the runner may be gone
         channel.send(message)
+
+
+def failure_of(error: Exception) -> Failed:
+    """Say what an exception means for the point that raised it; called where it is handled."""
+    if isinstance(error, UserError):
+        return Failed(one_line(str(error)), fatal=isinstance(error, NoSpaceError))
+    if isinstance(error, LostWorkerError):
+        return Failed(one_line(str(error)), traceback.format_exc(), retry=True)
+    return Failed(one_line(f"{type(error).__name__}: {error}"), traceback.format_exc())
 
 
 def _serve(task: Task, channel: Connection) -> Finished:

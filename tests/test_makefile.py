@@ -57,6 +57,16 @@ def test_a_quick_run_is_quick_everywhere() -> None:
         assert all("--quick" in command for command in commands)
 
 
+def test_a_cluster_is_used_where_points_run() -> None:
+    for target in ("fig2", "all-main", "all", "capacity"):
+        done = make("-n", target, "RAY=10.0.0.1:6379", "JOBS=3")
+        first, *_ = [line for line in done.stdout.splitlines() if "bin/bench " in line]
+        assert "--ray 10.0.0.1:6379" in first
+        assert "--jobs 3" in first
+        assert '".[ray]"' in done.stdout
+        assert '".[ray]"' not in make("-n", target).stdout
+
+
 def test_help_lists_targets_without_installing(tmp_path: Path) -> None:
     done = make("help", f"VENV={tmp_path}/none")
     assert done.returncode == 0

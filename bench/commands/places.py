@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-PLACE_OPTIONS = ("jobs",)
+PLACE_OPTIONS = ("jobs", "ray")
 
 
 def place_options(function: Function) -> Function:
@@ -24,11 +24,23 @@ def place_options(function: Function) -> Function:
         metavar="N",
         help="Points to run at a time.  [default: one for each core]",
     )
-    return jobs(function)
+    ray = click.option(
+        "--ray",
+        metavar="HOST:PORT|auto|local",
+        help="Run the points on a Ray cluster: at an address, this node's (auto), or one of this "
+        "machine alone (local).",
+    )
+    return jobs(ray(function))
 
 
 def choose_place(given: Mapping[str, Any]) -> Place:
     """The place that the options ask for; raises UserError if it cannot be had."""
     from bench.local_pool import LocalProcesses
 
+    if given["ray"] is not None:
+        from bench.cluster.place import RayCluster
+
+        cluster = RayCluster(given["ray"], jobs=given["jobs"])
+        click.get_current_context().call_on_close(cluster.close)
+        return cluster
     return LocalProcesses(jobs=given["jobs"])

@@ -1,0 +1,1 @@
+"""Points as Ray tasks over a cluster; only `driver` and `remote` import Ray."""

@@ -1,0 +1,213 @@
+"""The process that drives Ray: it connects, submits tasks and passes on what becomes of them.
+
+Ray lives in a process of its own because it prints to its process's output, ends it when the
+cluster is gone, and may wait long where nobody answers: so none of it touches the runner.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from bench.cluster.messages import Connected, Loaded, Lost, News, Refused, Submit
+from bench.cluster.nodes import Node, Placement
+from bench.cluster.remote import serve
+from bench.results import MEASURED
+from bench.worker import one_line
+
+LOCAL = "local"
+_POLL_S = 0.1
+_NODES_PERIOD_S = 1.0
+_OBJECT_STORE_BYTES = 256 << 20  # results are small, and a machine's shared memory may be too
+_HEAD_PATIENCE_S = 15  # a head that is gone for longer has to be started anew
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as later versions do; else Ray warns of it
+}
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Which cluster: an address, or LOCAL for one of this machine's `cpus` cores.
+
+    `sources` is a folder with the code to run, which is shipped to every node.
+    """
+
+    address: str
+    sources: Path
+    cpus: int
+
+
+def drive(destination: Destination, channel: Connection) -> None:
+    """Serve the runner at the other end of `channel` until it closes it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides what Ctrl-C means
+    _silence()
+    os.environ.update(_SETTINGS)
+    if destination.address == LOCAL and "RAY_AUTH_MODE" not in os.environ:
+        secret = secrets.token_hex(32)  # so that nobody else's commands run on this machine
+        os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secret})
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(_HEAD_PATIENCE_S))
+    import ray
+
+    channel.send(Loaded())
+    try:
+        _connect(destination)
+    except Exception as error:
+        channel.send(Refused(_reason(destination, error)))
+        return
+    try:
+        _Driver(channel).run()
+    except (EOFError, OSError):
+        pass  # the runner has closed its end, or is gone
+    except Exception as error:
+        channel.send(Refused(f"Ray failed: {type(error).__name__}: {one_line(str(error))[:300]}"))
+    finally:
+        ray.shutdown()
+
+
+def _silence() -> None:
+    """Send what Ray prints nowhere: its own logs keep it."""
+    sys.stdout.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+
+
+def _connect(destination: Destination) -> None:
+    import ray
+
+    own: dict[str, Any] = {"address": destination.address}
+    if destination.address == LOCAL:
+        own |= {
+            "num_cpus": destination.cpus,
+            "object_store_memory": _OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+        }
+    ray.init(
+        **own,
+        runtime_env={"working_dir": str(destination.sources), "env_vars": _SETTINGS},
+        log_to_driver=False,
+    )
+
+
+def _reason(destination: Destination, error: Exception) -> str:
+    """Why there is no connection, with the remedy where Ray's own words do not name it."""
+    text = one_line(str(error))
+    if "Version mismatch" in text:
+        words = text.partition("Version mismatch:")[2].strip()
+        return (
+            f"the cluster at {destination.address} runs other versions. {words} Install the same "
+            "versions on both sides"
+        )
+    return (
+        f"cannot connect to the Ray cluster at {destination.address}: {text[:300]} "
+        "(run the command on one of its nodes)"
+    )
+
+
+@dataclass
+class _Driver:
+    """Tasks under way, by the keys that the runner gave them."""
+
+    channel: Connection
+    streams: dict[Any, tuple[int, Placement]] = field(default_factory=dict)
+    nodes: tuple[Node, ...] = ()
+    next_look: float = 0.0
+
+    def run(self) -> None:
+        """Pass on commands and news until the channel closes."""
+        while True:
+            self._look_at_nodes()
+            while self.channel.poll(0 if self.streams else _POLL_S):
+                self._submit(self.channel.recv())
+            if self.streams:
+                for news in self._news():
+                    self.channel.send(news)
+
+    def _look_at_nodes(self) -> None:
+        if time.monotonic() < self.next_look:
+            return
+        self.next_look = time.monotonic() + _NODES_PERIOD_S
+        nodes = tuple(sorted(_alive_nodes(), key=lambda node: (node.address, node.node_id)))
+        if nodes != self.nodes:
+            self.nodes = nodes
+            self.channel.send(Connected(nodes))
+
+    def _submit(self, command: Submit) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        placement = command.placement
+        measured = command.order.spec.backend in MEASURED
+        options: dict[str, Any] = {
+            "num_returns": "streaming",
+            "num_cpus": placement.cpus,
+            "num_gpus": placement.gpus,
+            "max_retries": 0,  # the runner counts attempts
+            "max_calls": int(measured),  # a process that ends gives a device's memory back
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(placement.node_id, soft=False),
+        }
+        task = ray.remote(**options)(serve)
+        self.streams[task.remote(command.order)] = (command.key, placement)
+
+    def _news(self) -> Iterator[News | Lost]:
+        import ray
+
+        ready: list[Any]
+        ready, _ = ray.wait(list(self.streams), num_returns=len(self.streams), timeout=_POLL_S)
+        for stream in ready:
+            key, placement = self.streams[stream]
+            try:
+                message = ray.get(next(stream))
+            except StopIteration:
+                del self.streams[stream]
+                continue
+            except Exception as error:
+                del self.streams[stream]
+                yield self._lost(key, placement, error)
+                continue
+            yield News(key, message)
+
+    def _lost(self, key: int, placement: Placement, error: Exception) -> Lost:
+        """Say in a line how a task was lost."""
+        from ray import exceptions
+
+        where = next((n.address for n in self.nodes if n.node_id == placement.node_id), "its node")
+        if isinstance(error, exceptions.NodeDiedError | exceptions.TaskUnschedulableError):
+            return Lost(key, f"the node {where} was lost", with_node=True)
+        if isinstance(error, exceptions.OutOfMemoryError):
+            return Lost(key, f"Ray killed its process on {where} for want of memory")
+        if isinstance(error, exceptions.WorkerCrashedError):
+            return Lost(key, f"its process on {where} ended without a result")
+        text = one_line(str(error))
+        return Lost(key, f"its task on {where} was lost ({type(error).__name__}: {text[-200:]})")
+
+
+def _alive_nodes() -> Sequence[Node]:
+    import ray
+
+    return [
+        Node(
+            node_id=node["NodeID"],
+            address=node["NodeManagerAddress"],
+            cpus=int(node["Resources"].get("CPU", 0)),
+            gpus=int(node["Resources"].get("GPU", 0)),
+            kind=_accelerator(node["Resources"]),
+        )
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    ]
+
+
+def _accelerator(resources: dict[str, float]) -> str:
+    prefix = "accelerator_type:"
+    names = [name.removeprefix(prefix) for name in resources if name.startswith(prefix)]
+    return ", ".join(sorted(names))

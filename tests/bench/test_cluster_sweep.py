@@ -1,0 +1,244 @@
+"""Sweeps over a real Ray cluster of two nodes on this machine: losses, resuming, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import cluster_fakes as fakes
+import pytest
+
+from bench.cluster.place import RayCluster
+from bench.point import PointSpec
+from bench.progress import Display
+from bench.results import Store
+from bench.runner import run_points
+from engines.core.errors import UserError
+
+pytest.importorskip("ray")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+DEADLINE_S = 60.0
+NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
+
+
+@pytest.fixture(scope="module")
+def marks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("marks")
+        patch.setenv(fakes.MARKS, str(folder))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "10")  # to end soon without a head
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def cluster(marks: Path) -> Iterator[Any]:
+    """A head and another node, each with one core."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args=NODE)
+    try:
+        cluster.add_node(**{k: v for k, v in NODE.items() if k != "include_dashboard"})
+        yield cluster
+    finally:
+        cluster.shutdown()
+        for process in ray_processes(str(marks)):  # what killed nodes have left behind
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+def wait_until(condition: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited too long for {what}"
+        time.sleep(0.1)
+
+
+def ray_processes(word: str) -> dict[int, str]:
+    """Ray's living processes whose environment holds `word`: their command lines by id."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            held = word.encode() in (folder / "environ").read_bytes()
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if held and re.search(r"raylet|gcs_server|ray::|ray/_private", command):
+            found[int(folder.name)] = command
+    return found
+
+
+def specs(count: int, trace: Path) -> list[PointSpec]:
+    """Points with seeds from 4 on, the last of which replays a file."""
+    points = [
+        PointSpec(system="astra", rate=2.0, duration=30.0, seed=seed)
+        for seed in range(4, 3 + count)
+    ]
+    return [*points, PointSpec(system="orca-max", trace=str(trace), seed=3, warmup=0.0)]
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    path = tmp_path / "my-trace.csv"
+    rows = "".join(f"{i / 2},20,10\n" for i in range(40))
+    path.write_text("arrival_s,input_len,output_len\n" + rows)
+    return path
+
+
+class Watch(Display):
+    """Remembers what is told and calls back when the first point has ended."""
+
+    def __init__(self, on_first_end: Callable[[], None] = lambda: None) -> None:
+        self.notes: list[str] = []
+        self.shares: list[float] = []
+        self._on_first_end = on_first_end
+
+    def advance(self, spec: PointSpec, fraction: float) -> None:
+        self.shares.append(fraction)
+
+    def end(self, spec: PointSpec, *, error: str = "") -> None:
+        callback, self._on_first_end = self._on_first_end, lambda: None
+        callback()
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+
+def assert_same_results(one: Store, other: Store, points: list[PointSpec]) -> None:
+    for spec in points:
+        for name in ("metrics.json", "requests.parquet"):
+            ours, theirs = (store.directory(spec) / name for store in (one, other))
+            assert ours.read_bytes() == theirs.read_bytes(), (spec, name)
+
+
+def test_a_sweep_survives_a_killed_process_and_a_lost_node(
+    cluster: Any, tmp_path: Path, trace: Path
+) -> None:
+    points = specs(6, trace)
+    swept, plain = Store(tmp_path / "swept"), Store(tmp_path / "plain")
+    (node,) = cluster.worker_nodes
+    watch = Watch(lambda: cluster.remove_node(node, allow_graceful=False))
+    place = RayCluster(cluster.address, run=fakes.slowly, further=[Path(fakes.__file__)])
+    with closing(place):
+        summary = run_points(swept, points, place=place, display=watch)
+    assert not summary.failed, watch.notes
+    assert set(summary.done) == set(points)
+    assert any("ended without a result; trying once more" in note for note in watch.notes)
+    assert any("was lost; it is run again" in note for note in watch.notes)
+    assert watch.shares
+    run_points(plain, points)
+    assert_same_results(swept, plain, points)
+    ours, theirs = (s.load_record(points[0])["provenance"] for s in (swept, plain))
+    assert set(ours) - set(theirs) == {"ray"}
+    assert set(ours["ray"]) == {"version", "node"}
+    assert ours["command"] == theirs["command"]
+    assert ours["git_commit"] == theirs["git_commit"]
+    assert not list(swept.root.rglob(".*.lock"))
+
+
+def sweep(address: str, folder: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "bench", "figure", "fig13-13b-sharegpt", "--no-plot"]
+    command += ["--backend", "sim", "--artifacts", str(folder), "--ray", address, *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_killed_command_is_taken_up_where_it_was(cluster: Any, tmp_path: Path) -> None:
+    process = sweep(cluster.address, tmp_path)
+    wait_until(lambda: list(tmp_path.rglob("point.json")), "a complete point")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    complete = len(list(tmp_path.rglob("point.json")))
+    again = sweep(cluster.address, tmp_path)
+    out, err = again.communicate(timeout=DEADLINE_S)
+    assert again.returncode == 0, err
+    assert out == ""
+    assert f"{complete} already complete" in err or complete == 4
+    assert len(list(tmp_path.rglob("point.json"))) == 4
+
+
+def test_a_killed_command_takes_its_own_cluster_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWEEP_TEST_LOCAL", str(tmp_path))
+    process = sweep("local", tmp_path)
+    wait_until(lambda: list(tmp_path.rglob("point.json")), "a complete point")
+    assert ray_processes(str(tmp_path))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    wait_until(lambda: not ray_processes(str(tmp_path)), "every process of the cluster to end")
+
+
+def test_ctrl_c_ends_the_tasks(cluster: Any, tmp_path: Path) -> None:
+    process = sweep(cluster.address, tmp_path, "--full")
+    wait_until(lambda: list(tmp_path.rglob(".*.lock")), "a point to start")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 130, err
+    assert "the same command again goes on from here" in err
+    assert not list(tmp_path.rglob(".*.lock"))
+
+
+@pytest.mark.parametrize("key", ["ray_version", "python_version"])
+def test_other_versions_are_refused_in_one_line(cluster: Any, tmp_path: Path, key: str) -> None:
+    from ray._common.usage import usage_lib
+    from ray._raylet import GcsClient
+
+    client = GcsClient(address=cluster.address)
+    right = usage_lib.get_cluster_metadata(client)
+    put_metadata(client, {**right, key: "1.2.3"})
+    try:
+        process = sweep(cluster.address, tmp_path)
+        _, err = process.communicate(timeout=DEADLINE_S)
+    finally:
+        put_metadata(client, right)
+    assert process.returncode == 2
+    last = err.splitlines()[-1]
+    assert last.startswith(f"Error: the cluster at {cluster.address} runs other versions")
+    assert "1.2.3" in last
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def put_metadata(client: Any, values: Any) -> None:
+    from ray._common.usage import usage_constants
+    from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
+
+    content = json.dumps(values).encode()
+    client.internal_kv_put(
+        usage_constants.CLUSTER_METADATA_KEY, content, True, KV_NAMESPACE_CLUSTER
+    )
+
+
+def test_points_too_large_for_the_cluster_name_what_is_there(cluster: Any, tmp_path: Path) -> None:
+    large = PointSpec(system="astra", backend="cpu", tensor_parallel=64)
+    with (
+        closing(RayCluster(cluster.address)) as place,
+        pytest.raises(
+            UserError, match=r"needs a node with 64 CPUs, but the cluster has .*\(1 CPUs\)"
+        ),
+    ):
+        run_points(Store(tmp_path), [large], place=place)
+
+
+def test_the_loss_of_the_head_ends_the_run_and_keeps_what_is_complete(
+    cluster: Any, tmp_path: Path, trace: Path
+) -> None:
+    points, store = specs(4, trace), Store(tmp_path / "swept")
+    watch = Watch(lambda: cluster.remove_node(cluster.head_node, allow_graceful=False))
+    place = RayCluster(cluster.address, run=fakes.slowly, further=[Path(fakes.__file__)])
+    with (
+        closing(place),
+        pytest.raises(UserError, match=r"finished points are kept"),
+    ):
+        run_points(store, points, place=place, display=watch)
+    assert len(list(store.root.rglob("point.json"))) == 1
+    assert run_points(store, points).exit_status == 0
