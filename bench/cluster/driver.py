@@ -21,7 +21,7 @@ from bench.cluster.messages import Connected, Loaded, Lost, News, Refused, Submi
 from bench.cluster.nodes import Node, Placement
 from bench.cluster.remote import serve
 from bench.results import MEASURED
-from bench.worker import one_line
+from bench.worker import Advanced, one_line
 
 LOCAL = "local"
 _POLL_S = 0.1
@@ -159,6 +159,7 @@ class _Driver:
         self.streams[task.remote(command.order)] = (command.key, placement)
 
     def _news(self) -> Iterator[News | Lost]:
+        """Wait a moment for what tasks say; a task's last word is its outcome or its loss."""
         import ray
 
         ready: list[Any]
@@ -167,13 +168,12 @@ class _Driver:
             key, placement = self.streams[stream]
             try:
                 message = ray.get(next(stream))
-            except StopIteration:
-                del self.streams[stream]
-                continue
             except Exception as error:
                 del self.streams[stream]
                 yield self._lost(key, placement, error)
                 continue
+            if not isinstance(message, Advanced):
+                del self.streams[stream]  # what becomes of the task now does not matter
             yield News(key, message)
 
     def _lost(self, key: int, placement: Placement, error: Exception) -> Lost:
@@ -181,11 +181,14 @@ class _Driver:
         from ray import exceptions
 
         where = next((n.address for n in self.nodes if n.node_id == placement.node_id), "its node")
-        if isinstance(error, exceptions.NodeDiedError | exceptions.TaskUnschedulableError):
+        self.next_look = 0.0
+        self._look_at_nodes()
+        died = isinstance(error, exceptions.NodeDiedError | exceptions.TaskUnschedulableError)
+        if died or placement.node_id not in [node.node_id for node in self.nodes]:
             return Lost(key, f"the node {where} was lost", with_node=True)
         if isinstance(error, exceptions.OutOfMemoryError):
             return Lost(key, f"Ray killed its process on {where} for want of memory")
-        if isinstance(error, exceptions.WorkerCrashedError):
+        if isinstance(error, exceptions.WorkerCrashedError | StopIteration):
             return Lost(key, f"its process on {where} ended without a result")
         text = one_line(str(error))
         return Lost(key, f"its task on {where} was lost ({type(error).__name__}: {text[-200:]})")

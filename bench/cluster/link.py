@@ -7,7 +7,6 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +61,6 @@ class Link:
         message = self._receive()
         assert isinstance(message, kind), f"expected {kind.__name__}, got {message}"
         return message
-
-    @property
-    def channel(self) -> Connection:
-        """What to wait on for news."""
-        return self._channel
 
     def submit(self, command: Submit) -> None:
         """Send a point to its node; raises UserError if the cluster is gone."""
