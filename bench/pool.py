@@ -51,7 +51,10 @@ class Pool(Protocol):
         """Wait a moment for news and show progress; returns the points that have ended."""
 
     def stop(self) -> None:
-        """End all workers, gently at first; leaves nothing of them behind."""
+        """End all workers, gently at first; leaves nothing of them behind.
+
+        Called when all points have ended, too.
+        """
 
 
 class Place(Protocol):

@@ -20,6 +20,8 @@ from bench.point import PointSpec
 # What decides a result besides the engines; drawing, driving and reporting do not.
 _BENCH_SOURCES = ("run.py", "metrics.py", "replicas.py", "backends.py", "point.py", "workloads")
 INPUT_FILES = ("trace", "lengths", "device_profile")  # settings that may name a file
+# Sources of the kernels, which an installed package carries and a checkout has elsewhere.
+_CARRIED = Path("kernels", "csrc")
 _PACKAGES = ("numpy", "pyarrow", "torch")
 _COMMAND_TIMEOUT_S = 10
 
@@ -43,6 +45,7 @@ def _source_files() -> Iterator[tuple[str, Path]]:
         for path in [top] if top.is_file() else top.rglob("*"):
             inner = path.relative_to(top)
             hidden = any(part.startswith((".", "__pycache__")) for part in inner.parts)
+            hidden = hidden or inner.is_relative_to(_CARRIED)
             if path.is_file() and not hidden and path.suffix not in (".pyc", ".so"):
                 yield f"{prefix}/{inner.as_posix()}", path
 

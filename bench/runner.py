@@ -120,13 +120,10 @@ class _Run:
         """
         self._waiting = sorted(specs, key=weight, reverse=True)[::-1]
         try:
-            while self._waiting or self._pool.busy:
+            while (self._waiting or self._pool.busy) and not self._doomed:
                 self._fill()
                 for ended in self._pool.listen(self._display):
                     self._take(ended)
-                if self._doomed:
-                    self._pool.stop()
-                    return False
         except KeyboardInterrupt:
             previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
             try:
@@ -137,6 +134,7 @@ class _Run:
         except BaseException:
             self._pool.stop()
             raise
+        self._pool.stop()  # of what is kept ready for further points, or cannot succeed
         return False
 
     def _fill(self) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -72,17 +72,25 @@ class Failed:
     retry: bool = False
 
 
+Message = Advanced | Finished | Failed
+
+
 def work(task: Task, channel: Connection) -> None:
     """Serve `task` and report to the runner; never raises, and ends when the runner does."""
     gc.set_threshold(_COLLECT_EVERY)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides what Ctrl-C means
     threading.Thread(target=_end_with_runner, args=(channel,), daemon=True).start()
-    try:
-        message: Finished | Failed = _serve(task, channel)
-    except Exception as error:
-        message = failure_of(error)
+    message = attempt(task, channel.send)
     with suppress(OSError):  # the runner may be gone
         channel.send(message)
+
+
+def attempt(task: Task, tell: Callable[[Message], None]) -> Finished | Failed:
+    """Serve `task`, telling how far it is, and return how it ended; never raises."""
+    try:
+        return _serve(task, tell)
+    except Exception as error:
+        return failure_of(error)
 
 
 def failure_of(error: Exception) -> Failed:
@@ -94,14 +102,14 @@ def failure_of(error: Exception) -> Failed:
     return Failed(one_line(f"{type(error).__name__}: {error}"), traceback.format_exc())
 
 
-def _serve(task: Task, channel: Connection) -> Finished:
+def _serve(task: Task, tell: Callable[[Message], None]) -> Finished:
     """Run and write the point while no other run may touch it."""
     store = Store(task.root, source=task.shared["source_sha256"])
     with store.lock(task.spec):
         if not task.force and store.state(task.spec) is State.COMPLETE:
             return Finished(by_other=True)
         started = datetime.now(UTC)
-        outcome = task.run(task.spec, on_progress=lambda share: channel.send(Advanced(share)))
+        outcome = task.run(task.spec, on_progress=lambda share: tell(Advanced(share)))
         provenance = provenance_of(
             task.spec,
             shared=task.shared,

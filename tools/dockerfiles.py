@@ -1,4 +1,4 @@
-"""Makes Dockerfile.astra, .orca and .ft from docker/Dockerfile.in: `python -m tools.dockerfiles`.
+"""Makes each Dockerfile from containers/Dockerfile.in: `python -m tools.dockerfiles`.
 
 Each is whole, so that `docker build -f Dockerfile.orca .` works by hand, and what they share is
 written once. A test compares the files with what this module makes.
@@ -52,7 +52,7 @@ def render(system: str, template: str) -> str:
 
 def render_all() -> dict[Path, str]:
     """Return every Dockerfile's path and text."""
-    template = (ROOT / "docker" / "Dockerfile.in").read_text(encoding="utf-8")
+    template = (ROOT / "containers" / "Dockerfile.in").read_text(encoding="utf-8")
     return {ROOT / f"Dockerfile.{system}": render(system, template) for system in NAMES}
 
 

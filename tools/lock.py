@@ -19,7 +19,7 @@ from pathlib import Path
 from tools import dockerfiles
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKS = ROOT / "docker" / "locks"
+LOCKS = ROOT / "containers" / "locks"
 _CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 _DIGEST = "# made from: "
 

@@ -15,11 +15,16 @@ from bench.commands.options import (
     effort_options,
     point_options,
     quiet_option,
-    resolve_backend,
     selection_overrides,
     tell_backend,
 )
-from bench.commands.places import PLACE_OPTIONS, choose_place, place_options
+from bench.commands.places import (
+    PLACE_OPTIONS,
+    choose_place,
+    place_options,
+    settle,
+    tell_runner,
+)
 from bench.point import PointSpec
 from engines.core.errors import UserError
 
@@ -94,6 +99,8 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     store = Store(given["artifacts"])
     if given["figures"]:
         _refuse_settings(ctx)
+        chosen = ctx.get_parameter_source("backend") is not click.core.ParameterSource.DEFAULT
+        given = settle(given if chosen else {**given, "backend": "sim"})
         ctx.exit(_search_figures(ctx, store, target=target, given=given))
     if given["system"] is None:
         raise UserError("say what to search: --system NAME, or --figure NAME for a figure's claims")
@@ -102,9 +109,10 @@ def command(ctx: click.Context, /, **given: Any) -> None:
             raise UserError(
                 f"--{name} goes with --figure: give the length of the trace as --duration"
             )
+    asked, given = given["backend"], settle(given)
     spec = _spec(given)
     sought = _run(store, [spec], target=target, given=given)
-    tell_backend(given["backend"], spec.backend)
+    tell_backend(asked, spec.backend)
     if spec in sought.found:
         print_one(sought.found[spec], target=target, as_json=given["as_json"])
     ctx.exit(_tell(sought, store))
@@ -132,8 +140,9 @@ def _spec(given: Mapping[str, Any]) -> PointSpec:
     ):
         if given[name] is not None:
             raise UserError(f"a search varies the rate until requests queue: omit --{name} ({why})")
-    settings = {k: v for k, v in given.items() if k not in (*SEARCH_OPTIONS, "quick", "full")}
-    return PointSpec(**{**settings, "backend": resolve_backend(given["backend"])})
+    others = (*SEARCH_OPTIONS, "quick", "full", "runner_reason")
+    settings = {k: v for k, v in given.items() if k not in others}
+    return PointSpec(**settings)
 
 
 def _run(
@@ -142,6 +151,7 @@ def _run(
     from bench.capacity_run import run_searches
     from bench.progress import choose
 
+    tell_runner(given)
     return run_searches(
         store,
         specs,
@@ -171,10 +181,9 @@ def _search_figures(
     from bench.reporting.searched import Ratio, spec_of
 
     pairs = _pairs(given["figures"])
-    chosen = ctx.get_parameter_source("backend") is not click.core.ParameterSource.DEFAULT
     seed_given = ctx.get_parameter_source("seed") is not click.core.ParameterSource.DEFAULT
     choice = Choice.of(
-        backend=resolve_backend(given["backend"]) if chosen else "sim",
+        backend=given["backend"],
         effort=Effort.of(quick=given["quick"], full=given["full"]),
         overrides=selection_overrides(
             lengths=given["lengths"], seed=given["seed"] if seed_given else None

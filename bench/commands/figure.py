@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.commands.options import choice_of, quiet_option, selection_options, tell_backend
-from bench.commands.places import choose_place, place_options
+from bench.commands.places import choose_place, place_options, settle, tell_runner
 from bench.commands.plot import draw_all, figures_folder
 from bench.commands.tables import print_table
 from bench.progress import choose, clock
@@ -63,6 +63,7 @@ def command(
     from bench.files import check_writable
     from bench.results import Store
 
+    asked, options = options["backend"], settle(options)
     keeps = not options["dry_run"]
     choice = choice_of(options, Path(artifacts), names, measures=True, keeps=keeps)
     wanted = find_points(names, choice)
@@ -74,7 +75,8 @@ def command(
     if draws:
         check_writable(figures_folder(store, choice))
     if wanted.points or not wanted.measured:
-        tell_backend(options["backend"], choice.backend)
+        tell_runner(options)
+        tell_backend(asked, choice.backend)
     place = choose_place(options)
     summary = bring(store, wanted.points, place=place, force=force, quiet=options["quiet"])
     pending = dict(wanted.pending)

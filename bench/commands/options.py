@@ -305,23 +305,24 @@ def choice_of(
     from bench.experiments.tables import Choice
 
     effort = Effort.of(quick=options["quick"], full=options["full"])
-    backend = resolve_backend(options["backend"])
+    backend = resolve_backend(options["backend"], here=options.get("runner") != "docker")
     overrides = selection_overrides(**options)
     if any(registry.find(name).panels for name in names):  # what has no points needs no speed
         overrides = with_speed(overrides, root, backend=backend, measures=measures, keeps=keeps)
     return Choice.of(backend=backend, effort=effort, overrides=overrides)
 
 
-def resolve_backend(name: str) -> str:
+def resolve_backend(name: str, *, here: bool = True) -> str:
     """Settle `auto`, and refuse a backend that is unknown or not installed; raises UserError.
 
-    `auto` runs the model where PyTorch sees a GPU, and simulates elsewhere.
+    `auto` runs the model where PyTorch sees a GPU, and simulates elsewhere. What does not run
+    `here` but in a container needs nothing installed.
     """
     if name not in BACKENDS:
         raise unknown_name("backend", name, BACKENDS)
     if name == "auto":
         return "cuda" if _has_gpu() else "sim"
-    if name != "sim" and importlib.util.find_spec("torch") is None:
+    if here and name != "sim" and importlib.util.find_spec("torch") is None:
         raise UserError(
             f"backend '{name}' needs PyTorch, which is not installed: install it "
             "(make install), or use --backend sim"

@@ -7,34 +7,68 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bench.commands.options import resolve_backend
+from engines.core.errors import UserError
+
 if TYPE_CHECKING:
     from bench.pool import Place
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-PLACE_OPTIONS = ("jobs", "ray")
+PLACE_OPTIONS = ("jobs", "runner", "build_arg", "ray")
+RUNNERS = ("auto", "docker", "local")
+_CHECK_TIMEOUT_S = 5
+
+
+def build_arg_option(function: Function) -> Function:
+    """Add `--build-arg`, which may be given many times or as BENCH_BUILD_ARGS."""
+    return click.option(
+        "--build-arg",
+        multiple=True,
+        envvar="BENCH_BUILD_ARGS",
+        metavar="NAME=VALUE",
+        help="For images that are built (docs/containers.md); also from BENCH_BUILD_ARGS.",
+    )(function)
 
 
 def place_options(function: Function) -> Function:
     """Add the options named in `PLACE_OPTIONS`."""
-    jobs = click.option(
-        "--jobs",
-        "-j",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Points to run at a time.  [default: one for each core]",
+    options = (
+        click.option(
+            "--jobs",
+            "-j",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Points to run at a time.  [default: one for each core]",
+        ),
+        click.option(
+            "--runner",
+            type=click.Choice(RUNNERS),
+            default="auto",
+            show_default=True,
+            help="Where points run: in containers (docker) or processes (local). auto: containers "
+            "where Docker and GPUs are.",
+        ),
+        build_arg_option,
+        click.option(
+            "--ray",
+            metavar="HOST:PORT|auto|local",
+            help="Run the points on a Ray cluster: at an address, this node's (auto), or one of "
+            "this machine alone (local).",
+        ),
     )
-    ray = click.option(
-        "--ray",
-        metavar="HOST:PORT|auto|local",
-        help="Run the points on a Ray cluster: at an address, this node's (auto), or one of this "
-        "machine alone (local).",
-    )
-    return jobs(ray(function))
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 def choose_place(given: Mapping[str, Any]) -> Place:
     """The place that the options ask for; raises UserError if it cannot be had."""
+    if given["runner"] == "docker":
+        from bench.launch.images import parse_build_args
+        from bench.launch.pool import Containers
+
+        return Containers(given["jobs"], parse_build_args(given["build_arg"]))
     from bench.local_pool import LocalProcesses
 
     if given["ray"] is not None:
@@ -44,3 +78,50 @@ def choose_place(given: Mapping[str, Any]) -> Place:
         click.get_current_context().call_on_close(cluster.close)
         return cluster
     return LocalProcesses(jobs=given["jobs"])
+
+
+def settle(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with `runner` and `backend` decided; `runner_reason` says why, if asked.
+
+    Containers bring their own PyTorch: their backend does not depend on what is installed here.
+    """
+    runner, backend = given["runner"], given["backend"]
+    if given["ray"] is not None:
+        if runner == "docker":
+            raise UserError(
+                "a cluster runs points in processes of its nodes: omit --runner or --ray"
+            )
+        return {**given, "runner": "local", "backend": resolve_backend(backend)}
+    if runner == "auto":
+        why_local = _why_local(backend)
+        runner = "local" if why_local else "docker"
+        given = {**given, "runner_reason": why_local or "Docker and GPUs are here"}
+    if runner == "local":
+        return {**given, "runner": runner, "backend": resolve_backend(backend)}
+    if backend == "auto":
+        from bench.launch.gpus import find_gpus
+
+        backend = "cuda" if find_gpus() else "sim"
+    return {**given, "runner": runner, "backend": backend}
+
+
+def tell_runner(settled: Mapping[str, Any]) -> None:
+    """Say on standard error where points run, and why, if `auto` decided."""
+    if reason := settled.get("runner_reason"):
+        click.echo(f"runner {settled['runner']}: {reason}", err=True)
+
+
+def _why_local(backend: str) -> str:
+    """The reason to do without containers, or nothing."""
+    from bench.launch.daemon import NoDaemonError, connect
+    from bench.launch.gpus import find_gpus
+
+    if backend in ("sim", "cpu"):
+        return f"containers are for GPUs (--runner docker uses them with --backend {backend} too)"
+    if not find_gpus():
+        return "no GPU here"
+    try:
+        connect(timeout_s=_CHECK_TIMEOUT_S).close()
+    except NoDaemonError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,72 @@
+"""Reaching the Docker daemon, and what its refusals mean to a user."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from engines.core.errors import UserError
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+TIMEOUT_S = 60  # for one answer; builds and points are followed over streams, without a limit
+LAUNCHER = "sosp23.launcher"  # label of every container: whose it is
+
+
+class NoDaemonError(UserError):
+    """Docker cannot be used here; the message says why and what to do."""
+
+
+def connect(*, timeout_s: int = TIMEOUT_S) -> DockerClient:
+    """Return a client of a daemon that answers; raises NoDaemonError."""
+    try:
+        import docker
+    except ModuleNotFoundError as error:
+        raise NoDaemonError(
+            "containers need the Docker SDK for Python: pip install 'docker>=7.1' (make install "
+            "brings it), or use --runner local"
+        ) from error
+    try:
+        client = docker.from_env(timeout=timeout_s)
+        client.ping()
+    except (docker.errors.DockerException, OSError) as error:
+        raise NoDaemonError(explain(error)) from error
+    return client
+
+
+def explain(error: BaseException) -> str:
+    """Say in one line why the daemon did not answer, with the remedy."""
+    code = _errno_of(error)
+    if code in (errno.EACCES, errno.EPERM):
+        return (
+            "no permission on Docker's socket: join the group 'docker' (sudo usermod -aG docker "
+            "$USER, then log in again), or use --runner local"
+        )
+    if code in (errno.ENOENT, errno.ECONNREFUSED):
+        return (
+            "no Docker daemon answers: start it (sudo systemctl start docker), set DOCKER_HOST, "
+            "or use --runner local"
+        )
+    return f"Docker does not answer: {_one_line(error)}: check `docker info`, or use --runner local"
+
+
+def _errno_of(error: BaseException | None) -> int | None:
+    """Find the system's error behind the layers of the SDK and of its HTTP client."""
+    seen = 0
+    while error is not None and seen < 10:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        inner = [argument for argument in error.args if isinstance(argument, BaseException)]
+        error = inner[0] if inner else error.__cause__ or error.__context__
+        seen += 1
+    return None
+
+
+def refusal(error: Any) -> str:
+    """The daemon's own words of an error, in one line."""
+    return _one_line(getattr(error, "explanation", None) or error)
+
+
+def _one_line(value: Any) -> str:
+    return " ".join(str(value).split())

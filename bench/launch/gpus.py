@@ -1,0 +1,101 @@
+"""The GPUs of this machine, and which of them are free for a point."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bench.point import PointSpec
+from engines.core.errors import UserError
+
+_TIMEOUT_S = 20
+_MIB = 1 << 20
+# A GPU with more than this in use serves somebody else; a driver alone holds less.
+_IDLE_BYTES = 1024 * _MIB
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as nvidia-smi shows it."""
+
+    uuid: str
+    name: str
+    memory_bytes: int
+    used_bytes: int
+    driver: str
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody else uses it."""
+        return self.used_bytes <= _IDLE_BYTES
+
+
+def find_gpus() -> list[Gpu]:
+    """Return the GPUs that the driver shows; none where there is no driver."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    query = "--query-gpu=uuid,name,memory.total,memory.used,driver_version"
+    try:
+        done = subprocess.run(
+            [program, query, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [gpu for line in done.stdout.splitlines() if (gpu := parse_gpu(line)) is not None]
+
+
+def parse_gpu(line: str) -> Gpu | None:
+    """Read one line of nvidia-smi's table; None if it is not one."""
+    words = [word.strip() for word in line.split(",")]
+    if len(words) != 5 or not (words[2].isdecimal() and words[3].isdecimal()):
+        return None
+    uuid, name, total, used, driver = words
+    return Gpu(uuid, name, int(total) * _MIB, int(used) * _MIB, driver)
+
+
+def gpus_needed(spec: PointSpec) -> int:
+    """GPUs of a point: its tensor-parallel degree where it is measured on GPUs, else none."""
+    return (spec.tensor_parallel or 1) if spec.backend == "cuda" else 0
+
+
+class GpuLedger:
+    """Which GPUs are taken by points of this run; those that others use are never given out."""
+
+    def __init__(self, gpus: Iterable[Gpu]) -> None:
+        everything = list(gpus)
+        self._free = [gpu for gpu in everything if gpu.idle]
+        self.total = len(self._free)
+        self.busy_elsewhere = len(everything) - self.total
+
+    def check(self, spec: PointSpec) -> None:
+        """Raise UserError if the point could never get its GPUs."""
+        needed = gpus_needed(spec)
+        if needed > self.total:
+            others = (
+                f" ({self.busy_elsewhere} more in use by others)" if self.busy_elsewhere else ""
+            )
+            raise UserError(
+                f"{spec.slug} needs {needed} GPUs and {self.total} are free{others}: lower "
+                "--tensor-parallel, free some, or use --backend sim"
+            )
+
+    def has(self, count: int) -> bool:
+        """Whether so many are free now."""
+        return count <= len(self._free)
+
+    def take(self, count: int) -> tuple[Gpu, ...]:
+        """Take free GPUs; the caller has asked `has`."""
+        assert self.has(count), f"{count} GPUs asked for, {len(self._free)} free"
+        taken, self._free = self._free[:count], self._free[count:]
+        return tuple(taken)
+
+    def give_back(self, gpus: Iterable[Gpu]) -> None:
+        """Return GPUs that were taken."""
+        self._free.extend(gpus)

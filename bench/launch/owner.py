@@ -1,0 +1,72 @@
+"""Whose a container is: launchers mark theirs, and a later one removes those of the dead."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.launch.daemon import LAUNCHER
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.containers import Container
+
+
+def launcher_name(pid: int | None = None) -> str:
+    """Name a process of this machine so that no later process has the same name."""
+    pid = os.getpid() if pid is None else pid
+    return f"{socket.gethostname()}/{pid}/{_started(pid)}"
+
+
+def is_alive(name: str) -> bool:
+    """Whether the process of that name still runs; true where that cannot be known."""
+    host, _, rest = name.partition("/")
+    pid, _, _ = rest.partition("/")
+    if host != socket.gethostname() or not pid.isdecimal():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's, and alive
+    return launcher_name(int(pid)) == name
+
+
+def _started(pid: int) -> str:
+    """When a process started, in ticks since the machine did; empty where /proc does not tell."""
+    with suppress(OSError):
+        after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]
+        return after_name.split()[19]
+    return ""
+
+
+def sweep(client: DockerClient, note: Callable[[str], None]) -> None:
+    """Remove the containers of launchers that are dead."""
+    import docker
+
+    orphans = 0
+    for container in client.containers.list(all=True, filters={"label": LAUNCHER}):
+        if not is_alive(container.labels.get(LAUNCHER, "")):
+            with suppress(docker.errors.APIError):  # going away by itself at this moment
+                remove(container)
+                orphans += 1
+    if orphans:
+        note(f"removed {orphans} containers that an earlier, interrupted run had left")
+
+
+def remove(container: Container) -> None:
+    """Kill and remove a container; one that is gone already is no error."""
+    import docker
+
+    try:
+        container.remove(force=True)
+    except docker.errors.NotFound:
+        return
+    except docker.errors.APIError as error:
+        if error.status_code != 409:  # 409: its removal is under way
+            raise
