@@ -25,6 +25,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "kernels": ("bench.commands.kernels", "Time the kernels on this device (Figures 18a, 19a)."),
     "profile": ("bench.commands.profile", "Measure this device for the simulation."),
     "data": ("bench.commands.data", "Fetch or import data sets."),
+    "images": ("bench.commands.images", "Build the systems' container images, or list them."),
+    "launch": ("bench.commands.launch", "Run a command in a container of a system's image."),
+    "bundle": ("bench.commands.bundle", "Archive images, locks, results and sources, or check."),
     "doctor": ("bench.commands.doctor", "Check this machine: what works, what is missing."),
 }
 

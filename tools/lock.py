@@ -58,7 +58,8 @@ def locks() -> tuple[Lock, ...]:
     without_cuda = tuple(f"{name}+cpu" if name.startswith("torch==") else name for name in runs)
     return (
         Lock("cpu", "3.11", without_cuda),  # Debian 12
-        Lock("cuda", "3.12", runs),  # Ubuntu 24.04, and uv's where the base's own is too old
+        # Ubuntu 24.04, and uv's where the base's own is too old; Ray for several GPUs.
+        Lock("cuda", "3.12", (*runs, *extras["ray"])),
         Lock("uv", "3.8", tuple(extras["lock"])),
     )
 

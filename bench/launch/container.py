@@ -25,10 +25,12 @@ _INPUTS = ("trace", "lengths", "device_profile", "model")
 class Confinement:
     """A container's limits: results mounted, all else read-only; no network and no privileges.
 
-    `inputs` are files that points name, by their place in the container. Sizes are in bytes.
+    `results_at` is where the container sees the results. `inputs` are files that points name, by
+    their place in the container. Sizes are in bytes.
     """
 
     results: Path
+    results_at: str = ARTIFACTS
     inputs: Mapping[str, str] = field(default_factory=dict)
     gpus: tuple[Gpu, ...] = ()
     user: str = field(default_factory=lambda: f"{os.getuid()}:{os.getgid()}")
@@ -43,7 +45,7 @@ class Confinement:
         """Return the keyword arguments for the SDK's `containers.create`."""
         from docker.types import DeviceRequest, Mount, Ulimit
 
-        mounts = [Mount(ARTIFACTS, str(self.results), type="bind")]
+        mounts = [Mount(self.results_at, str(self.results), type="bind")]
         mounts += [
             Mount(target, source, type="bind", read_only=True)
             for target, source in self.inputs.items()

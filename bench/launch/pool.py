@@ -84,6 +84,7 @@ class ContainerPool:
         self._inputs = input_mounts(undertaking.specs)
         self._running: dict[Session, PointSpec] = {}
         self._idle: list[Session] = []
+        self._pending: dict[Session, Order] = {}
         self._outcomes: dict[Session, Finished | Failed] = {}
 
     @property
@@ -101,7 +102,11 @@ class ContainerPool:
         """See `Pool.start`."""
         session = self._session(spec)
         self._running[session] = spec
-        session.send(Order(spec, ARTIFACTS, self._provenance(session), self._whole.force))
+        order = Order(spec, ARTIFACTS, self._provenance(session), self._whole.force)
+        if session.ready:
+            session.send(order)
+        else:
+            self._pending[session] = order
 
     def _session(self, spec: PointSpec) -> Session:
         """A container for the point: an idle one of its image, or a new one."""
@@ -116,7 +121,9 @@ class ContainerPool:
         (results / "results").mkdir(parents=True, exist_ok=True)  # as us, not as the daemon
         gpus = self._resources.gpus.take(gpus_needed(spec))
         try:
-            return Session(self._client, image, Confinement(results, self._inputs, gpus))
+            return Session(
+                self._client, image, Confinement(results, inputs=self._inputs, gpus=gpus)
+            )
         except BaseException:
             self._resources.gpus.give_back(gpus)
             raise
@@ -159,7 +166,16 @@ class ContainerPool:
             display.advance(self._running[session], message.fraction)
         elif isinstance(message, Finished | Failed):
             self._outcomes[session] = message
-        elif isinstance(message, Ready) and message.source != self._whole.store.source:
+        elif isinstance(message, Ready):
+            self._greet(session, message)
+
+    def _greet(self, session: Session, hello: Ready) -> None:
+        """Give a new container its first point, if it runs the sources that it should."""
+        order = self._pending.pop(session)
+        session.ready = hello.source == self._whole.store.source
+        if session.ready:
+            session.send(order)
+        else:
             self._outcomes[session] = Failed(
                 f"{session.image.name} holds other sources than this checkout: build it again "
                 "with `make images`",
@@ -169,9 +185,10 @@ class ContainerPool:
     def _settle(self, session: Session) -> Ended:
         """Book the point of a container, and keep the container for another or end it."""
         spec = self._running.pop(session)
+        self._pending.pop(session, None)
         outcome = self._outcomes.pop(session, None)
         death = "" if outcome else session.death
-        if session.closed or spec.backend != "sim":
+        if session.closed or not session.ready or spec.backend != "sim":
             session.stop()
             self._resources.gpus.give_back(session.confinement.gpus)
         else:

@@ -33,6 +33,7 @@ class Session:
 
         self.image = image
         self.confinement = confinement
+        self.ready = False  # whether the program has said that it can run points
         self.closed = False
         self._frames = Frames()
         self._status: int | None = None

@@ -1,0 +1,66 @@
+"""`bench launch`: any command of `bench` in a system's image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bench.commands.options import artifacts_option
+from bench.commands.places import build_arg_option
+from engines.core.config import System
+
+
+@click.command("launch", context_settings={"ignore_unknown_options": True})
+@click.option(
+    "--system",
+    required=True,
+    metavar="|".join(system.value for system in System),
+    help="Whose image.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(("auto", "cuda", "cpu")),
+    default="auto",
+    show_default=True,
+    help="With all free GPUs, or with none. auto: what this machine has.",
+)
+@artifacts_option
+@build_arg_option
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    *,
+    system: str,
+    device: str,
+    artifacts: str,
+    build_arg: tuple[str, ...],
+    words: tuple[str, ...],
+) -> None:
+    """Run a command of `bench` in a container: bench launch --system orca-max -- run --system ...
+
+    The image is built first if it is missing or stale. The container sees the artifacts directory
+    as `artifacts` and nothing else of this machine; it has no network. Exits like the command.
+    """
+    from bench.files import check_writable
+    from bench.launch.command import run_command
+    from bench.launch.container import WORK, Confinement
+    from bench.launch.daemon import connect
+    from bench.launch.gpus import find_gpus
+    from bench.launch.images import Images, image_system, parse_build_args
+
+    client = connect()
+    images = Images(client, build_args=parse_build_args(build_arg))
+    gpus = tuple(gpu for gpu in find_gpus() if gpu.idle) if device != "cpu" else ()
+    if device == "auto":
+        device = "cuda" if gpus else "cpu"
+    image = images.ensure(
+        images.recipe(image_system(system), device), lambda line: click.echo(line, err=True)
+    )
+    results = Path(artifacts).absolute()
+    check_writable(results)
+    results.mkdir(parents=True, exist_ok=True)
+    confinement = Confinement(results, gpus=gpus, results_at=f"{WORK}/artifacts")
+    ctx.exit(run_command(client, image, ("bench", *words), confinement))

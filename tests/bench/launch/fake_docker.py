@@ -1,0 +1,160 @@
+"""A Docker daemon that is none: images are records, containers are threads behind socket pairs."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import docker
+
+from bench.launch.wire import Message, Order, decode_order, encode
+
+Program = Callable[["FakeContainer", Order], Iterable[Message]]
+
+
+def frame(stream: int, content: bytes) -> bytes:
+    """One piece of an attached container's output."""
+    return struct.pack(">BxxxL", stream, len(content)) + content
+
+
+class FakeContainer:
+    """Follows orders as `daemon.program` says, until its standard input ends."""
+
+    def __init__(self, daemon: FakeDaemon, number: int, image: str, options: Mapping[str, Any]):
+        self.id = f"c{number}"
+        self.image = image
+        self.options = dict(options)
+        self.labels = dict(options.get("labels", {}))
+        self.started = False
+        self.orders: list[Order] = []
+        self.ended = threading.Event()
+        self.status = 0
+        self._daemon = daemon
+
+    def attach(self) -> socket.socket:
+        ours, self.theirs = socket.socketpair()
+        return ours
+
+    def say(self, message: Message) -> None:
+        self.theirs.sendall(frame(1, encode(message)))
+
+    def complain(self, text: str) -> None:
+        self.theirs.sendall(frame(2, text.encode()))
+
+    def start(self) -> None:
+        if self._daemon.start_error:
+            self.theirs.close()
+            raise docker.errors.APIError("no", explanation=self._daemon.start_error)
+        self.started = True
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        for message in self._daemon.hello:
+            self.say(message)
+        with self.theirs, self.theirs.makefile("rb") as lines, suppress(OSError):
+            for line in lines:
+                order = decode_order(line)
+                self.orders.append(order)
+                for message in self._daemon.program(self, order):
+                    self.say(message)
+                if self.ended.is_set():
+                    return
+        self.die(0)
+
+    def die(self, status: int) -> None:
+        """End, as the program or the kernel decides."""
+        self.status = status
+        self.ended.set()
+        self._daemon.remove(self)
+
+    def remove(self, *, force: bool) -> None:
+        assert force
+        if self not in self._daemon.alive:
+            raise docker.errors.NotFound("gone")
+        self._daemon.remove(self)
+
+
+class FakeDaemon:
+    """What the launcher uses of `docker.DockerClient`."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.hello: list[Message] = []
+        self.start_error = ""
+        self.alive: list[FakeContainer] = []
+        self.created: list[FakeContainer] = []
+        self.stored: dict[str, SimpleNamespace] = {}
+        self.build_lines: list[dict[str, str]] = [{"stream": "Step 1/1 : FROM scratch"}]
+        self.builds: list[dict[str, Any]] = []
+        self.removed_images: list[str] = []
+        self._numbers = itertools.count(1)
+        self.containers = SimpleNamespace(create=self._create, list=self._list)
+        self.images = SimpleNamespace(get=self._image, remove=self.removed_images.append)
+        self.api = SimpleNamespace(attach_socket=self._attach, wait=self._wait, build=self._build)
+
+    def version(self) -> dict[str, str]:
+        return {"Version": "0.0-fake"}
+
+    def remove(self, container: FakeContainer) -> None:
+        if container in self.alive:
+            self.alive.remove(container)
+        container.ended.set()
+
+    def _create(self, image: str, command: list[str], **options: Any) -> FakeContainer:
+        container = FakeContainer(self, next(self._numbers), image, options)
+        self.alive.append(container)
+        self.created.append(container)
+        return container
+
+    def _list(self, *, all: bool, filters: Mapping[str, str]) -> list[FakeContainer]:
+        assert all
+        return [c for c in self.alive if filters["label"] in c.labels]
+
+    def _find(self, container_id: str) -> FakeContainer:
+        return next(c for c in self.created if c.id == container_id)
+
+    def _attach(self, container_id: str, params: Mapping[str, int]) -> socket.socket:
+        assert {"stdin", "stdout", "stderr", "stream"} == set(params)
+        return self._find(container_id).attach()
+
+    def _wait(self, container_id: str, **_: Any) -> dict[str, int]:
+        container = self._find(container_id)
+        container.ended.wait()
+        return {"StatusCode": container.status}
+
+    def _image(self, name: str) -> SimpleNamespace:
+        if name not in self.stored:
+            raise docker.errors.ImageNotFound("none")
+        return self.stored[name]
+
+    def _build(self, **arguments: Any) -> Iterable[dict[str, str]]:
+        self.builds.append(arguments)
+        yield from self.build_lines
+        if not any("error" in line for line in self.build_lines):
+            self.put_image(arguments["tag"], source=arguments["buildargs"]["SOURCE_SHA256"])
+
+    def put_image(self, name: str, *, source: str) -> None:
+        self.stored[name] = SimpleNamespace(
+            id=f"sha256:{next(self._numbers):064d}",
+            labels={"sosp23.source": source},
+            attrs={"Size": 1_000_000_000},
+        )
+
+
+def checkout(folder: Path) -> Path:
+    """A folder that has all files that images are made from, with little in them."""
+    for name in ("Dockerfile.astra", "Dockerfile.orca", "Dockerfile.ft", "LICENSE", "MANIFEST.in",
+                 "README.md", "pyproject.toml", "setup.py", "bench/run.py", "csrc/a.cu",
+                 "engines/core.py", "plot/draw.py", "containers/locks/cpu.txt",
+                 "containers/locks/cuda.txt", "containers/extra/none.crt"):  # fmt: skip
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{name}\n")
+    return folder
