@@ -1,6 +1,7 @@
 # Thin targets over the `bench` command; `make help` lists them. Options: BACKEND, QUICK=1, FULL=1,
-# FORCE=1, JOBS, RAY=ADDRESS (a cluster: docs/cluster.md), SEED, LENGTHS=FILE, ARTIFACTS,
-# PYTHON (3.11 or newer).
+# FORCE=1, JOBS, SEED, LENGTHS=FILE, ARTIFACTS, PYTHON (3.11 or newer); for containers RUNNER=docker,
+# DEVICE=cpu|cuda, BUILD_ARGS="NAME=VALUE ..." (docs/containers.md); for a cluster RAY=ADDRESS
+# (docs/cluster.md).
 
 PYTHON    ?= python3
 VENV      ?= .venv
@@ -15,7 +16,9 @@ TRACES = $(if $(QUICK),--quick) $(if $(FULL),--full)
 FLAGS  = --artifacts $(ARTIFACTS) --backend $(BACKEND) $(TRACES) \
          $(if $(SEED),--seed $(SEED)) $(if $(LENGTHS),--lengths $(LENGTHS))
 WORK   = $(if $(JOBS),--jobs $(JOBS))
-PLACE  = $(WORK) $(if $(RAY),--ray $(RAY))
+PLACE  = $(WORK) $(if $(RUNNER),--runner $(RUNNER)) $(BUILD) $(if $(RAY),--ray $(RAY))
+BUILD  = $(foreach argument,$(BUILD_ARGS),--build-arg $(argument))
+IMAGES = $(if $(DEVICE),--device $(DEVICE)) $(BUILD)
 RUN    = $(FLAGS) $(PLACE) $(if $(FORCE),--force)
 # Ray is installed where it is asked for, unless some version of it is there.
 GET_RAY = $(if $(RAY),@$(VENV)/bin/python -c 'import ray' 2>/dev/null || \
@@ -23,7 +26,7 @@ GET_RAY = $(if $(RAY),@$(VENV)/bin/python -c 'import ray' 2>/dev/null || \
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-test doctor all-main all report capacity reference test benchmark \
-        benchmark-models gpu-check gpu-point clean always
+        benchmark-models gpu-check gpu-point images lock bundle bundle-check clean always
 
 help:  ## this list, with the figures, their times and hardware
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## */make \1\t/' | expand -t 18
@@ -89,6 +92,19 @@ gpu-point:  ## one point of Fig. 12 on the GPU, and the simulation's error there
 benchmark-models: install-test  ## tokens/s on the CPU: ours, transformers, CTranslate2
 	@$(VENV)/bin/python -m pip install --quiet --editable ".[benchmark]"
 	@$(VENV)/bin/python -m bench.benchmark_models
+
+images: $(STAMP)  ## build the systems' container images that are missing or stale
+	@$(BENCH) images $(IMAGES)
+
+lock: install  ## renew the images' lock files and Dockerfiles
+	@$(VENV)/bin/python -m pip install --quiet --editable ".[lock]"
+	@PATH="$(VENV)/bin:$$PATH" $(VENV)/bin/python -m tools.lock
+
+bundle: $(STAMP)  ## archive images, locks, results and sources for a repository, with checksums
+	@$(BENCH) bundle --artifacts $(ARTIFACTS) $(IMAGES)
+
+bundle-check: $(STAMP)  ## prove that the bundle is whole and runs without a network
+	@$(BENCH) bundle --check --artifacts $(ARTIFACTS)
 
 clean:  ## remove results, figures and report (the environment and references stay)
 	rm -rf $(ARTIFACTS)/results $(ARTIFACTS)/figures $(ARTIFACTS)/report

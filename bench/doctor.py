@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from bench.files import check_writable
 from bench.provenance import (
     cpu_model,
     git_state,
-    gpu_names,
     memory_bytes,
     package_version,
     usable_cores,
@@ -29,7 +27,6 @@ MIN_PYTHON = (3, 11)
 # One simulated point stays under 1 GiB; all results of all figures under 1 GiB.
 MEMORY_PER_JOB_BYTES = GIB
 DISK_WANTED_BYTES = 2 * GIB
-_TIMEOUT_S = 10
 
 
 class Level(StrEnum):
@@ -59,11 +56,11 @@ def examine(artifacts: Path) -> list[Finding]:
         lambda: check_disk(artifacts),
         lambda: check_write_access(artifacts),
         check_git,
-        check_gpu,
-        check_docker,
     )
+    from bench.launch.checks import container_findings
+
     first, *others = [check() for check in checks]
-    return [first, *check_packages(), *others]
+    return [first, *check_packages(), *others, *container_findings()]
 
 
 def check_python(running: tuple[int, ...] = tuple(sys.version_info[:3])) -> Finding:
@@ -156,32 +153,3 @@ def check_git() -> Finding:
         )
     dirty = " with local changes" if state["git_dirty"] else ""
     return Finding("git", Level.OK, f"commit {state['git_commit'][:12]}{dirty}")
-
-
-def check_gpu() -> Finding:
-    """A GPU is welcome and not needed."""
-    names = gpu_names()
-    if not names:
-        return Finding("GPU", Level.OK, "none: figures are simulated")
-    return Finding("GPU", Level.OK, ", ".join(names))
-
-
-def check_docker() -> Finding:
-    """Docker is optional; client and daemon are told apart."""
-    if shutil.which("docker") is None:
-        return Finding("Docker", Level.OK, "not installed (optional)")
-    command = ("docker", "version", "--format", "{{.Server.Version}}")
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return Finding("Docker", Level.WARN, "client does not answer", "only containers need it")
-    if done.returncode != 0:
-        return Finding(
-            "Docker",
-            Level.WARN,
-            "client without daemon",
-            "start the daemon; only containers need it",
-        )
-    return Finding("Docker", Level.OK, f"daemon {done.stdout.strip()}")

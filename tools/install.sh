@@ -54,8 +54,8 @@ install_torch() {
 }
 
 case $what in
-    base) extras= ;;
-    models) extras='[models]' ;;
+    base) extras='[docker]' ;;
+    models) extras='[models,docker]' ;;
     test) extras='[models,ray,test]' ;;
     *) fail "unknown installation '$what': base, models or test" ;;
 esac

@@ -89,7 +89,7 @@ def settle(given: Mapping[str, Any]) -> dict[str, Any]:
     if given["ray"] is not None:
         if runner == "docker":
             raise UserError(
-                "a cluster runs points in processes of its nodes: omit --runner or --ray"
+                "a cluster runs points in its nodes' processes: omit --runner or --ray"
             )
         return {**given, "runner": "local", "backend": resolve_backend(backend)}
     if runner == "auto":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 from engines.core.errors import UserError
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 TIMEOUT_S = 60  # for one answer; builds and points are followed over streams, without a limit
+_DEFAULT_HOST = "unix:///var/run/docker.sock"
 LAUNCHER = "sosp23.launcher"  # label of every container: whose it is
 
 
@@ -28,11 +31,20 @@ def connect(*, timeout_s: int = TIMEOUT_S) -> DockerClient:
             "brings it), or use --runner local"
         ) from error
     try:
+        _knock(os.environ.get("DOCKER_HOST") or _DEFAULT_HOST)
         client = docker.from_env(timeout=timeout_s)
         client.ping()
     except (docker.errors.DockerException, OSError) as error:
         raise NoDaemonError(explain(error)) from error
     return client
+
+
+def _knock(host: str) -> None:
+    """Try a local daemon's socket: the SDK would not close it when it is refused."""
+    scheme, _, path = host.partition("://")
+    if scheme == "unix":
+        with socket.socket(socket.AF_UNIX) as tried:
+            tried.connect(path)
 
 
 def explain(error: BaseException) -> str:

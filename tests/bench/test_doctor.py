@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
 
 from bench import doctor
@@ -50,21 +49,3 @@ def test_levels_follow_what_is_found() -> None:
     assert doctor.check_memory(GIB // 2).remedy == "use --jobs 1"
     assert doctor.check_memory(1 << 50).level is Level.OK
     assert [f.level for f in doctor.check_packages("no-such-distribution")] == [Level.FAIL]
-
-
-def test_docker_without_a_daemon_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor.check_docker().level is Level.OK
-    assert "figures are simulated" in doctor.check_gpu().found
-    client = tmp_path / "docker"
-    client.write_text("#!/bin/sh\nexit 1\n")
-    client.chmod(0o755)
-    assert doctor.check_docker().level is Level.WARN
-    client.write_text("#!/bin/sh\necho 27.1\n")
-    assert doctor.check_docker().found == "daemon 27.1"
-    gpu = tmp_path / "nvidia-smi"
-    gpu.write_text("#!/bin/sh\necho NVIDIA A100\n")
-    gpu.chmod(0o755)
-    assert doctor.check_gpu().found == "NVIDIA A100"
