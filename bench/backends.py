@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from bench.ft_library import has_library, load_library
 from bench.point import PointSpec
 from engines.core.clock import Clock, VirtualClock, WallClock
 from engines.core.config import GIB, EngineConfig, ModelSpec, Preemption, System, find_model
@@ -197,6 +198,8 @@ def find_platform(spec: PointSpec) -> Platform:
     """Find the device of a point, with its model ready; raises UserError."""
     if spec.backend == "sim":
         return _simulated(spec)
+    if has_library(spec):
+        return load_library(spec)
     return load_platform(spec)
 
 

@@ -18,7 +18,10 @@ import engines
 from bench.point import PointSpec
 
 # What decides a result besides the engines; drawing, driving and reporting do not.
-_BENCH_SOURCES = ("run.py", "metrics.py", "replicas.py", "backends.py", "point.py", "workloads")
+_BENCH_SOURCES = (
+    *("run.py", "metrics.py", "replicas.py", "backends.py", "ft_library.py", "point.py"),
+    "workloads",
+)
 INPUT_FILES = ("trace", "lengths", "device_profile")  # settings that may name a file
 # Sources of the kernels, which an installed package carries and a checkout has elsewhere.
 _CARRIED = Path("kernels", "csrc")

@@ -14,7 +14,8 @@ import time
 import torch
 import torch.distributed as dist
 
-STANDARD_DEVIATION = 0.02
+DEVICE_TYPE = "cuda"
+STANDARD_DEVIATION = 0.02  # of the random weights, as OPT's were before training
 
 
 def main(library):
@@ -23,7 +24,8 @@ def main(library):
     join_ranks()
     order = next_order()
     model = create(order, library=library)
-    answer(answers, {"ready": True})
+    with open(os.path.join(os.path.dirname(library), "..", "COMMIT")) as file:
+        answer(answers, {"commit": file.read().strip()})
     while True:
         order = next_order()
         if order is None:
@@ -83,7 +85,7 @@ def create(arguments, library):
     torch.manual_seed(0)
     model.weights._map(
         lambda weight: torch.empty(
-            weight.shape, dtype=dtype, device=torch.device("cuda", model.device)
+            weight.shape, dtype=dtype, device=torch.device(DEVICE_TYPE, model.device)
         ).normal_(std=STANDARD_DEVIATION)
     )
     model.cuda()
