@@ -1,0 +1,83 @@
+"""The images' Dockerfiles and lock files: renewed, hashed, pinned and lint-free."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from bench.launch.images import CPU_BASE
+from tools import dockerfiles
+from tools.lock import Lock, locks
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILES = sorted(ROOT.glob("Dockerfile.*"))
+
+
+def pins(lock: Lock) -> dict[str, str]:
+    text = lock.path.read_text(encoding="utf-8")
+    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^ ]+)", text, re.M))
+
+
+def test_dockerfiles_are_what_the_template_makes() -> None:
+    made = dockerfiles.render_all()
+    assert sorted(made) == DOCKERFILES
+    for path, text in made.items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `make lock`"
+        assert "@" not in re.sub(r"@sha256:|@v", "", text.partition("FROM")[0])
+
+
+@pytest.mark.parametrize("lock", locks(), ids=lambda lock: lock.name)
+def test_locks_are_made_from_the_present_requirements(lock: Lock) -> None:
+    assert lock.is_current, "run `make lock`"
+    found = pins(lock)
+    for text in lock.requirements:
+        wanted = Requirement(text)
+        assert wanted.specifier.contains(found[wanted.name.lower()]), f"{text}: run `make lock`"
+
+
+@pytest.mark.parametrize("lock", locks(), ids=lambda lock: lock.name)
+def test_every_locked_package_has_hashes(lock: Lock) -> None:
+    text = lock.path.read_text(encoding="utf-8")
+    entries = re.split(r"\n(?=[A-Za-z0-9])", re.sub(r"^#.*\n", "", text, flags=re.M))
+    assert len(entries) == len(pins(lock))
+    assert all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_a_changed_requirement_makes_a_lock_stale() -> None:
+    lock = locks()[0]
+    assert not Lock(lock.name, lock.python, (*lock.requirements, "new>=1")).is_current
+    assert not Lock(lock.name, "3.13", lock.requirements).is_current
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_bases_are_pinned_and_nothing_stands_before_the_command(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    bases = re.findall(r"^FROM (\S+)", text, re.M)
+    outside = [base for base in bases if "/" in base]
+    assert len(outside) == 2
+    assert all(re.search(r"@sha256:[0-9a-f]{64}\}+$", base) for base in outside)
+    assert text.endswith('ENTRYPOINT []\nCMD ["bench", "--help"]\n')
+    assert re.search(r"^USER 10001:10001$", text, re.M)
+    assert re.search(r"@sha256:[0-9a-f]{64}$", CPU_BASE)
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_dockerfiles_are_free_of_lint(path: Path) -> None:
+    hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    if hadolint is None:
+        pytest.skip("hadolint is not installed: make install-test")
+    done = subprocess.run([hadolint, path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["containers/ft_library.sh", "containers/ft_worker.sh",
+                                  "tools/ci_docker.sh", "tools/install.sh"])  # fmt: skip
+def test_scripts_are_shell(name: str) -> None:
+    done = subprocess.run(["sh", "-n", ROOT / name], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
