@@ -158,8 +158,8 @@ def test_each_system_runs_a_model_on_the_cpu(
 ) -> None:
     store = Store(tmp_path / "artifacts")
     specs = [
-        PointSpec(system=system, model="opt-125m", workload="alpaca", backend="cpu", rate=2.0,
-                  duration=4.0, kv_slots=4096, max_batched_tokens=2048)
+        PointSpec(system=system, model="opt-125m", workload="alpaca", backend="cpu", rate=4.0,
+                  duration=2.0, kv_slots=4096, shrink=8)
         for system in ("astra", "orca-oracle", "ft")
     ]  # fmt: skip
     summary = measure(store, specs)
