@@ -77,7 +77,6 @@ Message = Advanced | Finished | Failed
 
 def work(task: Task, channel: Connection) -> None:
     """Serve `task` and report to the runner; never raises, and ends when the runner does."""
-    gc.set_threshold(_COLLECT_EVERY)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides what Ctrl-C means
     threading.Thread(target=_end_with_runner, args=(channel,), daemon=True).start()
     message = attempt(task, channel.send)
@@ -87,6 +86,7 @@ def work(task: Task, channel: Connection) -> None:
 
 def attempt(task: Task, tell: Callable[[Message], None]) -> Finished | Failed:
     """Serve `task`, telling how far it is, and return how it ended; never raises."""
+    gc.set_threshold(_COLLECT_EVERY)
     try:
         return _serve(task, tell)
     except Exception as error:
