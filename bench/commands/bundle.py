@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.options import artifacts_option
-from bench.commands.places import build_arg_option
+from bench.commands.places import build_arg_option, device_option, settle_device
 from bench.commands.tables import print_table
 from bench.launch.context import SYSTEMS
 from engines.core.errors import UserError
@@ -32,13 +32,7 @@ _SYSTEM_OF = {"astra": "astra", "orca": "orca-max", "ft": "ft"}
     metavar="DIR",
     help="The bundle.  [default: bundle in the artifacts directory]",
 )
-@click.option(
-    "--device",
-    type=click.Choice(("auto", "cuda", "cpu")),
-    default="auto",
-    show_default=True,
-    help="Which images: for GPUs, or for machines without. auto: what this machine has.",
-)
+@device_option
 @click.option("--check", is_flag=True, help="Write nothing: prove that the bundle runs offline.")
 @build_arg_option
 def command(
@@ -68,13 +62,12 @@ def _write(
     build_arg: tuple[str, ...],
 ) -> None:
     from bench.launch.bundle import Contents, write_bundle
-    from bench.launch.gpus import find_gpus
     from bench.launch.images import Images, parse_build_args
 
     images = Images(client, build_args=parse_build_args(build_arg))
-    if device == "auto":
-        device = "cuda" if find_gpus() else "cpu"
-    fresh = [images.ensure(images.recipe(system, device), _note) for system in SYSTEMS]
+    fresh = [
+        images.ensure(images.recipe(system, settle_device(device)), _note) for system in SYSTEMS
+    ]
     write_bundle(client, Contents(images.root, fresh, artifacts), folder, _note)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     _note(f"{folder}: {size / 1e9:.2f} GB; prove it with `bench bundle --check --out {folder}`")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.places import build_arg_option
+from bench.commands.places import build_arg_option, device_option, settle_device
 from bench.commands.tables import print_table
 from bench.launch.context import SYSTEMS
 
@@ -25,13 +25,7 @@ _GB = 1e9
     type=click.Choice(SYSTEMS),
     help="Whose image.  [default: all three]",
 )
-@click.option(
-    "--device",
-    type=click.Choice(("auto", "cuda", "cpu")),
-    default="auto",
-    show_default=True,
-    help="For GPUs, or for machines without. auto: what this machine has.",
-)
+@device_option
 @click.option("--force", is_flag=True, help="Build images again that are fresh.")
 @click.option("--list", "only_list", is_flag=True, help="Build nothing.")
 @build_arg_option
@@ -45,12 +39,10 @@ def command(
 ) -> None:
     """Build the images that are missing, or stale against this checkout, and list them."""
     from bench.launch.daemon import connect
-    from bench.launch.gpus import find_gpus
     from bench.launch.images import Images, ImageState, parse_build_args
 
     images = Images(connect(), build_args=parse_build_args(build_arg))
-    if device == "auto":
-        device = "cuda" if find_gpus() else "cpu"
+    device = settle_device(device)
     chosen = systems or SYSTEMS
     for system in () if only_list else chosen:
         recipe = images.recipe(system, device)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from bench.commands.options import artifacts_option
-from bench.commands.places import build_arg_option
+from bench.commands.places import build_arg_option, device_option, settle_device
 from engines.core.config import System
 
 
@@ -18,13 +18,7 @@ from engines.core.config import System
     metavar="|".join(system.value for system in System),
     help="Whose image.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(("auto", "cuda", "cpu")),
-    default="auto",
-    show_default=True,
-    help="With all free GPUs, or with none. auto: what this machine has.",
-)
+@device_option
 @artifacts_option
 @build_arg_option
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
@@ -53,9 +47,8 @@ def command(
 
     client = connect()
     images = Images(client, build_args=parse_build_args(build_arg))
-    gpus = tuple(gpu for gpu in find_gpus() if gpu.idle) if device != "cpu" else ()
-    if device == "auto":
-        device = "cuda" if gpus else "cpu"
+    device = settle_device(device)
+    gpus = tuple(gpu for gpu in find_gpus() if gpu.idle) if device == "cuda" else ()
     image = images.ensure(
         images.recipe(image_system(system), device), lambda line: click.echo(line, err=True)
     )

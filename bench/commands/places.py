@@ -31,6 +31,24 @@ def build_arg_option(function: Function) -> Function:
     )(function)
 
 
+def device_option(function: Function) -> Function:
+    """Add `--device`, which says whose images: for GPUs or for machines without."""
+    return click.option(
+        "--device",
+        type=click.Choice(("auto", "cuda", "cpu")),
+        default="auto",
+        show_default=True,
+        help="Images for GPUs, or for machines without. auto: what this machine has.",
+    )(function)
+
+
+def settle_device(name: str) -> str:
+    """Return "cuda" or "cpu"; `auto` is what this machine has."""
+    from bench.launch.gpus import find_gpus
+
+    return ("cuda" if find_gpus() else "cpu") if name == "auto" else name
+
+
 def place_options(function: Function) -> Function:
     """Add the options named in `PLACE_OPTIONS`."""
     options = (
