@@ -106,9 +106,7 @@ def settle(given: Mapping[str, Any]) -> dict[str, Any]:
     runner, backend = given["runner"], given["backend"]
     if given["ray"] is not None:
         if runner == "docker":
-            raise UserError(
-                "a cluster runs points in its nodes' processes: omit --runner or --ray"
-            )
+            raise UserError("a cluster runs points in its nodes' processes: omit --runner or --ray")
         return {**given, "runner": "local", "backend": resolve_backend(backend)}
     if runner == "auto":
         why_local = _why_local(backend)
