@@ -30,6 +30,7 @@ CPU_BASE = (
 _DECIDING = ("BASE_IMAGE", "DEVICE", "CUDA_ARCHITECTURES", "FT_LIBRARY")
 _TAIL = 10  # lines of a failed step to show
 _STEP_WIDTH = 90
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # the daemon's, for what a step prints as errors
 _WORKS = re.compile(r": (FROM|RUN|COPY) ")  # steps that may take a while
 
 
@@ -207,7 +208,7 @@ def follow_build(
     """Note each step of a build; raises UserError with the last lines of the one that fails."""
     step, tail = "before the first step", list[str]()
     for line in lines:
-        for text in str(line.get("stream", "")).splitlines():
+        for text in _COLOURS.sub("", str(line.get("stream", ""))).splitlines():
             if text.startswith("Step "):
                 step, tail = text, []
                 if _WORKS.search(text):

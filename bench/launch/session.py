@@ -92,8 +92,9 @@ class Session:
     def stop(self) -> None:
         """End the program and remove the container."""
         if hasattr(self, "_stream"):
-            with suppress(OSError):
-                self._stream.close()
+            for end in (self._stream, self._owner):
+                with suppress(OSError):
+                    end.close()
         if hasattr(self, "_container"):
             remove(self._container)
         self.closed = True

@@ -89,7 +89,7 @@ def test_a_failed_build_shows_the_last_lines_of_its_step(root: Path, daemon: Fak
         {"stream": "Step 1/2 : FROM debian"},
         {"stream": "of no interest"},
         {"stream": "Step 2/2 : RUN make\n"},
-        *({"stream": f"line {number}\n"} for number in range(30)),
+        *({"stream": f"\x1b[91mline {number}\x1b[0m\n"} for number in range(30)),
         {"error": "The command '/bin/sh -c make' returned a non-zero code: 2"},
     ]
     notes: list[str] = []

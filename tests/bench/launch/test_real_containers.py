@@ -174,7 +174,7 @@ def test_each_system_runs_a_model_on_the_cpu(
 def test_a_killed_launcher_leaves_nothing_and_the_next_goes_on(
     client: DockerClient, images: Images, tmp_path: Path
 ) -> None:
-    words = ("figure", "fig12-13b-sharegpt", "--backend", "sim", "--runner", "docker",
+    words = ("figure", "fig12-13b-sharegpt", "--backend", "sim", "--quick", "--runner", "docker",
              "--no-plot", "--artifacts", str(tmp_path))  # fmt: skip
     launcher = subprocess.Popen([BENCH, *words], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + DEADLINE_S
@@ -209,7 +209,7 @@ def test_a_container_left_behind_is_removed_at_the_next_start(
 
 
 def test_ctrl_c_ends_the_containers(client: DockerClient, images: Images, tmp_path: Path) -> None:
-    words = ("figure", "fig12-13b-sharegpt", "--backend", "sim", "--runner", "docker",
+    words = ("figure", "fig12-13b-sharegpt", "--backend", "sim", "--quick", "--runner", "docker",
              "--no-plot", "--artifacts", str(tmp_path))  # fmt: skip
     launcher = subprocess.Popen([BENCH, *words], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + DEADLINE_S
