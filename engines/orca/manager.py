@@ -58,8 +58,11 @@ class BuddyManager:
         sequence.blocks = []
 
     def fork(self, group: SequenceGroup, parents: tuple[int, ...], batch: Batch) -> None:
-        """Copy the whole cache of each continued beam into the chunk of one that ended."""
-        num_tokens = group.context_len(batch.step)
+        """Copy the chunk of each continued beam into that of one that ended.
+
+        All of it, as in the original, which pairs the blocks of both reservations, filled or not.
+        """
+        num_tokens = 1 << self.allocator.order_for(self.reserved_len(group.request))
         for sequence, parent in zip(group.running, parents, strict=True):
             source = group.running[parent]
             if sequence is not source:
