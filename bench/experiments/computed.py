@@ -58,12 +58,16 @@ def _added(
         prompts=prompts,
         prompt_tokens=prompt_tokens,
         decodes=BATCH_DECODES,
+        groups=BATCH_DECODES + prompts,
         context_tokens=BATCH_CONTEXT_TOKENS,
         prompt_squares=prompt_squares,
         swapped_bytes=swapped_bytes,
         transfers=transfers,
     )
-    return cost.seconds(work) - cost.decode_seconds(BATCH_DECODES, BATCH_CONTEXT_TOKENS)
+    without = cost.decode_seconds(
+        BATCH_DECODES, BATCH_CONTEXT_TOKENS, groups=BATCH_DECODES, beam_groups=0
+    )
+    return cost.seconds(work) - without
 
 
 def drawn_workload(name: str) -> Workload:

@@ -169,4 +169,6 @@ def _paper_step_s() -> float:
         block_size=16,
         python_host=True,
     )
-    return cost.decode_seconds(TYPICAL_BATCH, TYPICAL_BATCH * TYPICAL_CONTEXT)
+    return cost.decode_seconds(
+        TYPICAL_BATCH, TYPICAL_BATCH * TYPICAL_CONTEXT, groups=TYPICAL_BATCH, beam_groups=0
+    )

@@ -55,6 +55,7 @@ class Batch:
         "joined",
         "left",
         "num_decodes",
+        "num_groups",
         "num_seqs",
         "num_stoppable",
         "prompts",
@@ -65,7 +66,8 @@ class Batch:
 
     def __init__(self) -> None:
         self.step = 0
-        self.num_seqs = 0  # sequences running, prompts of this step included
+        self.num_groups = 0  # groups running, prompts of this step included
+        self.num_seqs = 0  # their running sequences
         self.context_tokens = 0  # sum of their context lengths
         self.num_decodes = 0  # sequences that decode in this step
         self.decode_context_tokens = 0  # sum of theirs, the new token included
@@ -99,6 +101,7 @@ class Batch:
         """Add a group whose sequences hold `context_len` tokens after this step."""
         group.start_step = self.step
         group.start_len = context_len
+        self.num_groups += 1
         self.num_seqs += len(group.running)
         self.context_tokens += len(group.running) * context_len
         self.joined.extend(group.running)
@@ -113,6 +116,7 @@ class Batch:
 
         Of those, none is reported as forked: executors drop who left before they apply the forks.
         """
+        self.num_groups -= int(len(sequences) == len(group.running))
         self.num_seqs -= len(sequences)
         self.context_tokens -= len(sequences) * group.context_len(self.step)
         self.left.extend(sequences)

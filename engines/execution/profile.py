@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -20,8 +20,10 @@ class DeviceProfile:
 
     Bandwidths in B/s, `flops` for dense layers and `attention_flops` for prompt attention in
     FLOP/s, times in seconds. `kv_block_efficiency` maps a block size to a factor on
-    `kv_bandwidth`. `worker_overhead_s` per device and `sequence_overhead_s` per sequence that gets
-    a token are host time of systems that drive workers, prepare inputs and sample in Python.
+    `kv_bandwidth`. Host time of systems that drive workers, prepare inputs and sample in Python:
+    `worker_overhead_s` per device, `group_overhead_s` per running request, `beam_overhead_s` more
+    for one that searches with beams, `sequence_overhead_s` per sequence that gets a token.
+    `copy_latency_s` is per transfer, one of a block's K or V in one layer, on the device.
     `calibrated` names the parameters that were fitted and on which number.
     """
 
@@ -38,7 +40,10 @@ class DeviceProfile:
     link_latency_s: float
     step_overhead_s: float
     worker_overhead_s: float = 0.0
+    group_overhead_s: float = 0.0
+    beam_overhead_s: float = 0.0
     sequence_overhead_s: float = 0.0
+    copy_latency_s: float = 0.0
     kv_block_efficiency: dict[int, float] = field(default_factory=dict, hash=False)
     calibrated: dict[str, str] = field(default_factory=dict, hash=False)
     sha256: str = ""
@@ -94,7 +99,7 @@ def _parse(text: bytes, source: str) -> DeviceProfile:
         raise UserError(f"device profile {source} is not valid TOML: {error}") from None
     known = {f.name: f for f in fields(DeviceProfile) if f.name != "sha256"}
     tables = {"kv_block_efficiency", "calibrated"}
-    optional = tables | {"worker_overhead_s", "sequence_overhead_s"}
+    optional = tables | {name for name, spec in known.items() if spec.default is not MISSING}
     missing = sorted(known.keys() - optional - values.keys())
     unknown = sorted(values.keys() - known.keys())
     if missing or unknown:

@@ -27,6 +27,7 @@ class SimExecutor:
         token_bytes = model.kv_bytes_per_token / tensor_parallel
         self._token_bytes = token_bytes
         self._block_bytes = block_size * token_bytes
+        self._block_size = block_size
         self._transfers_per_block = 2 * model.num_layers
         self._none_stopped: list[Sequence] = []
 
@@ -35,7 +36,12 @@ class SimExecutor:
         if batch.prompts or batch.copies or batch.swap_in or batch.swap_out:
             elapsed_s = self._cost.seconds(self._work(batch))
         else:
-            elapsed_s = self._cost.decode_seconds(batch.num_decodes, batch.decode_context_tokens)
+            elapsed_s = self._cost.decode_seconds(
+                batch.num_decodes,
+                batch.decode_context_tokens,
+                groups=batch.num_groups,
+                beam_groups=len(batch.beam_groups),
+            )
         return StepResult(elapsed_s, self._beams.step(batch), self._none_stopped)
 
     def _work(self, batch: Batch) -> Work:
@@ -46,14 +52,20 @@ class SimExecutor:
             prompt_tokens += prompt.copies * (total - cached)
             prompt_squares += prompt.copies * (total * total - cached * cached)
         swapped_blocks = len(batch.swap_in) + len(batch.swap_out)
-        copied = sum(copy.num_tokens for copy in batch.copies) if batch.copies else 0
+        copied = copied_blocks = 0
+        for copy in batch.copies:
+            copied += copy.num_tokens
+            copied_blocks += -(-copy.num_tokens // self._block_size)
         return Work(
             prompts=prompts,
             prompt_tokens=prompt_tokens,
             decodes=batch.num_decodes,
+            groups=batch.num_groups,
+            beam_groups=len(batch.beam_groups),
             context_tokens=batch.decode_context_tokens,
             prompt_squares=prompt_squares,
             copied_bytes=copied * self._token_bytes,
+            copy_transfers=copied_blocks * self._transfers_per_block,
             swapped_bytes=swapped_blocks * self._block_bytes,
             transfers=swapped_blocks * self._transfers_per_block,
         )

@@ -19,9 +19,12 @@ WORK = Work(
     prompts=2,
     prompt_tokens=300,
     decodes=30,
+    groups=12,
+    beam_groups=5,
     context_tokens=9000,
     prompt_squares=50_000,
     copied_bytes=1e6,
+    copy_transfers=240,
     swapped_bytes=4e7,
     transfers=160,
 )
@@ -53,6 +56,9 @@ TERMS = [
     ({"pcie_latency_s": 3e-6}, {1: 160 * 3e-6, 4: 160 * 3e-6}),
     ({"step_overhead_s": 0.01}, {1: 0.01, 4: 0.01}),
     ({"worker_overhead_s": 0.005}, {1: 0.005, 4: 0.02}),
+    ({"copy_latency_s": 2e-6}, {1: 240 * 2e-6, 4: 240 * 2e-6}),
+    ({"group_overhead_s": 2e-4}, {1: 24e-4, 4: 24e-4}),
+    ({"beam_overhead_s": 3e-4}, {1: 15e-4, 4: 15e-4}),
     ({"sequence_overhead_s": 1e-4}, {1: 32e-4, 4: 32e-4}),
 ]
 
@@ -101,15 +107,17 @@ def test_block_efficiency_slows_only_its_block_size(block_size: int, factor: flo
     assert time_s == pytest.approx(9000 * 2 * L * H * S / (1e12 * factor))
 
 
-def test_only_python_hosts_pay_for_workers_and_sequences() -> None:
+def test_only_python_hosts_pay_for_workers_groups_and_sequences() -> None:
     """FasterTransformer prepares its inputs in C++."""
     values: dict[str, Any] = {
         "step_overhead_s": 0.01,
         "worker_overhead_s": 0.002,
+        "group_overhead_s": 1e-3,
+        "beam_overhead_s": 2e-3,
         "sequence_overhead_s": 1e-4,
     }
     assert seconds(WORK, python_host=False, degree=4, **values) == 0.01
-    assert seconds(WORK, python_host=True, degree=4, **values) == pytest.approx(0.0212)
+    assert seconds(WORK, python_host=True, degree=4, **values) == pytest.approx(0.0432)
 
 
 def test_grouped_query_attention_reads_fewer_heads() -> None:
@@ -130,11 +138,17 @@ def test_decode_steps_have_one_price(decodes: int, context_tokens: int, degree: 
         link_bandwidth=2e11,
         link_latency_s=1e-5,
         step_overhead_s=0.01,
+        group_overhead_s=2e-4,
+        beam_overhead_s=3e-4,
         sequence_overhead_s=1e-4,
     )
     cost = StepCost(OPT, profile, tensor_parallel=degree, block_size=16, python_host=True)
-    work = Work(decodes=decodes, context_tokens=context_tokens)
-    assert cost.decode_seconds(decodes, context_tokens) == pytest.approx(cost.seconds(work))
+    groups, beam_groups = decodes // 2, decodes // 3
+    work = Work(
+        decodes=decodes, groups=groups, beam_groups=beam_groups, context_tokens=context_tokens
+    )
+    short = cost.decode_seconds(decodes, context_tokens, groups=groups, beam_groups=beam_groups)
+    assert short == pytest.approx(cost.seconds(work))
 
 
 @pytest.mark.parametrize("degree", [0, -1, 3, 80])
