@@ -68,18 +68,44 @@ TABLE1_CLAIMS: tuple[Claim, ...] = tuple(
     for model, tolerance in (("opt-13b", 0.03), ("opt-66b", 0.05), ("opt-175b", 0.05))
 )
 
+PROFILES = "device profiles a100-40gb and a100-80gb"
+
 CALIBRATIONS: tuple[Calibration, ...] = (
     Calibration(
-        "sequence_overhead_s",
-        "device profiles a100-40gb and a100-80gb",
+        "group_overhead_s",
+        PROFILES,
         "mean batched requests of Astra, ShareGPT at 2 req/s (Fig. 13)",
         "fig13:sharegpt@2.0:astra",
     ),
     Calibration(
+        "group_overhead_s",
+        PROFILES,
+        "mean batched requests of Astra, Alpaca at 30 req/s (Fig. 13)",
+        "fig13:alpaca@30:astra",
+    ),
+    Calibration(
         "worker_overhead_s",
-        "device profiles a100-40gb and a100-80gb",
+        PROFILES,
         "the last rate that the original serves Astra with, OPT-175B, ShareGPT: 3 req/s (Fig. 12)",
         "fig12",
+    ),
+    Calibration(
+        "sequence_overhead_s",
+        PROFILES,
+        "the last rates that the original serves with one, two, four and six outputs (Fig. 14)",
+        "fig14",
+    ),
+    Calibration(
+        "beam_overhead_s",
+        PROFILES,
+        "the last rates that the original serves Astra with, beams against parallel (Fig. 14)",
+        "fig14",
+    ),
+    Calibration(
+        "copy_latency_s",
+        PROFILES,
+        "the last rates that the original serves Orca (Pow2) with, likewise (Fig. 14)",
+        "fig14",
     ),
     Calibration(
         "random stream of the shipped lengths",
