@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ORCA_MAX_SEQS = 256
 ASTRA_MAX_SEQS = 2048
+# The original decodes these greedily, and draws the tokens of all others at random.
+GREEDY_WORKLOADS = ("translation-1shot", "translation-5shot")
 
 
 class Platform(Protocol):
@@ -258,5 +260,7 @@ def _simulated(spec: PointSpec) -> SimPlatform:
     model = find_model(spec.model)
     server_profile, server_degree = paper_server(model)
     profile = load_profile(spec.device_profile or server_profile)
+    if spec.trace is None and spec.workload in GREEDY_WORKLOADS:
+        profile = replace(profile, draw_overhead_s=0.0)
     degree = server_degree if spec.tensor_parallel is None else spec.tensor_parallel
     return SimPlatform(model, profile, degree, int(spec.swap_space_gib * GIB * degree), spec.seed)

@@ -72,13 +72,13 @@ PROFILES = "device profiles a100-40gb and a100-80gb"
 
 CALIBRATIONS: tuple[Calibration, ...] = (
     Calibration(
-        "group_overhead_s",
+        "group_overhead_s + draw_overhead_s",
         PROFILES,
         "mean batched requests of Astra, ShareGPT at 2 req/s (Fig. 13)",
         "fig13:sharegpt@2.0:astra",
     ),
     Calibration(
-        "group_overhead_s",
+        "group_overhead_s + draw_overhead_s",
         PROFILES,
         "mean batched requests of Astra, Alpaca at 30 req/s (Fig. 13)",
         "fig13:alpaca@30:astra",

@@ -44,8 +44,8 @@ class StepCost:
     - copies = 2 * copied bytes / copy_bandwidth + copy transfers * copy_latency
     - swap = swapped bytes / pcie_bandwidth + transfers * pcie_latency
     - host = step_overhead, and with `python_host` worker_overhead for each device,
-      group_overhead for each group, beam_overhead for each that searches with beams and
-      sequence_overhead for each sequence
+      group_overhead and draw_overhead for each group, beam_overhead for each that searches with
+      beams and sequence_overhead for each sequence
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class StepCost:
         self._reduce_token_s = 0.0
         if python_host:
             self._fixed_s += tp * profile.worker_overhead_s
-            self._group_s = profile.group_overhead_s
+            self._group_s = profile.group_overhead_s + profile.draw_overhead_s
             self._beam_s = profile.beam_overhead_s
             self._sequence_s = profile.sequence_overhead_s
         if tp > 1:

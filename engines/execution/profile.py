@@ -21,8 +21,9 @@ class DeviceProfile:
     Bandwidths in B/s, `flops` for dense layers and `attention_flops` for prompt attention in
     FLOP/s, times in seconds. `kv_block_efficiency` maps a block size to a factor on
     `kv_bandwidth`. Host time of systems that drive workers, prepare inputs and sample in Python:
-    `worker_overhead_s` per device, `group_overhead_s` per running request, `beam_overhead_s` more
-    for one that searches with beams, `sequence_overhead_s` per sequence that gets a token.
+    `worker_overhead_s` per device, `group_overhead_s` per running request, `draw_overhead_s` more
+    unless it decodes greedily, `beam_overhead_s` more again for one that searches with beams,
+    `sequence_overhead_s` per sequence that gets a token.
     `copy_latency_s` is per transfer, one of a block's K or V in one layer, on the device.
     `calibrated` names the parameters that were fitted and on which number.
     """
@@ -41,6 +42,7 @@ class DeviceProfile:
     step_overhead_s: float
     worker_overhead_s: float = 0.0
     group_overhead_s: float = 0.0
+    draw_overhead_s: float = 0.0
     beam_overhead_s: float = 0.0
     sequence_overhead_s: float = 0.0
     copy_latency_s: float = 0.0

@@ -312,3 +312,26 @@ def test_an_hours_trace_stays_under_a_gibibyte() -> None:
         [sys.executable, "-c", LONG_RUN], capture_output=True, text=True, check=True
     )
     assert int(done.stdout) * 1024 < GIB
+
+
+def test_the_simulation_draws_no_tokens_where_the_original_decodes_greedily(
+    tmp_path: Path,
+) -> None:
+    profile = tmp_path / "draw.toml"
+    profile.write_text(STEP_PROFILE + "draw_overhead_s = 1.0\n")
+
+    def mean_tpot(workload: str) -> float:
+        spec = PointSpec(
+            system="astra",
+            workload=workload,
+            rate=0.01,
+            duration=400.0,
+            device_profile=str(profile),
+            model="llama-13b",
+            kv_slots=15_700,
+        )
+        tpot: float = run_point(spec).metrics["mean_tpot_s"]
+        return tpot
+
+    assert mean_tpot("translation-1shot") == pytest.approx(1.0)
+    assert mean_tpot("alpaca") > 1.9
