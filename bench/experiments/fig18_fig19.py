@@ -52,14 +52,22 @@ FIG18A = Figure(
 
 
 DATASETS = {"sharegpt": "ShareGPT", "alpaca": "Alpaca"}
+# The original's rate in Figure 19b, near what one server sustains.
+END_TO_END_RATE = 2.01
+NEAR_SATURATION = {
+    "sharegpt": (
+        ". 16, 32 and 64 are the best three at any rate, and 128 is the fourth up to 1.5 req/s. "
+        "Nearer to saturation 8 takes its place: of blocks of 128 tokens those partly filled waste "
+        "an eighth of the cache, which then is what latency depends on"
+    )
+}
 KERNEL_ASSUMED = (
     "block sizes differ by what they waste and by how well the kernel reads them; the latter, "
     "kv_block_efficiency of the profile, is assumed"
 )
-# Alpaca's rate is the original's. The paper gives none for ShareGPT. Of 1.5, 1.75 and 2.01 req/s,
-# 1.5 was chosen because its best sizes are the paper's: nearer to saturation, where a queue builds
-# up, 4 or 8 takes the place of 128. So ShareGPT's claim is calibrated, not predicted.
-BLOCK_SIZE_RATES = {"sharegpt": 1.5, "alpaca": 30.1}
+# Both rates are the original's: of its Figure 18b (Alpaca), and of its Figure 19b, which sweeps the
+# same block sizes on ShareGPT. The paper gives no rate of Figure 18b for ShareGPT.
+BLOCK_SIZE_RATES = {"sharegpt": END_TO_END_RATE, "alpaca": 30.1}
 # How many block sizes the paper calls best.
 BEST = {"sharegpt": 4, "alpaca": 2}
 
@@ -75,8 +83,7 @@ def _best_sizes(dataset: str, panel: str, count: int, end: str) -> Claim:
         measure="best_block_size",
         args={"panel": panel, "count": count, "end": end},
         unit="tokens",
-        calibrated="the request rate" if dataset == "sharegpt" else "",
-        notes=KERNEL_ASSUMED,
+        notes=KERNEL_ASSUMED + NEAR_SATURATION.get(dataset, ""),
     )
 
 
@@ -131,9 +138,6 @@ LARGE_BLOCKS = (
     "evicted soon after it was admitted. Recomputed ones return at once and are evicted again, "
     "while nothing is admitted as long as one is swapped out"
 )
-# The original's rate, near what one server sustains.
-END_TO_END_RATE = 2.01
-
 # "Comparable" in the paper.
 COMPARABLE = (16, 32, 64)
 

@@ -120,12 +120,6 @@ CALIBRATIONS: tuple[Calibration, ...] = (
         "fig13:sharegpt@2.0:orca",
     ),
     Calibration(
-        "request rate of ShareGPT's panel",
-        "Fig. 18b",
-        "the paper's best block sizes on ShareGPT",
-        "fig18b:best_block_sizes:sharegpt",
-    ),
-    Calibration(
         "sigma of the output lengths",
         "workload alpaca",
         "mean batched requests of Orca (Oracle), Alpaca at 30 req/s (Fig. 13)",
