@@ -1,7 +1,7 @@
 """Checks every kernel of a device against float64: `python -m engines.kernels.check --device cuda`.
 
 `check_all` returns one result per case; the command prints them and exits with status 1 if any
-exceeds its limit.
+exceeds its limit. With `--whole` it goes over every block size and every context length too.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ HEAD_SIZES = (64, 80, 96, 128, 256)
 BLOCK_SIZES = (1, 2, 3, 7, 8, 16, 17, 32, 64, 128, 256)
 NEW_SHARES = (1.0, 0.5, 0.0, 0.25, 0.75)  # of a context's tokens, at least one, by head size
 LONG_CONTEXTS = (511, 512, 513, 1024, 1025, 2047, 2048, 4095, 4096)
+LARGEST_BLOCK, LONGEST_CONTEXT = 256, 4096
+CONTEXT_STEP = 64  # a case holds every 64th length, so 64 cases hold all
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,37 @@ def attention_cases(dtype: torch.dtype) -> Iterator[Case]:
         yield Case(name, limit, partial(_paged, shape=shape, lengths=[length, 5]))
 
 
+def remaining_cases(device: str) -> Iterator[Case]:
+    """Yield what `all_cases` samples: every other block size, and every context length.
+
+    Types and head sizes take turns, block sizes with all types. Prompts' new tokens are the last
+    two of each context.
+    """
+    dtypes = data_types(device)
+    for block_size in range(1, LARGEST_BLOCK + 1):
+        if block_size in BLOCK_SIZES:
+            continue
+        lengths = boundary_lengths(block_size)
+        for turn, dtype in enumerate(dtypes, block_size):
+            shape = Shape(dtype, HEAD_SIZES[turn % len(HEAD_SIZES)], block_size)
+            share = NEW_SHARES[turn % len(NEW_SHARES)]
+            limit = LIMITS[dtype]
+            yield Case(f"paged {shape}", limit, partial(_paged, shape=shape, lengths=lengths))
+            run = partial(_prefix, shape=shape, lengths=lengths, share=share)
+            yield Case(f"prefix {shape} new {share:.0%}", limit, run)
+            yield Case(f"write {shape}", 0, partial(_write, shape=shape))
+    for first in range(1, CONTEXT_STEP + 1):
+        lengths = list(range(first, LONGEST_CONTEXT + 1, CONTEXT_STEP))
+        dtype, block_size = dtypes[first % len(dtypes)], BLOCK_SIZES[first % len(BLOCK_SIZES)]
+        shape, row = Shape(dtype, 64, block_size, 2, 1), Shape(dtype, 64, LONGEST_CONTEXT, 2, 1)
+        about, limit = f"contexts {first}, {first + CONTEXT_STEP}, ...", LIMITS[dtype]
+        yield Case(f"paged {shape} {about}", limit, partial(_paged, shape=shape, lengths=lengths))
+        run = partial(_prefix_of_two, shape=shape, lengths=lengths)
+        yield Case(f"prefix {shape} {about}", limit, run)
+        run = partial(_contiguous_to, shape=row, ends=lengths)
+        yield Case(f"contiguous {row} {about}", limit, run)
+
+
 def movement_cases(dtype: torch.dtype) -> Iterator[Case]:
     """Yield the cases of writing, copying and swapping, which must be exact."""
     for block_size in BLOCK_SIZES:
@@ -126,6 +159,14 @@ def _contiguous(target: Target, *, shape: Shape, padded: bool) -> float:
     return contiguous_error(target, shape, ends, starts)
 
 
+def _prefix_of_two(target: Target, *, shape: Shape, lengths: list[int]) -> float:
+    return prefix_error(target, shape, lengths, [min(n, 2) for n in lengths])
+
+
+def _contiguous_to(target: Target, *, shape: Shape, ends: list[int]) -> float:
+    return contiguous_error(target, shape, ends, None)
+
+
 def _write(target: Target, *, shape: Shape) -> float:
     return write_differences(target, shape, 29)
 
@@ -139,28 +180,37 @@ def _swap(target: Target, *, shape: Shape, num_caches: int, staging: int) -> flo
 
 
 def all_cases(device: str) -> Iterator[Case]:
-    """Yield every case of a device."""
+    """Yield the cases of a device that a test suite has time for."""
     for dtype in data_types(device):
         yield from attention_cases(dtype)
         yield from movement_cases(dtype)
 
 
-def check_all(device: str) -> list[CheckResult]:
+def whole_grid(device: str) -> Iterator[Case]:
+    """Yield those and the remaining ones."""
+    yield from all_cases(device)
+    yield from remaining_cases(device)
+
+
+def check_all(device: str, *, whole: bool = False) -> list[CheckResult]:
     """Run every case on a device's compiled kernels; raises UserError if there are none."""
     kernels = load_kernels(device)
     if not kernels.compiled:
         raise UserError(f"no compiled {device} kernels: run python -m engines.kernels.build")
     target = Target(kernels, device)
     torch.manual_seed(0)
-    return [CheckResult(c.name, c.run(target), c.limit) for c in all_cases(device)]
+    cases = whole_grid(device) if whole else all_cases(device)
+    return [CheckResult(c.name, c.run(target), c.limit) for c in cases]
 
 
 def main() -> int:
     """Check from the command line; exit status 1 if a case fails, 2 if nothing can be checked."""
     parser = argparse.ArgumentParser(description="Check a device's kernels against float64.")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--whole", action="store_true", help="every block size and context length")
+    options = parser.parse_args()
     try:
-        results = check_all(parser.parse_args().device)
+        results = check_all(options.device, whole=options.whole)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
