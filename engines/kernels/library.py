@@ -108,7 +108,8 @@ def _find_or_build(device: str) -> Path:
     if not path.exists():
         if device == "cuda":
             raise UserError(_how_to_build(device))
-        logger.warning("compiling the CPU kernels once (about half a minute)")
+        if build.find_compiler(device) is not None:  # otherwise building says what is missing
+            logger.warning("compiling the CPU kernels once (about half a minute)")
         build.build(device)
     if device == "cuda":
         check_architecture(path)

@@ -62,7 +62,7 @@ def describe_model(name_or_path: str | Path) -> tuple[ModelSpec, ArchConfig]:
         return spec, arch_from_spec(spec)
     if Path(name_or_path).is_dir():
         return spec_from_config(name_or_path)
-    if len(Path(name_or_path).parts) > 1:
+    if len(Path(name_or_path).parts) > 1 or str(name_or_path).startswith("."):
         raise UserError(f"{name_or_path} is not a directory: give a Hugging Face checkpoint")
     raise unknown_name("model", str(name_or_path), MODELS)
 

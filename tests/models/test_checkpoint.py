@@ -193,6 +193,8 @@ def test_absent_files(opt_copy, tmp_path):
         load(opt_copy)
     with pytest.raises(UserError, match=r"absent is not a directory"):
         load(tmp_path / "absent")
+    with pytest.raises(UserError, match=r"^\./absent is not a directory"):
+        load("./absent")
     with pytest.raises(UserError, match=r"unknown model 'opt-14b': did you mean opt-13b"):
         load("opt-14b")
     with pytest.raises(UserError, match=r"config\.json does not exist"):
