@@ -70,6 +70,18 @@ def measure_profile(
     )  # fmt: skip
 
 
+def usual_effort(device: str, *, quick: bool = False) -> Effort:
+    """GPUs take a larger batch to fill; a quick run tries every step on next to nothing."""
+    from engines.execution.measure import Effort
+
+    if quick:
+        return Effort(
+            tokens=32, batch_size=2, context_len=32, samples=1, rounds=1, steps=2,
+            block_sizes=(1, 16, 256),
+        )  # fmt: skip
+    return Effort(batch_size=32, context_len=1024, tokens=2048) if device == "cuda" else Effort()
+
+
 def _device_memory(device: str) -> int:
     if device == "cuda":
         import torch

@@ -233,7 +233,7 @@ def _decode_plans(device: str) -> tuple[tuple[int, int], ...]:
 
 def measure_device(run: Run) -> dict[str, Any]:
     """Measure the device profile; its text stands in the record."""
-    from bench.profile import measure_profile, profile_text
+    from bench.profile import measure_profile, profile_text, usual_effort
 
     setup = _setup(run)
     measured = measure_profile(
@@ -241,21 +241,9 @@ def measure_device(run: Run) -> dict[str, Any]:
         spec=setup.spec,
         device=run.device,
         dtype=setup.dtype,
-        effort=profile_effort(run.device, quick=run.quick),
+        effort=usual_effort(run.device, quick=run.quick),
     )
     return {"toml": profile_text(measured).splitlines()}
-
-
-def profile_effort(device: str, *, quick: bool) -> Any:
-    """How much to measure for a device's profile."""
-    from engines.execution.measure import Effort
-
-    if quick:
-        return Effort(
-            tokens=32, batch_size=2, context_len=32, samples=1, rounds=1, steps=2,
-            block_sizes=(16, 64),
-        )  # fmt: skip
-    return Effort(tokens=2048, batch_size=32, context_len=1024) if device == "cuda" else Effort()
 
 
 def _kernels(run: Run) -> Any:

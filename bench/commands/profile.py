@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from bench.devices import DEFAULT_MODEL, DEVICES, settle_device, settle_dtype
 from engines.core.config import MODELS, find_model
 from engines.core.errors import UserError
-
-if TYPE_CHECKING:
-    from engines.execution.measure import Effort
 
 
 @click.command("profile")
@@ -48,7 +44,7 @@ def command(
     `bench run --backend sim --device-profile FILE.toml` takes it.
     """
     from bench.files import check_writable, write_file
-    from bench.profile import measure_profile, profile_text
+    from bench.profile import measure_profile, profile_text, usual_effort
 
     if out.suffix != ".toml":
         raise UserError(f"the profile's file must end in .toml, got '{out}'")
@@ -63,20 +59,8 @@ def command(
         spec=spec or find_model(DEFAULT_MODEL[found]),
         device=found,
         dtype=settle_dtype(dtype, found),
-        effort=_effort(found, quick),
+        effort=usual_effort(found, quick=quick),
         tell=lambda line: click.echo(line, err=True),
     )
     write_file(out, profile_text(measured).encode())
     click.echo(str(out))
-
-
-def _effort(device: str, quick: bool) -> Effort:
-    """GPUs take a larger batch to fill; a quick run tries every step on next to nothing."""
-    from engines.execution.measure import Effort
-
-    if quick:
-        return Effort(
-            tokens=32, batch_size=2, context_len=32, samples=1, rounds=1, steps=2,
-            block_sizes=(1, 16, 256),
-        )  # fmt: skip
-    return Effort(batch_size=32, context_len=1024, tokens=2048) if device == "cuda" else Effort()

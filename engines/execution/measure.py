@@ -75,7 +75,7 @@ def measure_terms(subject: Subject, effort: Effort) -> Iterator[Term]:
     yield from measure_linears(subject, effort)
     yield measure_prompt_attention(subject, effort)
     copy = measure_copy_bandwidth(subject.device)
-    yield Term("copy_bandwidth", copy, "a copy of half a GiB, bytes read plus bytes written")
+    yield Term("copy_bandwidth", copy, "a copy beyond all caches, bytes read plus bytes written")
     yield from measure_swap(subject, effort)
     yield from measure_host(subject, effort)
 
