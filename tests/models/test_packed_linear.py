@@ -14,12 +14,12 @@ from engines.models.linear import Linear, Share
 from engines.models.packed import PackedLinear, Packer
 
 CPU = torch.device("cpu")
-needs_mkl = pytest.mark.skipif(
-    not Packer.serves(torch.float32, CPU), reason="this torch is built without MKL"
+needs_onednn = pytest.mark.skipif(
+    not Packer.serves(torch.float32, CPU), reason="this torch is built without oneDNN"
 )
 
 
-@needs_mkl
+@needs_onednn
 @pytest.mark.parametrize("shape", [(2304, 768), (36, 100), (1, 64), (99, 1)])
 def test_packed_product_equals_the_plain_one(shape):
     weight, bias = torch.randn(shape), torch.randn(shape[0])
@@ -33,7 +33,7 @@ def test_packed_product_equals_the_plain_one(shape):
             torch.testing.assert_close(layer(x).double(), expected, rtol=1e-4, atol=1e-4)
 
 
-@needs_mkl
+@needs_onednn
 def test_packing_does_not_depend_on_the_number_of_threads():
     weight, x = torch.randn(300, 200), torch.randn(33, 200)
     threads = torch.get_num_threads()
@@ -46,7 +46,7 @@ def test_packing_does_not_depend_on_the_number_of_threads():
         torch.set_num_threads(threads)
 
 
-@needs_mkl
+@needs_onednn
 def test_a_layout_that_fails_its_proof_is_not_used(monkeypatch):
     call = PackedLinear.__call__
     monkeypatch.setattr(PackedLinear, "__call__", lambda self, x: call(self, x) + (len(x) == 33))
@@ -59,7 +59,7 @@ def column(dtype):
     return builder.column(["layer"], [Share.whole(64)], 32, bias=True)
 
 
-@needs_mkl
+@needs_onednn
 def test_float32_is_packed():
     assert isinstance(column(torch.float32), PackedLinear)
 
