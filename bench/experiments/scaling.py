@@ -9,10 +9,9 @@ The rule, for every panel of the paper's OPT-13B (and LLaMA-13B) experiments:
 - request rates are multiplied by `SHRINK * speed`, where `speed` is the paper's step time over this
   device's, both for `TYPICAL_BATCH` decoding requests of typical length (the former from the
   device profile, the latter the quickest of some measured): requests then arrive as often per step
-  as in the paper. Alpaca's rates are multiplied by `LARGE_BATCHES` too: its steps hold 130 requests,
-  for which a GPU takes 1.3 times as long as for 30 and a CPU, which reads no faster than it
-  computes, about 2.7 times. A device slower than `SLOWEST` is taken to be that fast, so that points have
-  requests at all;
+  as in the paper. Alpaca's rates are multiplied by `LARGE_BATCHES` too: its steps hold 130
+  requests, for which a GPU takes 1.3 times as long as for 30 and a CPU about 2.7 times. A device
+  slower than `SLOWEST` is taken to be that fast, so that points have requests at all;
 - of each curve's rates three remain: the median, the upper quartile and the highest;
 - arrivals last `DURATION_S`, and serving ends after `DRAINED` times that; a request that is cut off
   counts for latency as if it had finished then (a lower bound). Where a steady state is averaged,
