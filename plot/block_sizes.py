@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from bench.experiments.fig18_fig19 import COMPARABLE
 from bench.experiments.model import Figure
@@ -77,13 +77,15 @@ def _shade(ax: Axes, best: tuple[float, float] | None) -> None:
 
 
 def _scale(ax: Axes, latencies: pd.Series[float]) -> None:
-    """Powers of two below, decades on the left."""
+    """Powers of two below; 1, 2 and 5 of each decade on the left."""
     sizes = sorted({int(size) for size in latencies.index})
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     ax.xaxis.set_major_locator(FixedLocator([float(size) for size in sizes]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.set_xlim(sizes[0] / 1.3, sizes[-1] * 1.3)
     if latencies.notna().any():

@@ -13,6 +13,7 @@ from matplotlib import style
 from matplotlib.figure import Figure as Canvas
 
 from bench.experiments import registry
+from bench.experiments.effort import Effort
 from bench.experiments.model import Figure
 from bench.experiments.tables import Choice, PanelTable, PointStore, load_panel
 from engines.core.errors import UserError
@@ -28,6 +29,7 @@ from plot.preemption import draw_preemption_costs
 from plot.sharing import draw_sharing
 from plot.summary import footer, gaps
 
+QUICK = "QUICK RUN: short traces, fewer rates; shows that all works, and decides nothing"
 STYLE = Path(__file__).with_name("paper.mplstyle")
 
 Drawer = Callable[[Figure, Sequence[PanelTable]], Canvas]
@@ -102,7 +104,9 @@ def _content(figure: Figure, store: PointStore, choice: Choice) -> _Content | No
     if figure.panels and all(table.sound.empty for table in tables):
         return None
     draw_it = partial(DRAWERS[figure.plot], figure, tables)
-    return _Content(figure, draw_it, footer(tables, choice.backend), gaps(tables))
+    cautions = [QUICK] if tables and choice.effort is Effort.QUICK else []
+    below = footer(figure, tables, choice.backend)
+    return _Content(figure, draw_it, below, [*cautions, *gaps(tables)])
 
 
 def _draw_content(content: _Content, out_dir: Path) -> list[Path]:

@@ -15,7 +15,7 @@ LINE_IN = 0.098  # height of one footer line
 MARGIN_IN = 0.05
 FOOTER_POINTS = 5.3
 CHARACTERS_PER_IN = 27.0
-FOOTER_COLOUR, GAP_COLOUR = "#777777", "#B03A2E"
+FOOTER_COLOUR, GAP_COLOUR = "#555555", "#B03A2E"
 MAX_GAP_LINES = 8
 PLANNED_LINES = 2  # of the footer; the figure grows for more
 OURS_WIDTH, PAPER_WIDTH, PAPER_OFFSET = 0.54, 0.13, 0.36  # of bars, in units of categories
@@ -74,7 +74,14 @@ def finish(canvas: Canvas, *, footer: str, gaps: Sequence[str]) -> None:
 
 
 def _fold(text: str, limit: int) -> list[str]:
-    """Break a line at its separators rather than inside a phrase."""
+    """Break a line at its separators rather than inside a phrase, into lines of like length."""
+    lines = _broken(text, limit)
+    while limit > 1 and len(_broken(text, limit - 1)) == len(lines):
+        limit -= 1
+    return _broken(text, limit)
+
+
+def _broken(text: str, limit: int) -> list[str]:
     lines = [""]
     for part in text.split(" · "):
         joined = f"{lines[-1]} · {part}" if lines[-1] else part

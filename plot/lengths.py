@@ -11,11 +11,18 @@ from matplotlib.patches import Patch
 from bench.experiments.computed import drawn_workload, length_shares
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
+from bench.workloads.assumed import ALPACA_INPUT_MEAN, ALPACA_OUTPUT_MEAN
 from plot.layout import panel_letter, place_legend
 
 INPUT_COLOUR, OUTPUT_COLOUR = "#0072B2", "#E69F00"
 SHOWN = {"sharegpt": ("ShareGPT", 2000.0), "alpaca": ("Alpaca", 300.0)}
 BINS = 40
+PAPER_MEANS = {  # tokens, Figure 11
+    ("sharegpt", "input"): 161.31,
+    ("sharegpt", "output"): 337.99,
+    ("alpaca", "input"): ALPACA_INPUT_MEAN.value,
+    ("alpaca", "output"): ALPACA_OUTPUT_MEAN.value,
+}
 
 
 def draw_lengths(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
@@ -39,11 +46,9 @@ def draw_lengths(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
             ax.text(
                 0.97,
                 0.92 - 0.11 * place,
-                f"mean {word} {mean:.2f}",
+                f"mean {word} {mean:.1f} (paper {PAPER_MEANS[name, word]:.1f})",
                 transform=ax.transAxes,
                 ha="right",
-                color=colour,
-                fontweight="bold",
                 fontsize=6.5,
             )
         ax.set_xlim(0, longest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 
@@ -10,7 +10,17 @@ from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
 
 CATEGORIES = ("token", "reservation", "internal", "external")
-COMPUTED = "Computed, nothing was run"  # a figure without points
+COMPUTED = {  # figures without points
+    "fig11": "Drawn from the workloads · ShareGPT: shipped statistics · "
+    "Alpaca: synthetic, with the paper's means",
+    "fig19-a": "Simulated: computed from the prices of the device profile, nothing was run",
+}
+WORKLOADS = {
+    "sharegpt": "ShareGPT",
+    "alpaca": "Alpaca",
+    "translation-1shot": "translation",
+    "translation-5shot": "translation",
+}
 BACKEND_WORDS = {
     "sim": "Simulated, device profile",
     "cpu": "Measured on CPU,",
@@ -69,13 +79,16 @@ def by_block_size(table: PanelTable) -> pd.Series[float]:
     return frame.set_index("block_size")["mean_normalized_latency_s"].sort_index()
 
 
-def footer(tables: Sequence[PanelTable], backend: str) -> str:
+def footer(figure: Figure, tables: Sequence[PanelTable], backend: str) -> str:
     """What a figure shows and how it came about, in one line."""
     if not tables:
-        return COMPUTED
+        return COMPUTED.get(figure.name, "Computed, nothing was run")
     devices = _distinct(tables, "device") or _distinct(tables, "device_profile")
     systems = {curve.system for table in tables for curve in table.panel.curves}
     parts = [f"{BACKEND_WORDS[backend]} {', '.join(devices) if devices else 'unknown'}"]
+    parts.append(
+        f"{_all_of(tables, 'model', model_name)}, {_all_of(tables, 'workload', _workload)}"
+    )
     if any(system.startswith("orca") for system in systems):
         parts.append("Orca: our proxy on the same engine")
     if "ft" in systems:
@@ -98,6 +111,20 @@ def gaps(tables: Iterable[PanelTable]) -> list[str]:
                 shown = ", ".join(points[:6]) + (" …" if len(points) > 6 else "")
                 lines.append(f"{table.panel.title}: {len(points)} {state} ({shown} req/s)")
     return lines
+
+
+def model_name(name: str) -> str:
+    """A model's name as people write it: `opt-13b` is OPT-13B."""
+    return name.upper().replace("LLAMA", "LLaMA")
+
+
+def _workload(name: str) -> str:
+    return WORKLOADS.get(name, name)
+
+
+def _all_of(tables: Sequence[PanelTable], column: str, word: Callable[[str], str]) -> str:
+    values = _distinct(tables, column) or [str(table.panel.settings[column]) for table in tables]
+    return ", ".join(dict.fromkeys(word(value) for value in values))
 
 
 def _distinct(tables: Iterable[PanelTable], column: str) -> list[str]:

@@ -66,8 +66,7 @@ def at_effort(panel: Panel, effort: Effort) -> Panel:
     settings = _shortened(panel.settings)
     seconds = settings["duration"] - settings.get("warmup", 0.0)
     curves = tuple(_thinned(curve, seconds) for curve in panel.curves)
-    note = "; ".join(filter(None, (panel.note, "QUICK RUN, not for conclusions")))
-    return replace(panel, curves=curves, settings=settings, full_settings={}, note=note)
+    return replace(panel, curves=curves, settings=settings, full_settings={})
 
 
 def _shortened(settings: Any) -> dict[str, Any]:

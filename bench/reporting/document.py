@@ -8,22 +8,25 @@ from typing import TYPE_CHECKING
 from bench.experiments import registry
 from bench.reference import comparison_text, shown_lines
 from bench.reporting.verdicts import (
-    Status,
     Verdict,
     basis_text,
+    by_reason,
     deviation_text,
+    gap_text,
     interval_text,
     ours_text,
     paper_text,
     reason_text,
     source_text,
     tolerance_text,
+    why_text,
 )
 from bench.reporting.wording import (
     BACKENDS,
     BASELINES,
     CAPACITY_HEAD,
     CAPACITY_METHOD,
+    bases_text,
     capacity_cells,
     figure_title,
     headline,
@@ -41,6 +44,7 @@ def to_markdown(report: Report) -> str:
     """The report as Markdown."""
     sections = [
         f"# The paper's claims against this artifact\n\n**{headline(report)}.**",
+        f"By how our numbers came about: {bases_text(report)}.",
         f"{BACKENDS[report.choice.backend]} {settings_text(report)}",
         *_verdict_sections(report),
         *_failures(report),
@@ -78,11 +82,18 @@ def _verdict_row(verdict: Verdict) -> list[str]:
 
 
 def _failures(report: Report) -> list[str]:
-    undecided = [v for v in report.verdicts if v.status is not Status.PASS]
-    if not undecided:
-        return []
-    lines = [f"- **{v.status.value}**: {v.claim.text}: {reason_text(v)}." for v in undecided]
-    return ["## Claims that do not hold or are not decided", "\n".join(lines)]
+    lines = [line for group in by_reason(report.verdicts) for line in _reason(group)]
+    return ["## Claims that do not hold or are not decided", "\n".join(lines)] if lines else []
+
+
+def _reason(group: Sequence[Verdict]) -> Iterable[str]:
+    first = group[0]
+    mark = f"- **{first.status.value}**: "
+    if len(group) == 1:
+        yield f"{mark}{first.claim.text}: {reason_text(first)}."
+        return
+    yield f"{mark}{len(group)} claims of {figure_title(first.figure)}: {why_text(first.claim)}."
+    yield from (f"  - {verdict.claim.text}: {gap_text(verdict)}." for verdict in group)
 
 
 def _capacity_sections(rows: Sequence[CurveCapacity]) -> list[str]:

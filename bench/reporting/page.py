@@ -24,6 +24,7 @@ from bench.reporting.page_parts import (
 from bench.reporting.verdicts import Status, Verdict
 from bench.reporting.wording import (
     BACKENDS,
+    bases_text,
     figure_title,
     headline,
     pending_by_reason,
@@ -97,6 +98,7 @@ def _facts(report: Report) -> Html:
         "results": kinds[report.choice.backend],
         "devices": ", ".join(devices) or "none",
         "traces": settings_text(report).rstrip("."),
+        "claims by basis": bases_text(report),
         "points": str(summary.num_points),
         "work, one point after another": clock(summary.busy_s),
         "sources": ", ".join(sources) or "-",

@@ -12,13 +12,16 @@ from bench.reporting.verdicts import (
     Status,
     Verdict,
     basis_text,
+    by_reason,
     deviation_text,
+    gap_text,
     interval_text,
     ours_text,
     paper_text,
     reason_text,
     source_text,
     tolerance_text,
+    why_text,
 )
 from bench.reporting.wording import CAPACITY_HEAD, capacity_cells
 
@@ -129,18 +132,21 @@ def _claim_row(verdict: Verdict, notes: Mapping[str, str]) -> list[str]:
 
 def failure_list(verdicts: Sequence[Verdict]) -> Html:
     """The claims that do not hold or are not decided, each with its reason."""
-    items = [
-        element(
-            "li",
-            element(
-                "p", badge(v.status), " ", _link(v.figure), ": ", element("strong", v.claim.text)
-            ),
-            element("p", _sentence(reason_text(v))),
-            class_=f"reason {v.status.name.lower()}",
-        )
-        for v in verdicts
-    ]
-    return element("ul", *items, class_="reasons")
+    return element("ul", *(_reason(group) for group in by_reason(verdicts)), class_="reasons")
+
+
+def _reason(group: Sequence[Verdict]) -> Html:
+    first = group[0]
+    heading = [badge(first.status), " ", _link(first.figure), ": "]
+    if len(group) == 1:
+        heading.append(element("strong", first.claim.text))
+        parts = [element("p", *heading), element("p", _sentence(reason_text(first)))]
+    else:
+        heading.append(element("strong", f"{len(group)} claims"))
+        gaps = (element("li", f"{v.claim.text}: {gap_text(v)}") for v in group)
+        why = element("p", _sentence(why_text(first.claim)))
+        parts = [element("p", *heading), element("ul", *gaps), why]
+    return element("li", *parts, class_=f"reason {first.status.name.lower()}")
 
 
 def _sentence(text: str) -> str:

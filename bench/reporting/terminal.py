@@ -11,13 +11,15 @@ from rich.table import Table
 from bench.reference import comparison_text
 from bench.reporting.verdicts import (
     Status,
+    by_reason,
     deviation_text,
+    gap_text,
     ours_text,
     paper_text,
-    reason_text,
     tolerance_text,
+    why_text,
 )
-from bench.reporting.wording import headline
+from bench.reporting.wording import bases_text, headline
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,9 +40,11 @@ def print_report(report: Report, console: Console) -> None:
     console.print(_verdicts(report))
     if report.capacities:
         console.print(_capacities(report))
-    for verdict in report.failed:
-        line = f"[red]fails[/]: {verdict.claim.text}: {escape(reason_text(verdict))}"
-        console.print(line, highlight=False)
+    for group in by_reason(report.failed):
+        for verdict in group:
+            line = f"[red]fails[/]: {verdict.claim.text}: {escape(gap_text(verdict))}"
+            console.print(line, highlight=False)
+        console.print(f"  because {escape(why_text(group[0].claim))}", highlight=False)
     if report.problems:
         console.print(
             f"[yellow]{len(report.problems)} points are missing, corrupt or stale[/]: "
@@ -48,6 +52,7 @@ def print_report(report: Report, console: Console) -> None:
         )
     if report.reference is not None:
         console.print(comparison_text(report.reference), highlight=False)
+    console.print(f"by basis: {bases_text(report)}", highlight=False)
     console.print(
         f"[bold]{headline(report)}[/] ({report.choice.backend}, "
         f"{report.summary.num_points} points, {report.summary.busy_s:.0f} s of work)"

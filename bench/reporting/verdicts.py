@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -187,12 +188,33 @@ def reason_text(verdict: Verdict) -> str:
         return f"only a bound is known ({ours_text(verdict)}): the rates do not reach the limit"
     if verdict.status is Status.PASS:
         return ""
-    why = claim.notes or "no explanation is recorded"
+    return f"{gap_text(verdict)}: {why_text(claim)}"
+
+
+def gap_text(verdict: Verdict) -> str:
+    """By how much a claim does not hold."""
+    claim = verdict.claim
     allowed = f" where {tolerance_text(claim)} is allowed" if claim.tolerance else ""
     return (
         f"{ours_text(verdict)} against {paper_text(claim)}, off by {deviation_text(verdict)}"
-        f"{allowed}: {why}"
+        f"{allowed}"
     )
+
+
+def why_text(claim: Claim) -> str:
+    """Why a claim does not hold."""
+    return claim.notes or "no explanation is recorded"
+
+
+def by_reason(verdicts: Iterable[Verdict]) -> list[tuple[Verdict, ...]]:
+    """Those that do not hold, with one reason for several claims of a figure told once."""
+    groups: dict[object, list[Verdict]] = {}
+    for verdict in verdicts:
+        if verdict.status is not Status.PASS:
+            shared = verdict.status is Status.FAIL and verdict.claim.notes
+            key = (verdict.figure, verdict.claim.notes) if shared else id(verdict)
+            groups.setdefault(key, []).append(verdict)
+    return [tuple(group) for group in groups.values()]
 
 
 def _amount(claim: Claim, value: float, sign: str = "") -> str:

@@ -53,6 +53,17 @@ def headline(report: Report) -> str:
     return ", ".join(counts)
 
 
+def bases_text(report: Report) -> str:
+    """How many claims hold, by how our number came about."""
+    parts = []
+    for basis in ("predicted", "calibrated", "measured", "computed"):
+        mine = [v for v in report.verdicts if v.ours is not None and v.basis == basis]
+        if mine:
+            held = sum(verdict.status is Status.PASS for verdict in mine)
+            parts.append(f"{held} of {len(mine)} {basis} hold")
+    return ", ".join(parts) or "nothing has been run"
+
+
 def figure_title(name: str) -> str:
     """The title over a figure's verdicts; Table 1 has verdicts too."""
     figure = registry.FIGURES.get(name)

@@ -14,7 +14,8 @@ from bench.experiments.model import Claim
 from bench.experiments.tables import Choice, load_panel
 from bench.report import build_report, write_report
 from bench.reporting.measures import MEASURES, Measurement, capacity_ratio, largest_capacity_ratio
-from bench.reporting.verdicts import Status, deviation_of, judge, reason_text
+from bench.reporting.verdicts import Status, by_reason, deviation_of, judge, reason_text
+from bench.reporting.wording import bases_text
 from bench.results import Store
 from bench.run import Outcome
 from engines.core.errors import UserError
@@ -129,6 +130,25 @@ def test_notes_are_shown_only_where_the_claim_fails(monkeypatch):
     failed = reason_text(judged(made, Estimate(20.0), monkeypatch))
     assert "because of the weather" in failed
     assert "+100.0 %" in failed
+
+
+def test_one_reason_for_several_claims_is_told_once(monkeypatch):
+    def failed(text: str, notes: str):
+        return judged(claim(text=text, notes=notes), Estimate(20.0), monkeypatch)
+
+    held = judged(claim(notes="rain"), Estimate(10.0), monkeypatch)
+    verdicts = [failed("a", "rain"), held, failed("b", "sun"), failed("c", "rain"), failed("d", "")]
+    verdicts.append(failed("e", ""))
+    told = [[verdict.claim.text for verdict in group] for group in by_reason(verdicts)]
+    assert told == [["a", "c"], ["b"], ["d"], ["e"]]
+
+
+def test_claims_are_counted_by_how_they_were_obtained(store):
+    fill(store, "fig2")
+    report = build_report(store, Choice())
+    assert "4 of 4 computed hold" in bases_text(report)
+    assert "of 12 calibrated hold" in bases_text(report)
+    assert "of 2 predicted hold" in bases_text(report)
 
 
 def test_ratio_of_capacities(store):

@@ -67,10 +67,13 @@ def test_paper_values_come_from_the_claims():
 
 
 def test_footer_says_how_the_numbers_came_about(made_up):
-    text = footer([table(made_up(), SHAREGPT)], "sim")
+    text = footer(registry.FIGURES["fig12"], [table(made_up(), SHAREGPT)], "sim")
     for part in ("Simulated", "1x made-up", "proxy", "request-level policy", "600 s", "seed 0"):
         assert part in text
-    assert "Measured on CPU" in footer([table(made_up(), "fig2-13b-sharegpt")], "cpu")
+    assert "OPT-13B, ShareGPT" in text
+    fig2 = footer(registry.FIGURES["fig2"], [table(made_up(), "fig2-13b-sharegpt")], "cpu")
+    assert "Measured on CPU" in fig2
+    assert "shipped statistics" in footer(registry.FIGURES["fig11"], [], "sim")
 
 
 def test_gaps_name_missing_and_stale_points(made_up):
