@@ -19,7 +19,7 @@ BASES = (
     "**predicted**: simulated, and no parameter was fitted on this number.",
     "**calibrated**: simulated, and a parameter was fitted on this very number.",
     "**measured**: a model ran on the device that is named.",
-    "**computed**: follows from shapes and sizes, or from a device profile's prices, without a run.",
+    "**computed**: follows from sizes, or from a device profile's prices, without a run.",
 )
 PICTURES = (
     "Small pictures in the tables: the dark mark is the paper's value or range, the band what the "
