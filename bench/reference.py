@@ -1,8 +1,8 @@
-"""Reference results: small tables of a full run that others can hold theirs against.
+"""Reference results: small tables of a whole run that others can hold theirs against.
 
 `points.csv` has a row for each point of the registry with its main metrics, `claims.csv` one for
-each claim and `capacities.csv` one for each curve; `figures/` holds small pictures. The simulation
-is exact: equal sources give equal metrics, to the last bit on one machine.
+each claim and `capacities.csv` one for each curve; `figures/` holds small pictures. They are of the
+simulation; those of quick runs and of the paper's traces have a folder of their own.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +19,10 @@ from bench.experiments.tables import Choice, PointStore, load_panel
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.point import PointSpec
     from bench.report import Report
 
 POINTS, CLAIMS, CAPACITIES, FIGURES = "points.csv", "claims.csv", "capacities.csv", "figures"
-USUAL = Path("artifacts", "reference")
-RELATIVE_TOLERANCE = 1e-9
-MOST_LINES = 20
+USUAL = Path("artifacts", "reference", "sim")
 KEYS = ("panel", "system", "sampling", "block_size", "rate", "seed", "digest")
 METRICS = (
     "requests",
@@ -48,22 +44,6 @@ METRICS = (
     "kv_used_pct",
     "sharing_saving_pct",
 )
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Results held against the reference.
-
-    `lines` name the points that differ, with the metric that differs most; `num_unknown` points
-    of the reference are not among the registry's present points.
-    """
-
-    directory: Path
-    num_reference: int
-    num_compared: int
-    num_equal: int
-    num_unknown: int
-    lines: tuple[str, ...]
 
 
 def point_rows(store: PointStore, choice: Choice) -> list[dict[str, Any]]:
@@ -132,7 +112,7 @@ def capacity_rows(report: Report) -> list[dict[str, Any]]:
 def reference_files(
     store: PointStore, report: Report, pictures: Mapping[str, bytes]
 ) -> dict[str, bytes]:
-    """All files of the reference by their relative path. `pictures` are PNGs by figure."""
+    """All tables and pictures of the reference by relative path. `pictures` are PNGs by figure."""
     tables = {
         POINTS: point_rows(store, report.choice),
         CLAIMS: claim_rows(report),
@@ -163,28 +143,53 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
+def usual_directory(choice: Choice) -> Path:
+    """Where the reference for a choice lies, below the present folder."""
+    return USUAL / choice.effort.folder
+
+
 def find_reference(directory: str | None, choice: Choice) -> Path | None:
-    """The directory given, or the usual one below the present folder if it holds results."""
+    """The directory given, or the usual one if it holds results that the choice's can equal."""
     if directory is not None:
         return Path(directory)
-    usual = USUAL / choice.backend
-    return usual if (usual / POINTS).exists() else None
+    usual = usual_directory(choice)
+    comparable = choice.backend == "sim" and not choice.overrides
+    return usual if comparable and (usual / POINTS).exists() else None
 
 
 def read_points(directory: Path) -> dict[str, dict[str, Any]]:
     """The reference's points by digest, metrics as floats; raises UserError if there are none."""
     path = directory / POINTS
+    return {row["digest"]: _numbers(row, path) for row in _rows(path, {*KEYS, *METRICS})}
+
+
+def read_claims(directory: Path) -> list[dict[str, str]]:
+    """The reference's claims as text; raises UserError if there are none or a number is bad."""
+    path = directory / CLAIMS
+    rows = _rows(path, {"figure", "claim", "ours", "unit", "verdict"})
+    for row in rows:
+        try:
+            float(row["ours"] or 0.0)
+        except ValueError as error:
+            raise UserError(f"reference results {path} hold a bad number: {error}") from error
+    return rows
+
+
+def _rows(path: Path, columns: set[str]) -> list[dict[str, str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
     except FileNotFoundError:
-        raise UserError(f"no reference results at {path}: see --reference") from None
-    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"no reference results at {path}: name their folder with --reference, or make them "
+            "with 'bench reference --renew'"
+        ) from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"reference results {path} cannot be read: {error}") from error
-    missing = {*KEYS, *METRICS} - set(rows[0] if rows else ())
+    missing = columns - set(rows[0] if rows else ())
     if missing:
         raise UserError(f"reference results {path} lack columns: {', '.join(sorted(missing))}")
-    return {row["digest"]: _numbers(row, path) for row in rows}
+    return rows
 
 
 def _numbers(row: dict[str, str], path: Path) -> dict[str, Any]:
@@ -193,72 +198,3 @@ def _numbers(row: dict[str, str], path: Path) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise UserError(f"reference results {path} hold a bad number: {error}") from error
     return {**row, **numbers}
-
-
-def differences(reference: Mapping[Any, Any], ours: Mapping[Any, Any]) -> dict[str, float]:
-    """Relative difference of every metric that is not the same within rounding."""
-    found = {}
-    for metric in METRICS:
-        expected, got = (_number(row.get(metric)) for row in (reference, ours))
-        if math.isnan(expected) and math.isnan(got):
-            continue
-        if not math.isclose(expected, got, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-12):
-            scale = abs(expected) or 1.0
-            found[metric] = abs(got - expected) / scale if math.isfinite(got) else math.inf
-    return found
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
-
-
-def registered_specs(choice: Choice) -> dict[str, PointSpec]:
-    """Every point of the registry under this choice, by digest."""
-    panels = [panel for figure in registry.FIGURES.values() for panel in figure.panels]
-    return {spec.digest: spec for panel in panels for spec in choice.points(panel)}
-
-
-def compare(store: PointStore, directory: Path, choice: Choice) -> Comparison:
-    """Hold all sound results of this choice against the reference in `directory`."""
-    reference = read_points(directory)
-    specs = registered_specs(choice)
-    known = [digest for digest in reference if digest in specs]
-    loaded = store.load(specs[digest] for digest in known).set_index("digest")
-    rows = {str(digest): row for digest, row in loaded.to_dict("index").items()}
-    lines = []
-    for digest in (d for d in known if d in rows):
-        found = differences(reference[digest], rows[digest])
-        if found:
-            lines.append(_line(reference[digest], rows[digest], found))
-    num_compared = sum(digest in rows for digest in known)
-    return Comparison(
-        directory=directory,
-        num_reference=len(reference),
-        num_compared=num_compared,
-        num_equal=num_compared - len(lines),
-        num_unknown=len(reference) - len(known),
-        lines=tuple(lines),
-    )
-
-
-def _line(reference: Mapping[str, Any], ours: Mapping[Any, Any], found: Mapping[str, float]) -> str:
-    metric = max(found, key=lambda name: found[name])
-    return (
-        f"{reference['panel']}: {reference['system']} at {reference['rate']:g} req/s: {metric} is "
-        f"{_number(ours.get(metric)):.6g}, the reference has {reference[metric]:.6g}"
-    )
-
-
-def comparison_text(found: Comparison) -> str:
-    """The comparison in one line."""
-    if not found.num_compared:
-        return f"none of the {found.num_reference} reference points has been run"
-    same = f"{found.num_equal} of {found.num_compared} points run equal the reference"
-    return f"{same}; it holds {found.num_reference}"
-
-
-def shown_lines(lines: Sequence[str]) -> Iterable[str]:
-    """The first lines, and how many more there are."""
-    yield from lines[:MOST_LINES]
-    if len(lines) > MOST_LINES:
-        yield f"… and {len(lines) - MOST_LINES} more"

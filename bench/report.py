@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.capacity import Estimate
+from bench.comparison import Comparison, compare
 from bench.experiments import registry
 from bench.experiments.effort import Effort
 from bench.experiments.model import Figure
 from bench.experiments.tables import COMPLETE, Choice, PanelTable, load_panel
 from bench.intervals import Mean
-from bench.reference import Comparison, compare
 from bench.reporting.document import to_markdown
 from bench.reporting.measures import Tables, describe_absent, measured_kernels
 from bench.reporting.page import to_html

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.options import artifacts_option, quiet_option
+from bench.commands.options import (
+    artifacts_option,
+    effort_options,
+    quiet_option,
+    resolve_backend,
+)
+from bench.commands.reference_output import print_claims, print_points, readme
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,26 +21,30 @@ if TYPE_CHECKING:
     from bench.results import Store
 
 PICTURE_WIDTH = 1000  # pixels, so that all pictures together stay well below a megabyte
-README = """\
-# Reference results, simulated
-
-A full run of every figure and capacity search with `bench reference --renew`, at the original
-scripts' trace lengths. `points.csv` has one row for each point with its main metrics,
-`claims.csv` one for each claim, `capacities.csv` one for each curve; `figures/` holds small
-pictures. `bench reference` compares your results with these; equal sources give equal metrics.
-
-| what | value |
-|---|---|
-"""
 
 
 @click.command("reference")
 @artifacts_option
+@effort_options
+@click.option(
+    "--backend",
+    default="sim",
+    show_default=True,
+    metavar="sim|cpu|cuda",
+    help="Whose results to hold against the reference. The reference itself is simulated.",
+)
 @click.option(
     "--reference",
     type=click.Path(file_okay=False),
     metavar="DIR",
     help="Where the reference lies.  [default: artifacts/reference/sim]",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=0.01,
+    show_default=True,
+    help="Relative difference of a metric that is still no difference.",
 )
 @click.option("--renew", is_flag=True, help="Run everything, then write the reference anew.")
 @click.option(
@@ -44,83 +53,98 @@ pictures. `bench reference` compares your results with these; equal sources give
 @quiet_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    /,
-    *,
-    artifacts: str,
-    reference: str | None,
-    renew: bool,
-    jobs: int | None,
-    quiet: bool,
+    ctx: click.Context, /, *, artifacts: str, reference: str | None, renew: bool, **options: Any
 ) -> None:
-    """Hold the simulated results against the reference, point by point.
+    """Hold results against the reference: claim by claim, then point by point.
 
-    Equal sources give equal metrics; with other sources the largest difference of each point is
-    told. Exit status 1 if any point differs. With --renew, all figures and capacity searches run
-    (those that are complete are skipped), and the reference is written anew.
+    Equal sources give equal metrics; exit status 1 if any point differs by more than the
+    tolerance. Measured results have no points in common with the reference: their claims are
+    compared. With --renew, all figures and capacity searches run in simulation (those that are
+    complete are skipped), and the reference is written anew.
     """
+    from bench.experiments.effort import Effort
     from bench.experiments.tables import Choice
-    from bench.reference import USUAL
+    from bench.reference import usual_directory
     from bench.results import Store
 
-    store, choice = Store(artifacts), Choice()
-    directory = Path(reference) if reference else USUAL / choice.backend
-    if renew:
-        _run_all(ctx, artifacts=artifacts, jobs=jobs, quiet=quiet)
-        _renew(store, choice, directory)
-    else:
-        ctx.exit(_compare(store, choice, directory))
+    effort = Effort.of(quick=options["quick"], full=options["full"])
+    backend = resolve_backend(options["backend"])
+    choice = Choice.of(backend=backend, effort=effort)
+    store = Store(artifacts)
+    directory = Path(reference) if reference else usual_directory(choice)
+    if not renew:
+        ctx.exit(_compare(store, directory, choice, tolerance=options["tolerance"]))
+    if backend != "sim":
+        raise UserError("the reference is simulated: omit --backend")
+    _run_all(ctx, choice, artifacts=artifacts, jobs=options["jobs"], quiet=options["quiet"])
+    _renew(store, choice, directory)
 
 
-def _compare(store: Store, choice: Choice, directory: Path) -> int:
-    from bench.reference import compare, comparison_text, shown_lines
+def _compare(store: Store, directory: Path, choice: Choice, *, tolerance: float) -> int:
+    from bench.comparison import compare, compare_claims, comparison_text, shown_lines
+    from bench.report import build_report
 
-    found = compare(store, directory, choice)
-    if not found.num_compared:
-        raise UserError(f"{comparison_text(found)}: 'bench figure all' runs them")
+    found = compare(store, directory, choice, tolerance=tolerance)
+    report = build_report(store, choice)
+    if not report.summary.num_points:
+        words = " ".join(["bench figure all --backend", choice.backend, *choice.effort.options])
+        raise UserError(f"no results to compare in {store.root}: '{words}' makes them")
+    print_claims(compare_claims(report, directory))
+    if choice.backend != "sim":
+        click.echo(f"{choice.backend} results share no points with the simulated reference")
+        return 0
+    print_points(found.panels, tolerance=tolerance)
     for line in shown_lines(found.lines):
         click.echo(line)
     click.echo(comparison_text(found))
     return 1 if found.lines else 0
 
 
-def _run_all(ctx: click.Context, *, artifacts: str, jobs: int | None, quiet: bool) -> None:
-    """Run all figures and the capacity searches behind all claims, as their commands do."""
+def _run_all(
+    ctx: click.Context, choice: Choice, *, artifacts: str, jobs: int | None, quiet: bool
+) -> None:
+    """Run all figures and the capacity searches behind all claims, as their commands do.
+
+    A quick run searches nothing: its traces are too short to tell what is sustained.
+    """
     from bench.commands.capacity import command as capacity
     from bench.commands.figure import command as figure
+    from bench.experiments.effort import Effort
 
-    common = ["--artifacts", artifacts, *(["--jobs", str(jobs)] if jobs else [])]
+    common = ["--artifacts", artifacts, "--backend", "sim", *choice.effort.options]
+    common += ["--jobs", str(jobs)] if jobs else []
     common += ["--quiet"] if quiet else []
-    for run, words in ((figure, ["all", "--no-plot"]), (capacity, ["--figure", "all"])):
+    runs = [(figure, ["all", "--no-plot"])]
+    if choice.effort is not Effort.QUICK:
+        runs.append((capacity, ["--figure", "all"]))
+    for run, words in runs:
         status = run.main([*words, *common], standalone_mode=False)
         if isinstance(status, int) and status:
             ctx.exit(status)
 
 
 def _renew(store: Store, choice: Choice, directory: Path) -> None:
+    """Write tables, pictures and README; pictures that are no longer drawn are removed."""
     from bench.experiments import registry
+    from bench.experiments.effort import Effort
     from bench.files import write_file
-    from bench.reference import reference_files
+    from bench.reference import FIGURES, reference_files
     from bench.report import build_report
     from bench.reporting.pictures import draw_all, shrink
 
     report = build_report(store, choice)
-    if not report.summary.num_points:
-        raise UserError(f"there are no results in {store.root} to make a reference of")
-    drawings = draw_all(store, choice)
+    drawings = {} if choice.effort is Effort.QUICK else draw_all(store, choice)
     pictures = {
         name: shrink(drawing.png, width=PICTURE_WIDTH)
         for name, drawing in drawings.items()
         if drawing.png and not registry.FIGURES[name].is_measured("sim")
     }
     files = reference_files(store, report, pictures)
-    files["README.md"] = _readme(report.summary.facts, report.summary.num_points)
+    files["README.md"] = readme(report, choice)
     for name, content in files.items():
         write_file(directory / name, content)
+    for path in (directory / FIGURES).glob("*.png"):
+        if f"{FIGURES}/{path.name}" not in files:
+            path.unlink()
     size_kib = sum(map(len, files.values())) / 1024
     click.echo(f"{len(files)} files, {size_kib:.0f} KiB: {directory}")
-
-
-def _readme(facts: Mapping[str, Sequence[str]], num_points: int) -> bytes:
-    rows = [f"| {label} | {'; '.join(values)} |" for label, values in facts.items()]
-    return (README + "\n".join([f"| points | {num_points} |", *rows]) + "\n").encode()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from bench.comparison import comparison_text, shown_lines
 from bench.experiments import registry
-from bench.reference import comparison_text, shown_lines
 from bench.reporting.verdicts import (
     Verdict,
     basis_text,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from bench.comparison import comparison_text, shown_lines
 from bench.experiments import registry
-from bench.reference import comparison_text, shown_lines
 from bench.reporting.markup import Html, element, prose
 from bench.reporting.page_parts import bullets, section, table
 from bench.reporting.wording import BASELINES, CAPACITY_METHOD, provenance_rows

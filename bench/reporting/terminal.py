@@ -8,7 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from bench.reference import comparison_text
+from bench.comparison import comparison_text
 from bench.reporting.verdicts import (
     Status,
     by_reason,

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bench.capacity import LIMIT_S_PER_TOKEN, Bound, Estimate
+from bench.comparison import Comparison
 from bench.experiments import registry
-from bench.reference import Comparison
 from bench.reporting.verdicts import Verdict, reason_text
 from bench.reporting.wording import headline
 
@@ -38,7 +38,14 @@ def to_json(report: Report) -> dict[str, Any]:
 def _reference_values(found: Comparison | None) -> dict[str, Any] | None:
     if found is None:
         return None
-    return {**asdict(found), "directory": found.directory.as_posix(), "lines": list(found.lines)}
+    counts = ("num_reference", "num_compared", "num_equal", "num_close", "num_other")
+    return {
+        "directory": found.directory.as_posix(),
+        "tolerance": found.tolerance,
+        **{name: found.total(name) for name in counts},
+        "num_unknown": found.num_unknown,
+        "lines": list(found.lines),
+    }
 
 
 def _verdict_values(verdict: Verdict) -> dict[str, Any]:

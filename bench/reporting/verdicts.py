@@ -184,6 +184,8 @@ def reason_text(verdict: Verdict) -> str:
         return f"{len(found.absent)} of {found.num_points} points have no sound result"
     if verdict.too_short:
         return f"a quick run is too short to decide ({ours_text(verdict)} here)"
+    if verdict.status is Status.OPEN and verdict.ours is None:
+        return "neither capacity is known: the rates of both curves do not reach the limit"
     if verdict.status is Status.OPEN:
         return f"only a bound is known ({ours_text(verdict)}): the rates do not reach the limit"
     if verdict.status is Status.PASS:
