@@ -71,6 +71,7 @@ capacity: $(STAMP)  ## sustained rates by bisection over three seeds, for the re
 reference: $(STAMP)  ## run everything and renew artifacts/reference/sim, to compare others' runs with
 	@$(BENCH) reference --renew --artifacts $(ARTIFACTS) $(WORK)
 	@$(BENCH) reference --renew --quick --artifacts $(ARTIFACTS) $(WORK)
+	@$(VENV)/bin/python -m bench.readme
 
 test: install-test  ## install what the tests need and run them, linters first
 	@$(VENV)/bin/ruff check .

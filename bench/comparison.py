@@ -160,14 +160,21 @@ def _line(reference: Mapping[str, Any], ours: Mapping[Any, Any], metric: str) ->
 
 
 def compare_claims(report: Report, directory: Path) -> list[ClaimComparison]:
-    """Hold the report's numbers against the reference's, for every claim with a number there."""
+    """Hold the report's numbers against the reference's, for every claim with a number there.
+
+    A number that rests on capacity searches is held against the one that does so there.
+    """
     from bench.reporting.verdicts import paper_text
 
     ours = {(v.figure, v.claim.text): v for v in report.verdicts}
     found = []
     for row in read_claims(directory):
         verdict = ours.get((row["figure"], row["claim"]))
-        if row["ours"] and verdict is not None:
+        if verdict is None:
+            continue
+        by_search = verdict.measurement.method == "searched"
+        number, status = ("searched", "searched_verdict") if by_search else ("ours", "verdict")
+        if row[number]:
             estimate = verdict.ours
             found.append(
                 ClaimComparison(
@@ -175,9 +182,9 @@ def compare_claims(report: Report, directory: Path) -> list[ClaimComparison]:
                     claim=row["claim"],
                     paper=paper_text(verdict.claim),
                     unit=row["unit"],
-                    reference=float(row["ours"]),
+                    reference=float(row[number]),
                     ours=None if estimate is None else estimate.value,
-                    verdicts=(row["verdict"], verdict.status.value),
+                    verdicts=(row[status], verdict.status.value),
                 )
             )
     return found

@@ -20,6 +20,8 @@ from engines.core.errors import UserError
 
 if TYPE_CHECKING:
     from bench.report import Report
+    from bench.reporting.provenance import ReportStore
+    from bench.reporting.verdicts import Verdict
 
 POINTS, CLAIMS, CAPACITIES, FIGURES = "points.csv", "claims.csv", "capacities.csv", "figures"
 USUAL = Path("artifacts", "reference", "sim")
@@ -56,8 +58,8 @@ def point_rows(store: PointStore, choice: Choice) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in rows]
 
 
-def claim_rows(report: Report) -> list[dict[str, Any]]:
-    """One row for each verdict."""
+def claim_rows(report: Report, searched: Report) -> list[dict[str, Any]]:
+    """One row for each verdict off the figures' curves, with the number of capacity searches."""
     from bench.reporting.verdicts import basis_text, reason_text
 
     return [
@@ -67,8 +69,7 @@ def claim_rows(report: Report) -> list[dict[str, Any]]:
             "paper": " to ".join(f"{v:g}" for v in _ends(verdict.claim.paper)),
             "ours": None if verdict.ours is None else verdict.ours.value,
             "bound": "" if verdict.ours is None else verdict.ours.bound.value.strip(),
-            "interval_low": (verdict.measurement.interval or (None, None))[0],
-            "interval_high": (verdict.measurement.interval or (None, None))[1],
+            **_searched_cells(other),
             "unit": verdict.claim.unit,
             "deviation": verdict.deviation,
             "tolerance": verdict.claim.tolerance,
@@ -79,9 +80,23 @@ def claim_rows(report: Report) -> list[dict[str, Any]]:
             "device": ", ".join(verdict.measurement.devices),
             "reason": reason_text(verdict),
         }
-        for verdict in report.verdicts
+        for verdict, other in zip(report.verdicts, searched.verdicts, strict=True)
         if verdict.backend in (report.choice.backend, "none")  # no kernels measured beside
     ]
+
+
+def _searched_cells(verdict: Verdict) -> dict[str, Any]:
+    """A claim's number by bisection, where its capacities were searched."""
+    found = verdict.measurement
+    if found.method != "searched" or found.estimate is None:
+        return dict.fromkeys(("searched", "interval_low", "interval_high", "searched_verdict"))
+    low, high = found.interval or (None, None)
+    return {
+        "searched": found.estimate.value,
+        "interval_low": low,
+        "interval_high": high,
+        "searched_verdict": verdict.status.value,
+    }
 
 
 def _ends(paper: float | tuple[float, float]) -> tuple[float, ...]:
@@ -110,13 +125,16 @@ def capacity_rows(report: Report) -> list[dict[str, Any]]:
 
 
 def reference_files(
-    store: PointStore, report: Report, pictures: Mapping[str, bytes]
+    store: ReportStore, choice: Choice, pictures: Mapping[str, bytes]
 ) -> dict[str, bytes]:
     """All tables and pictures of the reference by relative path. `pictures` are PNGs by figure."""
+    from bench.report import build_report
+
+    searched = build_report(store, choice)
     tables = {
-        POINTS: point_rows(store, report.choice),
-        CLAIMS: claim_rows(report),
-        CAPACITIES: capacity_rows(report),
+        POINTS: point_rows(store, choice),
+        CLAIMS: claim_rows(build_report(store, choice, searched=False), searched),
+        CAPACITIES: capacity_rows(searched),
     }
     return {
         **{name: csv_bytes(rows) for name, rows in tables.items()},
@@ -166,10 +184,11 @@ def read_points(directory: Path) -> dict[str, dict[str, Any]]:
 def read_claims(directory: Path) -> list[dict[str, str]]:
     """The reference's claims as text; raises UserError if there are none or a number is bad."""
     path = directory / CLAIMS
-    rows = _rows(path, {"figure", "claim", "ours", "unit", "verdict"})
+    rows = _rows(path, {"figure", "claim", "ours", "searched", "unit", "verdict"})
     for row in rows:
         try:
-            float(row["ours"] or 0.0)
+            for name in ("ours", "searched"):
+                float(row[name] or 0.0)
         except ValueError as error:
             raise UserError(f"reference results {path} hold a bad number: {error}") from error
     return rows

@@ -6,7 +6,7 @@ It is a function of the result tables alone: equal results give equal files.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +15,11 @@ from bench.capacity import Estimate
 from bench.comparison import Comparison, compare
 from bench.experiments import registry
 from bench.experiments.effort import Effort
-from bench.experiments.model import Figure
+from bench.experiments.model import Claim, Figure
 from bench.experiments.tables import COMPLETE, Choice, PanelTable, load_panel
 from bench.intervals import Mean
 from bench.reporting.document import to_markdown
-from bench.reporting.measures import Tables, describe_absent, measured_kernels
+from bench.reporting.measures import Measurement, Tables, describe_absent, measured_kernels
 from bench.reporting.page import to_html
 from bench.reporting.pictures import Drawing
 from bench.reporting.provenance import ReportStore, Summary, summarize
@@ -85,10 +85,11 @@ class Report:
         return tuple(v for v in self.verdicts if v.status is Status.FAIL)
 
 
-def build_report(store: ReportStore, choice: Choice) -> Report:
+def build_report(store: ReportStore, choice: Choice, *, searched: bool = True) -> Report:
     """Judge every claim from whatever results of this choice exist.
 
-    Claims about sustained rates rest on finished capacity searches, else on the figures' curves.
+    Claims about sustained rates rest on finished capacity searches if `searched`, else, and where
+    there are none, on the figures' curves.
     """
     tables = {
         panel.name: load_panel(store, panel, choice)
@@ -97,7 +98,12 @@ def build_report(store: ReportStore, choice: Choice) -> Report:
     }
     searches = StoredSearches(store, choice)
     pending = _pending(store, choice)
-    verdicts = _verdicts(store, tables, searches, choice)
+
+    def elsewhere(claim: Claim) -> Measurement | None:
+        sought = searches.measure(claim) if searched else None
+        return sought or measured_kernels(store, claim, backend=choice.backend)
+
+    verdicts = _verdicts(tables, elsewhere, choice)
     capacities = _capacities(tables, searches)
     used = [table for table in tables.values() if not table.sound.empty]
     return Report(
@@ -174,8 +180,9 @@ def _pending(store: ReportStore, choice: Choice) -> dict[str, str]:
 
 
 def _verdicts(
-    store: ReportStore, tables: Tables, searches: StoredSearches, choice: Choice
+    tables: Tables, elsewhere: Callable[[Claim], Measurement | None], choice: Choice
 ) -> tuple[Verdict, ...]:
+    """Judge all claims; numbers from `elsewhere` go before those of the tables."""
     backend, quick = choice.backend, choice.effort is Effort.QUICK
     static = [judge("table1", claim, tables, backend) for claim in registry.TABLE1_CLAIMS]
     found = [
@@ -184,7 +191,7 @@ def _verdicts(
             claim,
             tables,
             backend,
-            searched=searches.measure(claim) or measured_kernels(store, claim, backend=backend),
+            searched=elsewhere(claim),
             quick=quick,
         )
         for figure in registry.FIGURES.values()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -64,7 +64,7 @@ def _row(figure: Figure) -> dict[str, Any]:
     }
 
 
-def markdown_table(rows: Iterable[Mapping[str, Any]]) -> str:
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The registry as a Markdown table: command, claim, times, disk, hardware."""
     cells = [list(MARKDOWN_HEAD), ["---"] * len(MARKDOWN_HEAD)]
     for row in rows:
@@ -79,7 +79,27 @@ def markdown_table(rows: Iterable[Mapping[str, Any]]) -> str:
                 _hours(row),
             ]
         )
+    cells.append(_total(rows))
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def _total(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """All figures one after another."""
+    times = [_sum(row["sim_seconds"][effort] for row in rows) for effort in EFFORTS]
+    hours = [_sum(row["gpu_hours"][effort] for row in rows) for effort in EFFORTS]
+    return [
+        *("all", "`make all`", "everything above that runs here"),
+        *map(_clock, times),
+        _disk(_sum(row["megabytes"]["default"] for row in rows)),
+        "8x A100-80GB",
+        " / ".join(f"{value:.3g}" for value in hours if value),
+    ]
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """The sum of those that are known; None if none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _clock(seconds: float | None) -> str:

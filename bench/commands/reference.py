@@ -132,14 +132,14 @@ def _renew(store: Store, choice: Choice, directory: Path) -> None:
     from bench.report import build_report
     from bench.reporting.pictures import draw_all, shrink
 
-    report = build_report(store, choice)
+    report = build_report(store, choice, searched=False)
     drawings = {} if choice.effort is Effort.QUICK else draw_all(store, choice)
     pictures = {
         name: shrink(drawing.png, width=PICTURE_WIDTH)
         for name, drawing in drawings.items()
         if drawing.png and not registry.FIGURES[name].is_measured("sim")
     }
-    files = reference_files(store, report, pictures)
+    files = reference_files(store, choice, pictures)
     files["README.md"] = readme(report, choice)
     for name, content in files.items():
         write_file(directory / name, content)

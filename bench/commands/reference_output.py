@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 README = """\
 # Reference results, simulated
 
-A run of every figure with `bench reference --renew{options}`: {traces}. `points.csv` has one row
-for each point with its main metrics, `claims.csv` one for each claim, `capacities.csv` one for each
-curve, `figures/` small pictures. `bench reference{options}` holds your results against these; equal
-sources give equal metrics.
+A run of every figure with `bench reference --renew{options}`: {traces}.
+
+`points.csv` has one row for each point with its main metrics, `claims.csv` one for each claim,
+`capacities.csv` one for each curve, `figures/` small pictures. `bench reference{options}` holds
+your results against these; equal sources give equal metrics.
 
 ## Where it comes from
 
@@ -29,7 +30,8 @@ sources give equal metrics.
 
 ## What to expect
 
-{headline}.
+{headline}. Ratios of sustained rates are read off the figures' curves, seed 0; with `make capacity`
+the report has those by bisection over three seeds, which are in `claims.csv` too.
 
 | figure | claim | paper | here | tolerance | verdict | basis |
 |---|---|---|---|---|---|---|

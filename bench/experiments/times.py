@@ -1,4 +1,4 @@
-"""What each figure costs in simulation: time on two cores and disk, as `tools.measure_times` found.
+"""What each figure costs in simulation: time on two cores and disk, as `bench.measure_times` found.
 
 The table is data beside the code, so that the README, `make help` and `bench figures` tell one
 number, and one command measures it anew.
@@ -33,7 +33,7 @@ def _table() -> dict[str, dict[str, dict[str, float]]]:
 
 
 def cost_of(figure: str, effort: Effort) -> Cost | None:
-    """The cost of a figure, or of the group `all`; None where it was not measured."""
+    """The cost of a figure; None where it was not measured."""
     found = _table().get(figure, {}).get(effort.value)
     return None if found is None else Cost(**found)
 

@@ -46,10 +46,11 @@ def print_report(report: Report, console: Console) -> None:
             console.print(line, highlight=False)
         console.print(f"  because {escape(why_text(group[0].claim))}", highlight=False)
     if report.problems:
-        console.print(
-            f"[yellow]{len(report.problems)} points are missing, corrupt or stale[/]: "
-            "see the report"
-        )
+        count = len(report.problems)
+        points = "1 point is" if count == 1 else f"{count} points are"
+        console.print(f"[yellow]{points} missing, corrupt or stale[/]: see the report")
+    if not report.summary.num_points:
+        console.print("[yellow]no results of this kind yet[/]: 'bench figure NAME' makes them")
     if report.reference is not None:
         console.print(comparison_text(report.reference), highlight=False)
     console.print(f"by basis: {bases_text(report)}", highlight=False)

@@ -162,7 +162,8 @@ def deviation_text(verdict: Verdict) -> str:
     """The deviation in print."""
     if verdict.deviation is None:
         return "-"
-    if verdict.deviation == 0 and isinstance(verdict.claim.paper, tuple):
+    ranged = isinstance(verdict.claim.paper, tuple) or verdict.claim.kind == "at-most"
+    if verdict.deviation == 0 and ranged:
         return "inside"
     return _amount(verdict.claim, verdict.deviation, sign="+")
 
@@ -182,15 +183,19 @@ def reason_text(verdict: Verdict) -> str:
         if not found.num_points:
             return "this version cannot measure it"
         return f"{len(found.absent)} of {found.num_points} points have no sound result"
-    if verdict.too_short:
-        return f"a quick run is too short to decide ({ours_text(verdict)} here)"
-    if verdict.status is Status.OPEN and verdict.ours is None:
-        return "neither capacity is known: the rates of both curves do not reach the limit"
     if verdict.status is Status.OPEN:
-        return f"only a bound is known ({ours_text(verdict)}): the rates do not reach the limit"
+        return _open_text(verdict)
     if verdict.status is Status.PASS:
         return ""
     return f"{gap_text(verdict)}: {why_text(claim)}"
+
+
+def _open_text(verdict: Verdict) -> str:
+    if verdict.too_short:
+        return f"a quick run is too short to decide ({ours_text(verdict)} here)"
+    if verdict.ours is None:
+        return "neither capacity is known: the rates of both curves do not reach the limit"
+    return f"only a bound is known ({ours_text(verdict)}): the rates do not reach the limit"
 
 
 def gap_text(verdict: Verdict) -> str:

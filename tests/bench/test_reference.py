@@ -67,7 +67,7 @@ def fill(store: Store, factor: float = 1.0) -> None:
 
 
 def write_reference(store: Store, directory: Path) -> dict[str, bytes]:
-    files = reference_files(store, build_report(store, Choice()), {})
+    files = reference_files(store, Choice(), {})
     for name, content in files.items():
         directory.mkdir(exist_ok=True)
         (directory / name).write_bytes(content)
@@ -211,7 +211,7 @@ def test_missing_or_damaged_reference_is_one_clear_line(tmp_path):
     (tmp_path / POINTS).write_text("digest,steps\n1,2\n")
     with pytest.raises(UserError, match="lack columns"):
         read_points(tmp_path)
-    (tmp_path / CLAIMS).write_text("figure,claim,ours,unit,verdict\nfig2,a,many,%,pass\n")
+    (tmp_path / CLAIMS).write_text("figure,claim,ours,searched,unit,verdict\nfig2,a,many,,%,pass\n")
     with pytest.raises(UserError, match="bad number"):
         read_claims(tmp_path)
 

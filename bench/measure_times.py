@@ -1,7 +1,7 @@
 """Measure what every figure costs in simulation and write the table that README and help show.
 
-Run on an idle machine with two cores free: `python -m tools.measure_times`, about half an hour for
-all efforts. Each figure runs by its command in a fresh folder, two points at a time.
+Run on an idle machine with two cores: `python -m bench.measure_times`, half an hour for all
+efforts. Each figure runs by its command in a fresh folder, two points at a time.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.experiments import registry
@@ -20,7 +21,11 @@ from bench.experiments.times import FILE, Cost, cost_of, to_text
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "bench" / "experiments" / FILE
 JOBS = 2
-NAMES = (*(f.name for f in registry.FIGURES.values() if not f.pending), "all")
+NAMES = tuple(
+    figure.name
+    for figure in registry.FIGURES.values()
+    if not (figure.pending or figure.only_measured)
+)
 
 
 def measure(name: str, effort: Effort) -> Cost:
@@ -35,11 +40,11 @@ def measure(name: str, effort: Effort) -> Cost:
     return Cost(round(seconds, 1), round(size / 1e6, 1))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the efforts asked for; keep what the table has of the others."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--effort", action="append", choices=[e.value for e in Effort])
-    asked = [Effort(value) for value in parser.parse_args().effort or list(Effort)]
+    asked = [Effort(value) for value in parser.parse_args(arguments).effort or list(Effort)]
     table: dict[str, dict[Effort, Cost]] = {}
     for name in NAMES:
         known = {effort: cost_of(name, effort) for effort in Effort}
