@@ -23,7 +23,7 @@ from bench.comparison import (
 from bench.experiments import registry
 from bench.experiments.effort import Effort
 from bench.experiments.tables import Choice
-from bench.plan import weight
+from bench.point import PointSpec
 from bench.reference import (
     CAPACITIES,
     CLAIMS,
@@ -40,10 +40,11 @@ from bench.report import build_report, write_report
 from bench.results import Store, _flatten, name_of
 from bench.run import run_point
 from engines.core.errors import UserError
+from engines.core.request import SamplingParams
 
 PANEL = "fig12-13b-sharegpt"
 COMMITTED = Path(__file__).parents[2] / "artifacts" / "reference" / "sim"
-MOST_REQUESTS = 1500.0  # of a committed point that is cheap enough to be made again
+MOST_SEQUENCES = 1500.0  # of a committed point that is cheap enough to be made again
 SAMPLE = 6
 RENEW = "the sources give other results: look why, then 'make reference'"
 committed = pytest.mark.skipif(
@@ -216,13 +217,17 @@ def test_missing_or_damaged_reference_is_one_clear_line(tmp_path):
         read_claims(tmp_path)
 
 
+def sequences(spec: PointSpec) -> float:
+    return spec.rate * spec.duration * SamplingParams.parse(spec.sampling).n
+
+
 def sample_of(directory: Path, choice: Choice) -> list:
     """A few of the committed points that are cheap to make again, from all over the registry."""
     specs = registered_specs(choice)
     reference = read_points(directory)
     assert set(reference) <= set(specs), f"{directory} has points that no figure has: {RENEW}"
     cheap = [spec for digest, spec in specs.items() if digest in reference]
-    cheap = sorted((spec for spec in cheap if weight(spec) <= MOST_REQUESTS), key=name_of)
+    cheap = sorted((spec for spec in cheap if sequences(spec) <= MOST_SEQUENCES), key=name_of)
     return [(reference[spec.digest], spec) for spec in cheap[:: max(1, len(cheap) // SAMPLE)]]
 
 
