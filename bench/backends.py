@@ -214,7 +214,7 @@ def load_platform(spec: PointSpec) -> RealPlatform:
             raise
         raise UserError(
             f"backend '{spec.backend}' needs PyTorch, which is not installed: install it "
-            "(make install), or use --backend sim"
+            f"(make install BACKEND={spec.backend}), or use --backend sim"
         ) from None
     if spec.backend not in ("cpu", "cuda"):
         raise UserError(f"backend '{spec.backend}' runs no model: use --backend cpu or cuda")

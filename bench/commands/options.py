@@ -325,7 +325,7 @@ def resolve_backend(name: str, *, here: bool = True) -> str:
     if here and name != "sim" and importlib.util.find_spec("torch") is None:
         raise UserError(
             f"backend '{name}' needs PyTorch, which is not installed: install it "
-            "(make install), or use --backend sim"
+            f"(make install BACKEND={name}), or use --backend sim"
         )
     return name
 
