@@ -3,6 +3,9 @@
 A graph is captured for a number of rows and a bound on context lengths, both rounded up, the
 second time that such a step is run. Its inputs are the rows' own tensors, so there is nothing to
 copy; rows beyond those in use hold no tokens, write nowhere and are ignored.
+
+With a model's slice the graph holds the collectives too. Ranks capture and replay the same graphs
+in the same order, since what to capture follows from the rows, which are alike on all.
 """
 
 from __future__ import annotations
@@ -59,7 +62,9 @@ class DecodeGraphs:
     def _capture(self, key: tuple[int, int]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self._device)
-        with torch.cuda.graph(graph, pool=self._pool):
+        # NCCL's watchdog asks for the state of events on a thread of its own, which the default
+        # mode would take for a mistake in this capture.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             logits = self._decode(*key)
         return graph, logits
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -15,7 +15,7 @@ from engines.execution.torch_executor import Options, TorchExecutor
 from engines.kernels.interface import Kernels
 from engines.kernels.library import load_kernels
 from engines.kernels.reference import ReferenceKernels
-from engines.models.interfaces import Model
+from engines.models.interfaces import Communicator, Model, SingleProcess
 from engines.models.load import DTYPES, load_model
 from engines.models.memory import free_memory_bytes
 
@@ -28,15 +28,35 @@ DEFAULT_DTYPES = {"cpu": "float32", "cuda": "float16"}
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in the memory of one device, with the kernels that serve it."""
+    """A model in the memory of one device (or a rank's slice), with the kernels that serve it.
+
+    `sharers` is how many ranks live off the same host memory, this one included.
+    """
 
     model: Model
     kernels: Kernels
+    communicator: Communicator = field(default_factory=SingleProcess)
+    sharers: int = 1
 
     @property
     def spec(self) -> ModelSpec:
         """Its shape, in the type that it is loaded in."""
         return self.model.spec
+
+    @property
+    def device_name(self) -> str:
+        """The device as results name it."""
+        return device_name(self.model.device)
+
+    @property
+    def dtype_name(self) -> str:
+        """The type of weights and cache."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def compiled_kernels(self) -> bool:
+        """Whether its kernels are compiled ones."""
+        return self.kernels.compiled
 
     @property
     def shape(self) -> CacheShape:
@@ -59,8 +79,9 @@ class LoadedModel:
 
         Raises UserError if nothing is left.
         """
-        activations = activation_bytes(self.spec, 1, max_batched_tokens)
-        budget = _cache_budget(self.model, activations, gpu_memory_bytes)
+        degree = self.communicator.size
+        activations = activation_bytes(self.spec, degree, max_batched_tokens)
+        budget = _cache_budget(self.model, activations, gpu_memory_bytes, sharers=self.sharers)
         slots = budget // self.shape.slot_bytes
         if slots < 1:
             raise UserError(
@@ -70,6 +91,14 @@ class LoadedModel:
                 "smaller model"
             )
         return slots
+
+    def swap_bytes(self, asked: int) -> int:
+        """Host memory for swapped blocks: as asked for, but at most half of what is free."""
+        free = free_memory_bytes(torch.device("cpu"))
+        return asked if free is None else min(asked, free // 2 // self.sharers)
+
+    def close(self) -> None:
+        """Nothing to end: the memory is this process's."""
 
     def executor(self, config: EngineConfig, *, options: Options | None = None) -> TorchExecutor:
         """Allocate the cache of a system for an executor; raises UserError if it is too large."""
@@ -81,18 +110,39 @@ class LoadedModel:
             if "memory" not in str(error):
                 raise
             raise _too_large(shape, config) from None
-        return TorchExecutor(self.model, cache, self.kernels, config, options=options)
+        return TorchExecutor(
+            self.model,
+            cache,
+            self.kernels,
+            config,
+            options=options,
+            communicator=self.communicator,
+        )
 
 
-def load(name_or_path: str, *, device: str, dtype: str | None = None, seed: int = 0) -> LoadedModel:
-    """Load a model onto "cpu" or "cuda"; raises UserError for whatever the device lacks."""
+def load(
+    name_or_path: str,
+    *,
+    device: str,
+    dtype: str | None = None,
+    seed: int = 0,
+    communicator: Communicator | None = None,
+    sharers: int = 1,
+) -> LoadedModel:
+    """Load a model, or this rank's slice, onto "cpu" or "cuda".
+
+    Raises UserError for whatever the device lacks.
+    """
     name = dtype or DEFAULT_DTYPES[device]
     if name not in DTYPES:
         raise unknown_name("dtype", name, DTYPES)
     if device == "cpu" and name == "float16":
         raise UserError("the CPU computes in float32 and bfloat16: float16 needs --backend cuda")
-    model = load_model(name_or_path, dtype=DTYPES[name], device=device, seed=seed)
-    return LoadedModel(model, choose_kernels(model))
+    communicator = communicator or SingleProcess()
+    model = load_model(
+        name_or_path, dtype=DTYPES[name], device=device, communicator=communicator, seed=seed
+    )
+    return LoadedModel(model, choose_kernels(model), communicator, sharers)
 
 
 def choose_kernels(model: Model) -> Kernels:
@@ -124,9 +174,13 @@ def parse_size(text: str) -> int:
     raise UserError(f"memory size '{text}' is not understood: write it as 40GiB or 512MiB")
 
 
-def _cache_budget(model: Model, activations: int, limit_bytes: int | None) -> int:
+def _cache_budget(
+    model: Model, activations: int, limit_bytes: int | None, *, sharers: int = 1
+) -> int:
     """Bytes for the cache."""
     free = free_memory_bytes(model.device)
+    if free is not None and model.device.type == "cpu":
+        free //= sharers
     fixed = WORKSPACE_BYTES + activations
     if limit_bytes is not None:
         budget = int(UTILISATION * limit_bytes) - model.weight_bytes - fixed
@@ -135,7 +189,9 @@ def _cache_budget(model: Model, activations: int, limit_bytes: int | None) -> in
         total = torch.cuda.get_device_properties(model.device).total_memory
         assert free is not None, "CUDA always tells its free memory"
         return int(UTILISATION * total) - (total - free) - fixed
-    return CPU_CACHE_BYTES if free is None else min(CPU_CACHE_BYTES, free // 2)
+    return (
+        CPU_CACHE_BYTES // sharers if free is None else min(CPU_CACHE_BYTES // sharers, free // 2)
+    )
 
 
 def _cache_bytes(shape: CacheShape, config: EngineConfig) -> int:

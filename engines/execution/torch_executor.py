@@ -29,7 +29,7 @@ from engines.execution.rows import Rows
 from engines.execution.sampling import log_probabilities, sample, uniform_numbers
 from engines.execution.transfer import send
 from engines.kernels.interface import Kernels
-from engines.models.interfaces import Model
+from engines.models.interfaces import Communicator, Model, SingleProcess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,13 @@ class _Outcome:
 
 
 class TorchExecutor:
-    """Runs batches of one system through a model and its KV cache."""
+    """Runs batches of one system through a model and its KV cache.
+
+    With a model's slice, each rank of `communicator` runs one, in lock step. Every rank gets the
+    same logits and so makes the same choices; where equal numbers may give different ones (a GPU's
+    running sums are not the same each time), rank 0's hold. `completed` are the sequences whose
+    output the last step completed.
+    """
 
     def __init__(
         self,
@@ -78,10 +84,13 @@ class TorchExecutor:
         config: EngineConfig,
         *,
         options: Options | None = None,
+        communicator: Communicator | None = None,
     ) -> None:
         self.timing = Timing()
+        self.completed: list[Output] = []
         self.rows = Rows(cache, max_len=config.max_model_len, device=model.device)
         self._options = options or Options()
+        self._communicator = communicator or SingleProcess()
         self._model = model
         self._cache = cache
         self._kernels = kernels
@@ -100,6 +109,7 @@ class TorchExecutor:
     def execute(self, batch: Batch) -> StepResult:
         """Apply the batch's changes, run the model, choose tokens; waits for the device."""
         started = time.perf_counter()
+        self.completed = []
         self._apply(batch)
         outcome = _Outcome()
         if len(self.rows):
@@ -224,12 +234,13 @@ class TorchExecutor:
         )
 
         device, top_ps = logits.device, rows.top_ps[drawing].astype(np.float64)
-        tokens[send(drawing, device)] = sample(
+        drawn = sample(
             logits[send(source[drawing], device)],
             send(uniforms, device),
             temperatures=send(rows.temperatures[drawing].astype(np.float64), device),
             top_ps=send(top_ps, device) if (top_ps < 1).any() else None,
         )
+        tokens[send(drawing, device)] = self._communicator.agree(drawn)
 
     def _beam_candidates(
         self, batch: Batch, logits: Tensor, source: NDArray[np.int64]
@@ -250,6 +261,7 @@ class TorchExecutor:
             values, flat = best_candidates(
                 logits[index].view(len(groups), width, -1), scores.to(logits.device), count
             )
+            values, flat = self._communicator.agree(values), self._communicator.agree(flat)
             for group, logprobs, picks in zip(groups, values.tolist(), flat.tolist(), strict=True):
                 found.append(
                     (group, [Candidate(p // vocab_size, p % vocab_size, x)
@@ -298,6 +310,7 @@ class TorchExecutor:
         for sequence, hypothesis in zip(group.sequences, finished, strict=True):
             sequence.output_token_ids = hypothesis.token_ids
             sequence.cumulative_logprob = hypothesis.logprob
+        self.completed += group.sequences
         rows = self.rows
         if rows.num_outputs[places[0]] < rows.max_outputs[places[0]]:
             outcome.stopped.extend(group.running)
@@ -317,6 +330,7 @@ class TorchExecutor:
         for row in appended[complete].tolist():
             if not rows.sequences[row].group.request.sampling.beam:
                 rows.save(row)
+                self.completed.append(rows.sequences[row])
         if self._cache.pads_prompts:  # the sequences of a padded batch end together
             count = len(rows)
             ended = (rows.num_outputs[:count] == rows.max_outputs[:count]).all()

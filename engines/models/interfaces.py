@@ -29,7 +29,7 @@ class AttentionBackend(Protocol):
 
 
 class Communicator(Protocol):
-    """The ranks that hold one model's slices; both operations are called by all in lock step."""
+    """The ranks that hold one model's slices; all operations are called by all in lock step."""
 
     @property
     def rank(self) -> int:
@@ -49,6 +49,10 @@ class Communicator(Protocol):
         """Return the ranks' tensors (all of one shape), stacked: [size, *tensor.shape]."""
         ...
 
+    def agree(self, tensor: Tensor) -> Tensor:
+        """Return rank 0's tensor; may be `tensor` itself, overwritten."""
+        ...
+
 
 @dataclass(frozen=True)
 class SingleProcess:
@@ -64,6 +68,10 @@ class SingleProcess:
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Return [1, *tensor.shape], a view."""
         return tensor.unsqueeze(0)
+
+    def agree(self, tensor: Tensor) -> Tensor:
+        """Return `tensor`."""
+        return tensor
 
 
 class Model(ABC):

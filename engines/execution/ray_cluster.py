@@ -1,0 +1,206 @@
+"""A Ray cluster: one of this machine's own, or one that is there; and places on it for ranks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engines.core.errors import UserError
+
+LOCAL = "local"
+_OBJECT_STORE_BYTES = 80 << 20  # little more than Ray's minimum: nothing large passes through
+_CONNECT_TIMEOUT_S = 5.0
+_PLACE_TIMEOUT_S = 60.0
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as later versions do; else Ray warns of it
+}
+_RESOURCES = {"cpu": "CPU", "cuda": "GPU"}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A connection to Ray. One that was there before is left as it was."""
+
+    owned: bool
+
+    def close(self) -> None:
+        """End the connection and, with it, a cluster of this machine's own."""
+        import ray
+
+        if self.owned:
+            ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """For each rank the options of its actor, and what holds the places free (if anything)."""
+
+    places: Sequence[Mapping[str, Any]]
+    group: Any = None
+
+    def release(self) -> None:
+        """Give the places back."""
+        if self.group is not None:
+            from ray.util import remove_placement_group
+
+            remove_placement_group(self.group)
+
+
+def connect(address: str, *, degree: int) -> Cluster:
+    """Start Ray here (LOCAL) or connect to HOST:PORT; raises UserError with the remedy.
+
+    Where this process belongs to a cluster already, that is the one. A cluster of this machine's
+    own counts as many CPUs as there are ranks, if that is more than there are cores.
+    """
+    ray = _import_ray()
+    if ray.is_initialized():
+        return Cluster(owned=False)
+    own: dict[str, Any] = {}
+    if address == LOCAL:
+        own = {
+            "num_cpus": max(degree, len(os.sched_getaffinity(0))),
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE_BYTES,
+            "_node_ip_address": "127.0.0.1",
+        }
+    else:
+        _require_reachable(address)
+    os.environ.update(_SETTINGS)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except Exception as error:  # Ray has no type for what may go wrong here
+        ray.shutdown()
+        raise UserError(_reason(address, str(error))) from error
+    return Cluster(owned=True)
+
+
+def reserve(degree: int, device: str) -> Reservation:
+    """Hold a CPU or GPU free for each rank, on one node where one is large enough.
+
+    Within a Ray task the ranks share what the task has been given. Raises UserError where the
+    cluster is too small or too busy.
+    """
+    inherited = _inherited(degree, device)
+    if inherited is not None:
+        return inherited
+    from ray.util import placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    resource = _RESOURCES[device]
+    largest = _require_size(degree, resource)
+    strategy = "STRICT_PACK" if largest >= degree else "PACK"
+    group = placement_group([{resource: 1}] * degree, strategy=strategy)
+    counts = {"num_cpus": int(device == "cpu"), "num_gpus": int(device == "cuda")}
+    places = [
+        {**counts, "scheduling_strategy": PlacementGroupSchedulingStrategy(group, i)}
+        for i in range(degree)
+    ]
+    reservation = Reservation(places, group)
+    if not group.wait(_PLACE_TIMEOUT_S):
+        reservation.release()
+        raise UserError(
+            f"no {degree} {resource}s of the Ray cluster came free within {_PLACE_TIMEOUT_S:.0f} "
+            f"s ({_holdings(resource)}): wait until they do, or lower --tensor-parallel"
+        )
+    return reservation
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise UserError(
+            "--tensor-parallel above 1 needs Ray, which is not installed: "
+            "pip install 'astra-artifact[ray]' (in a checkout: .venv/bin/pip install -e '.[ray]')"
+        ) from None
+    return ray
+
+
+def _require_reachable(address: str) -> None:
+    """Fail fast where nobody listens: Ray itself would wait long, then end the process."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal() and int(port) < 1 << 16) or "/" in host:
+        raise UserError(
+            f"--ray {address} is no address: write HOST:PORT of the cluster's head (port 6379 by "
+            "default), or 'local'"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise UserError(
+            f"no Ray cluster answers at {address} ({error}): start its head with 'ray start "
+            "--head', or use --ray local"
+        ) from None
+
+
+def _reason(address: str, text: str) -> str:
+    words = " ".join(text.split())
+    if "Version mismatch" in words:
+        found = words.partition("Version mismatch:")[2].strip()
+        return (
+            f"the Ray cluster at {address} runs other versions than this command. {found} Install "
+            "the same versions on both sides"
+        )
+    return f"cannot use the Ray cluster at {address}: {words[:300]} (run on one of its nodes)"
+
+
+def _inherited(degree: int, device: str) -> Reservation | None:
+    """The places of a Ray task that this process is: on its node, with its devices."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    context = ray.get_runtime_context()
+    if context.worker.mode != ray.WORKER_MODE:
+        return None
+    node = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)
+    options = {"num_cpus": 0, "num_gpus": 0, "scheduling_strategy": node}
+    if device == "cpu":
+        return Reservation([options] * degree)
+    gpus = ray.get_gpu_ids()
+    if len(gpus) < degree:
+        raise UserError(
+            f"tensor-parallel degree {degree} needs {degree} GPUs, this Ray task has {len(gpus)}: "
+            "give it more, or lower --tensor-parallel"
+        )
+    seen = [{**_SETTINGS, "CUDA_VISIBLE_DEVICES": str(gpu)} for gpu in gpus[:degree]]
+    return Reservation([{**options, "runtime_env": {"env_vars": env}} for env in seen])
+
+
+def _require_size(degree: int, resource: str) -> int:
+    """How many the largest node has; raises UserError if all together have too few."""
+    counts = _counts(resource)
+    if sum(counts.values()) < degree:
+        raise UserError(
+            f"tensor-parallel degree {degree} needs {degree} {resource}s, the Ray cluster has "
+            f"{sum(counts.values())} ({_holdings(resource)}): lower --tensor-parallel or add nodes"
+        )
+    return max(counts.values())
+
+
+def _counts(resource: str) -> dict[str, int]:
+    """How many each living node has."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return {
+        f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}": int(
+            node["Resources"].get(resource, 0)
+        )
+        for node in nodes
+    }
+
+
+def _holdings(resource: str) -> str:
+    import ray
+
+    free = int(ray.available_resources().get(resource, 0))
+    each = ", ".join(f"{count} on {node}" for node, count in _counts(resource).items())
+    return f"{each}; {free} free"

@@ -1,0 +1,151 @@
+"""Ranks as Ray actors: started together, asked together, and gone together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from engines.core.errors import LostWorkerError, UserError
+from engines.execution.collectives import LOOPBACK
+from engines.execution.ray_cluster import Cluster, Reservation, connect, reserve
+
+_NEWS_TIMEOUT_S = 3.0  # until a death that made others fail is known
+
+
+class RayRanks:
+    """All ranks of a model. Whatever goes wrong with one ends them all: none waits for the dead."""
+
+    def __init__(self, cluster: Cluster, reservation: Reservation, device: str) -> None:
+        import ray
+
+        from engines.execution.rank import Rank
+
+        self._cluster = cluster
+        self._reservation = reservation
+        self.degree = len(reservation.places)
+        actor: Any = ray.remote(Rank)
+        self._actors = [
+            actor.options(**place).remote(rank, self.degree, device)
+            for rank, place in enumerate(reservation.places)
+        ]
+        self._whereabouts = [""] * self.degree
+        self._open = True
+
+    @classmethod
+    def start(cls, degree: int, *, device: str, address: str) -> RayRanks:
+        """Find places on the cluster and let the ranks meet; raises UserError."""
+        cluster = connect(address, degree=degree)
+        reservation = Reservation([])
+        try:
+            reservation = reserve(degree, device)
+            ranks = cls(cluster, reservation, device)
+        except BaseException:
+            reservation.release()
+            cluster.close()
+            raise
+        try:
+            ranks._meet()
+        except BaseException:
+            ranks.close()
+            raise
+        return ranks
+
+    def ask(self, method: str, *args: Any) -> list[Any]:
+        """Call a method on all ranks and return their answers; see `receive`."""
+        return self.receive(self.send(method, *args))
+
+    def send(self, method: str, *args: Any) -> Sequence[Any]:
+        """Call a method on all ranks without waiting; returns what `receive` takes."""
+        return [getattr(actor, method).remote(*args) for actor in self._actors]
+
+    def receive(self, calls: Sequence[Any]) -> list[Any]:
+        """Wait for the answers of all ranks.
+
+        If one fails, all are ended. Raises LostWorkerError for a rank that died, else what the
+        first that failed raised.
+        """
+        from ray.exceptions import RayError
+
+        try:
+            answers: list[Any] = _get(calls)
+        except RayError:
+            failure = self._failure(calls)
+            self.close()
+            raise failure from None
+        return answers
+
+    def close(self) -> None:
+        """End all ranks, and what was started or held for them."""
+        if not self._open:
+            return
+        self._open = False
+        import ray
+
+        for actor in self._actors:
+            with suppress(Exception):  # it may be gone, or the whole cluster
+                ray.kill(actor)
+        with suppress(Exception):
+            self._reservation.release()
+        self._cluster.close()
+
+    def _meet(self) -> None:
+        """Let the ranks find each other, and refuse those that do not match."""
+        import ray
+
+        places = self.ask("place")
+        self._whereabouts = [f"process {p.pid} on {p.node}" for p in places]
+        versions = {
+            place.torch: where for place, where in zip(places, self._whereabouts, strict=True)
+        }
+        if len(versions) > 1:
+            found = ", ".join(f"{version} ({where})" for version, where in versions.items())
+            raise UserError(f"the cluster's nodes have different versions of PyTorch: {found}")
+        port = ray.get(self._actors[0].free_port.remote())
+        sharers = Counter(place.node_id for place in places)
+        address = f"{LOOPBACK if len(sharers) == 1 else places[0].node}:{port}"
+        self.receive(
+            [
+                actor.join.remote(address, sharers[place.node_id])
+                for actor, place in zip(self._actors, places, strict=True)
+            ]
+        )
+
+    def _failure(self, calls: Sequence[Any]) -> Exception:
+        """Why not all answers came. A death explains the failures of others, so it goes first."""
+        import ray
+        from ray.exceptions import RayActorError, RayError, RayTaskError
+
+        ended, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_NEWS_TIMEOUT_S)
+        raised: list[Exception] = []
+        for rank, call in enumerate(calls):
+            if call not in ended:
+                continue
+            try:
+                _get([call])
+            except RayActorError as error:
+                return LostWorkerError(self._obituary(rank, error))
+            except RayTaskError as error:
+                cause = error.cause
+                if isinstance(cause, UserError):
+                    return UserError(str(cause))
+                cause.add_note(f"raised on rank {rank} of {self.degree}: {error}")
+                raised.append(cause)
+            except RayError as error:
+                raised.append(error)
+        return raised[0]
+
+    def _obituary(self, rank: int, error: Exception) -> str:
+        where = self._whereabouts[rank]
+        if where:
+            return f"rank {rank} of {self.degree} died ({where}): killed, or its node was lost"
+        return (
+            f"rank {rank} of {self.degree} could not start: {' '.join(str(error).split())[-400:]}"
+        )
+
+
+def _get(calls: Sequence[Any]) -> Any:
+    import ray
+
+    return ray.get(list(calls))
