@@ -25,6 +25,7 @@ from engines.execution.sim import SimExecutor
 
 if TYPE_CHECKING:
     from engines.execution.setup import LoadedModel
+    from engines.execution.tensor_parallel import ParallelExecutor, ParallelModel
     from engines.execution.torch_executor import TorchExecutor
 
 ORCA_MAX_SEQS = 256
@@ -63,6 +64,9 @@ class Platform(Protocol):
 
     def inputs(self) -> dict[str, Any]:
         """What results depend on besides the spec and the workload."""
+
+    def close(self) -> None:
+        """End what was started for it."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +132,15 @@ class SimPlatform:
             }
         }
 
+    def close(self) -> None:
+        """Nothing was started."""
+
 
 @dataclass(frozen=True)
 class RealPlatform:
-    """A model in the memory of this machine's CPU or GPU."""
+    """A model in the memory of this machine's CPU or GPU, or in slices on several."""
 
-    loaded: LoadedModel
+    loaded: LoadedModel | ParallelModel
     spec: PointSpec
 
     @property
@@ -144,9 +151,7 @@ class RealPlatform:
     @property
     def device(self) -> str:
         """See `Platform.device`."""
-        from engines.execution.device import device_name
-
-        return device_name(self.loaded.model.device)
+        return self.loaded.device_name
 
     @property
     def default_slots(self) -> int:
@@ -161,16 +166,12 @@ class RealPlatform:
 
     @property
     def swap_bytes(self) -> int:
-        """As asked for, but at most half of the host's free memory."""
-        import torch
+        """As asked for on each device, but at most half of the host's free memory."""
+        return self.loaded.swap_bytes(int(self.spec.swap_space_gib * GIB))
 
-        from engines.models.memory import free_memory_bytes
-
-        asked = int(self.spec.swap_space_gib * GIB)
-        free = free_memory_bytes(torch.device("cpu"))
-        return asked if free is None else min(asked, free // 2)
-
-    def executor(self, config: EngineConfig, *, logprobs: bool = False) -> TorchExecutor:
+    def executor(
+        self, config: EngineConfig, *, logprobs: bool = False
+    ) -> TorchExecutor | ParallelExecutor:
         """See `Platform.executor`; `logprobs` adds up the probabilities of chosen tokens."""
         from engines.execution.torch_executor import Options
 
@@ -183,32 +184,39 @@ class RealPlatform:
     def host_us_per_step(self, executor: Executor, *, wall_s: float, steps: int) -> float:
         """Time in the executor outside the model's forward passes."""
         del wall_s, steps
-        from engines.execution.torch_executor import TorchExecutor
-
-        assert isinstance(executor, TorchExecutor), "real platforms have real executors"
-        return executor.timing.host_us_per_step
+        real: Any = executor
+        return float(real.timing.host_us_per_step)
 
     def inputs(self) -> dict[str, Any]:
         """The type of weights and cache, and whether the kernels are compiled."""
         return {
-            "dtype": str(self.loaded.model.dtype).removeprefix("torch."),
-            "compiled_kernels": self.loaded.kernels.compiled,
+            "dtype": self.loaded.dtype_name,
+            "compiled_kernels": self.loaded.compiled_kernels,
         }
 
+    def close(self) -> None:
+        """End the processes of a model in slices."""
+        self.loaded.close()
 
-def find_platform(spec: PointSpec) -> Platform:
-    """Find the device of a point, with its model ready; raises UserError."""
+
+def find_platform(spec: PointSpec, *, ray: str = "local") -> Platform:
+    """Find the device of a point, with its model ready; see `load_platform`."""
     if spec.backend == "sim":
         return _simulated(spec)
     if has_library(spec):
         return load_library(spec)
-    return load_platform(spec)
+    return load_platform(spec, ray=ray)
 
 
-def load_platform(spec: PointSpec) -> RealPlatform:
-    """Load the point's model onto this machine's CPU or GPU; raises UserError."""
+def load_platform(spec: PointSpec, *, ray: str = "local") -> RealPlatform:
+    """Load the point's model onto this machine's CPU or GPU, or onto ranks of the cluster `ray`.
+
+    To be closed after use. Raises UserError.
+    """
+    if spec.backend not in ("cpu", "cuda"):
+        raise UserError(f"backend '{spec.backend}' runs no model: use --backend cpu or cuda")
     try:
-        from engines.execution.setup import load
+        return RealPlatform(_load(spec, spec.tensor_parallel or 1, ray), spec)
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -216,15 +224,18 @@ def load_platform(spec: PointSpec) -> RealPlatform:
             f"backend '{spec.backend}' needs PyTorch, which is not installed: install it "
             f"(make install BACKEND={spec.backend}), or use --backend sim"
         ) from None
-    if spec.backend not in ("cpu", "cuda"):
-        raise UserError(f"backend '{spec.backend}' runs no model: use --backend cpu or cuda")
-    if (spec.tensor_parallel or 1) != 1:
-        raise UserError(
-            f"backend '{spec.backend}' runs a model on one device, got --tensor-parallel "
-            f"{spec.tensor_parallel}: use 1, or --backend sim"
-        )
-    loaded = load(spec.model, device=spec.backend, dtype=spec.dtype, seed=spec.seed)
-    return RealPlatform(loaded, spec)
+
+
+def _load(spec: PointSpec, degree: int, ray: str) -> LoadedModel | ParallelModel:
+    if degree == 1:
+        from engines.execution.setup import load
+
+        return load(spec.model, device=spec.backend, dtype=spec.dtype, seed=spec.seed)
+    from engines.execution.ray_ranks import RankPlan
+    from engines.execution.tensor_parallel import start_and_load
+
+    plan = RankPlan(degree, spec.backend, ray)
+    return start_and_load(spec.model, plan, dtype=spec.dtype, seed=spec.seed)
 
 
 def engine_config(spec: PointSpec, platform: Platform, sampling: SamplingParams) -> EngineConfig:

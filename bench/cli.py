@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
-from engines.core.errors import UserError, unknown_name
+from engines.core.errors import LostWorkerError, UserError, unknown_name
 
 # Command: its module and its line in `bench --help`, which loads none of the modules.
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -62,12 +62,14 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
-        """Run and exit: 2 for what the user can mend, 130 after Ctrl-C."""
+        """Run and exit: 2 for what the user can mend, 1 for a lost process, 130 after Ctrl-C."""
         extra["standalone_mode"] = False
         try:
             status = super().main(*args, **extra)
         except UserError as error:
             _fail(str(error), 2)
+        except LostWorkerError as error:
+            _fail(f"{error}. The same command may succeed another time", 1)
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message())
             sys.exit(0)

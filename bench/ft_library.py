@@ -68,6 +68,10 @@ class LibraryPlatform:
         """Whose code runs, and from which commit of it."""
         return {"ft_library_commit": self.library.commit, "weights": "random"}
 
+    def close(self) -> None:
+        """End the library's process."""
+        self.library.close()
+
 
 def load_library(spec: PointSpec) -> LibraryPlatform:
     """Start the library with the point's model and random weights; raises UserError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,12 +56,17 @@ def read_job(path: Path) -> Job:
     return Job(path, tuple(lines), tuple(requests))
 
 
-def generate(spec: PointSpec, job: Job) -> list[SequenceGroup]:
+def generate(spec: PointSpec, job: Job, *, ray: str = "local") -> list[SequenceGroup]:
     """Serve all prompts, which arrive at once; returns their groups in the file's order.
 
-    Raises UserError with the line for a request that the engine cannot serve.
+    A model in slices runs on the cluster `ray`. Raises UserError with the line for a request that
+    the engine cannot serve, and LostWorkerError if a process dies that holds a slice.
     """
-    platform = load_platform(spec)
+    with closing(load_platform(spec, ray=ray)) as platform:
+        return _generate_on(platform, spec, job)
+
+
+def _generate_on(platform: RealPlatform, spec: PointSpec, job: Job) -> list[SequenceGroup]:
     _check_vocabulary(job, platform)
     widest = max((r.sampling for r in job.requests), key=lambda sampling: sampling.n)
     config = engine_config(spec, platform, widest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,13 +76,21 @@ class Setting:
         return self.spec.router or DEFAULT_ROUTER
 
 
-def run_point(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcome:
+def run_point(
+    spec: PointSpec, *, on_progress: Progress | None = None, ray: str = "local"
+) -> Outcome:
     """Serve the point's workload to the end.
 
-    `on_progress` is called now and then with the finished share of requests, 0 to 1.
-    Raises UserError for input that cannot be served.
+    `on_progress` is called now and then with the finished share of requests, 0 to 1. A model in
+    slices runs on the cluster `ray`. Raises UserError for input that cannot be served, and
+    LostWorkerError if a process dies that holds a slice.
     """
-    setting = resolve(spec)
+    with closing(find_platform(spec, ray=ray)) as platform:
+        return _serve_on(platform, spec, on_progress)
+
+
+def _serve_on(platform: Platform, spec: PointSpec, on_progress: Progress | None) -> Outcome:
+    setting = settle(spec, platform)
     workload = build_workload(
         spec.workload,
         rate=spec.rate,
@@ -112,7 +121,11 @@ def run_point(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcom
 
 def resolve(spec: PointSpec) -> Setting:
     """Fill in the defaults: device, KV slots, the system's limits, warm-up and window."""
-    platform = find_platform(spec)
+    return settle(spec, find_platform(spec))
+
+
+def settle(spec: PointSpec, platform: Platform) -> Setting:
+    """Fill in the defaults that follow from the device."""
     sampling = SamplingParams.parse(spec.sampling)
     config = engine_config(spec, platform, sampling)
     warmup_s = min(DEFAULT_WARMUP_S, spec.duration / 10) if spec.warmup is None else spec.warmup

@@ -205,7 +205,7 @@ def _alive_nodes() -> Sequence[Node]:
             gpus=int(node["Resources"].get("GPU", 0)),
             kind=_accelerator(node["Resources"]),
         )
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        for node in ray.nodes()
         if node["Alive"]
     ]
 

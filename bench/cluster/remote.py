@@ -75,7 +75,7 @@ def _machine(order: Order) -> dict[str, Any]:
     """The provenance of this node."""
     import ray
 
-    address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    address = ray.util.get_node_ip_address()
     facts = environment(source=order.source_sha256, gpu=order.spec.backend in MEASURED)
     return {
         **{name: facts[name] for name in _OF_MACHINE if name in facts},

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bench.commands.options import engine_options, resolve_backend
+from bench.commands.options import engine_options, ray_option, resolve_backend
 from bench.point import PointSpec
 from engines.core.errors import UserError
 
@@ -23,6 +23,7 @@ from engines.core.errors import UserError
     help="One JSON object a line: prompt_token_ids, max_tokens, and if need be sampling, "
     "temperature, top_p, ignore_eos.",
 )
+@ray_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of token ids.")
 def command(*, input_file: Path, as_json: bool, **settings: Any) -> None:
     """Run the prompts of FILE through an engine and print what it generates.
@@ -31,9 +32,9 @@ def command(*, input_file: Path, as_json: bool, **settings: Any) -> None:
     """
     from bench.generate import generate, lines_of, read_job
 
-    job = read_job(input_file)
+    job, ray = read_job(input_file), settings.pop("ray")
     spec = PointSpec(**{**settings, "backend": _resolve(settings["backend"])})
-    groups = generate(spec, job)
+    groups = generate(spec, job, ray=ray)
     if as_json:
         for line in lines_of(groups):
             click.echo(line)

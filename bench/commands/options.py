@@ -110,7 +110,7 @@ _POINT_OPTIONS = (
     _setting(
         "--tensor-parallel",
         "tensor_parallel",
-        "Devices that share the model.  [default: the paper's for the model]",
+        "Devices that share the model.  [default: sim: the paper's for the model; else 1]",
         type=_COUNT,
     ),
     _setting(
@@ -214,6 +214,18 @@ def engine_options(function: Function) -> Function:
     parameters: list[click.Parameter] = function.__click_params__  # type: ignore[attr-defined]
     parameters[:] = [p for p in parameters if p.name not in _OF_WORKLOADS]
     return function
+
+
+def ray_option(function: Function) -> Function:
+    """Add `--ray`, of a command that runs one model."""
+    return click.option(
+        "--ray",
+        default="local",
+        show_default=True,
+        metavar="HOST:PORT|auto|local",
+        help="Ray cluster for --tensor-parallel above 1 (cuda, cpu): at an address, this node's "
+        "(auto), or one of this machine alone (local).",
+    )(function)
 
 
 def quiet_option(function: Function) -> Function:

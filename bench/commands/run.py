@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.options import point_options, quiet_option, resolve_backend, tell_backend
+from bench.commands.options import (
+    point_options,
+    quiet_option,
+    ray_option,
+    resolve_backend,
+    tell_backend,
+)
 from bench.commands.tables import print_table
 from bench.point import PointSpec
 
@@ -32,6 +38,7 @@ _ANY_LENGTH = 1 << 31  # lengths are held against the model's context when the p
     help="Write requests.parquet, metrics.json and point.json there.  [default: write nothing]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@ray_option
 @quiet_option
 @click.pass_context
 def command(
@@ -41,11 +48,11 @@ def command(
 
     Metrics go to standard output, everything else to standard error.
     """
-    asked = settings.pop("backend")
+    asked, ray = settings.pop("backend"), settings.pop("ray")
     spec = PointSpec(**settings, backend=resolve_backend(asked))
     if spec.trace is not None:
         spec = _take_from_trace(ctx, spec)
-    outcome = serve(spec, out=None if out is None else Path(out), quiet=quiet)
+    outcome = serve(spec, out=None if out is None else Path(out), quiet=quiet, ray=ray)
     if asked != spec.backend:
         tell_backend(asked, spec.backend)
     if as_json:
@@ -71,7 +78,9 @@ def _take_from_trace(ctx: click.Context, spec: PointSpec) -> PointSpec:
     return spec
 
 
-def serve(spec: PointSpec, *, out: Path | None = None, quiet: bool = False) -> Outcome:
+def serve(
+    spec: PointSpec, *, out: Path | None = None, quiet: bool = False, ray: str = "local"
+) -> Outcome:
     """Run the point in this process and, with `out`, write it there; raises UserError."""
     from bench.files import check_writable
     from bench.progress import choose
@@ -83,7 +92,7 @@ def serve(spec: PointSpec, *, out: Path | None = None, quiet: bool = False) -> O
     display = choose(quiet=quiet)
     with display.over({spec: 1.0}):
         display.begin(spec)
-        outcome = run_point(spec, on_progress=lambda share: display.advance(spec, share))
+        outcome = run_point(spec, on_progress=lambda share: display.advance(spec, share), ray=ray)
         display.end(spec)
     if out is not None:
         _write(out, spec, outcome, started=started)

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
+import signal
 import socket
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from engines.core.errors import UserError
+from engines.execution.ray_head import SETTINGS, RayHead
 
-LOCAL = "local"
-_OBJECT_STORE_BYTES = 80 << 20  # little more than Ray's minimum: nothing large passes through
+LOCAL, AUTO = "local", "auto"
 _CONNECT_TIMEOUT_S = 5.0
 _PLACE_TIMEOUT_S = 60.0
-_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as later versions do; else Ray warns of it
-}
 _RESOURCES = {"cpu": "CPU", "cuda": "GPU"}
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A connection to Ray. One that was there before is left as it was."""
+    """A connection to Ray, unless it was there before, and the cluster if it is our own."""
 
-    owned: bool
+    connected: bool = False
+    head: RayHead | None = None
 
     def close(self) -> None:
-        """End the connection and, with it, a cluster of this machine's own."""
+        """End what was begun."""
         import ray
 
-        if self.owned:
+        if self.connected:
             ray.shutdown()
+        if self.head is not None:
+            self.head.close()
 
 
 @dataclass(frozen=True)
@@ -52,32 +55,38 @@ class Reservation:
 
 
 def connect(address: str, *, degree: int) -> Cluster:
-    """Start Ray here (LOCAL) or connect to HOST:PORT; raises UserError with the remedy.
+    """Start Ray here (LOCAL), or connect to HOST:PORT or this node's cluster (AUTO).
 
-    Where this process belongs to a cluster already, that is the one. A cluster of this machine's
-    own counts as many CPUs as there are ranks, if that is more than there are cores.
+    Raises UserError with the remedy. Where this process belongs to a cluster already, that is the
+    one. A cluster of this machine's own counts as many CPUs as there are ranks, if that is more than
+    there are cores.
     """
-    ray = _import_ray()
-    if ray.is_initialized():
-        return Cluster(owned=False)
-    own: dict[str, Any] = {}
+    _require_ray()
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return Cluster()
+    head = None
     if address == LOCAL:
-        own = {
-            "num_cpus": max(degree, len(os.sched_getaffinity(0))),
-            "include_dashboard": False,
-            "object_store_memory": _OBJECT_STORE_BYTES,
-            "_node_ip_address": "127.0.0.1",
-        }
-    else:
+        head = RayHead(num_cpus=max(degree, len(os.sched_getaffinity(0))))
+        address = head.address
+    elif address != AUTO:
         _require_reachable(address)
-    os.environ.update(_SETTINGS)
+    os.environ.update(SETTINGS)  # which Ray reads when it is imported
+    import ray
+
     logging.getLogger("ray").setLevel(logging.ERROR)
+    cluster = Cluster(connected=True, head=head)
+    on_term = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except Exception as error:  # Ray has no type for what may go wrong here
-        ray.shutdown()
-        raise UserError(_reason(address, str(error))) from error
-    return Cluster(owned=True)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except BaseException as error:
+        cluster.close()
+        if isinstance(error, Exception):  # Ray has no type for what may go wrong here
+            raise UserError(_reason(address, str(error))) from error
+        raise
+    _silence()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_term)  # Ray's would print a stack trace
+    return cluster
 
 
 def reserve(degree: int, device: str) -> Reservation:
@@ -111,17 +120,19 @@ def reserve(degree: int, device: str) -> Reservation:
     return reservation
 
 
-def _import_ray() -> Any:
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
+def _require_ray() -> None:
+    if importlib.util.find_spec("ray") is None:
         raise UserError(
             "--tensor-parallel above 1 needs Ray, which is not installed: "
             "pip install 'astra-artifact[ray]' (in a checkout: .venv/bin/pip install -e '.[ray]')"
-        ) from None
-    return ray
+        )
+
+
+def _silence() -> None:
+    """Keep off standard output what Ray prints there when a process dies: we say it ourselves."""
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda *_args, **_named: None
 
 
 def _require_reachable(address: str) -> None:
@@ -130,7 +141,7 @@ def _require_reachable(address: str) -> None:
     if not (host and port.isdecimal() and int(port) < 1 << 16) or "/" in host:
         raise UserError(
             f"--ray {address} is no address: write HOST:PORT of the cluster's head (port 6379 by "
-            "default), or 'local'"
+            "default), 'auto' or 'local'"
         )
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
@@ -170,7 +181,7 @@ def _inherited(degree: int, device: str) -> Reservation | None:
             f"tensor-parallel degree {degree} needs {degree} GPUs, this Ray task has {len(gpus)}: "
             "give it more, or lower --tensor-parallel"
         )
-    seen = [{**_SETTINGS, "CUDA_VISIBLE_DEVICES": str(gpu)} for gpu in gpus[:degree]]
+    seen = [{**SETTINGS, "CUDA_VISIBLE_DEVICES": str(gpu)} for gpu in gpus[:degree]]
     return Reservation([{**options, "runtime_env": {"env_vars": env}} for env in seen])
 
 

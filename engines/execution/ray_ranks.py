@@ -5,17 +5,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from engines.core.errors import LostWorkerError, UserError
 from engines.execution.collectives import LOOPBACK
-from engines.execution.ray_cluster import Cluster, Reservation, connect, reserve
+from engines.execution.ray_cluster import LOCAL, Cluster, Reservation, connect, reserve
 
 _NEWS_TIMEOUT_S = 3.0  # until a death that made others fail is known
 
 
+@dataclass(frozen=True)
+class RankPlan:
+    """How many ranks on which kind of device ("cpu", "cuda"), and the cluster's address."""
+
+    degree: int
+    device: str
+    address: str = LOCAL
+
+
 class RayRanks:
-    """All ranks of a model. Whatever goes wrong with one ends them all: none waits for the dead."""
+    """All ranks of a model. Whatever goes wrong with one ends them all: none waits for the dead.
+
+    `pids` are their processes, each on its own node.
+    """
 
     def __init__(self, cluster: Cluster, reservation: Reservation, device: str) -> None:
         import ray
@@ -31,16 +44,17 @@ class RayRanks:
             for rank, place in enumerate(reservation.places)
         ]
         self._whereabouts = [""] * self.degree
-        self._open = True
+        self.pids: list[int] = []
+        self.is_open = True
 
     @classmethod
-    def start(cls, degree: int, *, device: str, address: str) -> RayRanks:
+    def start(cls, plan: RankPlan) -> RayRanks:
         """Find places on the cluster and let the ranks meet; raises UserError."""
-        cluster = connect(address, degree=degree)
+        cluster = connect(plan.address, degree=plan.degree)
         reservation = Reservation([])
         try:
-            reservation = reserve(degree, device)
-            ranks = cls(cluster, reservation, device)
+            reservation = reserve(plan.degree, plan.device)
+            ranks = cls(cluster, reservation, plan.device)
         except BaseException:
             reservation.release()
             cluster.close()
@@ -78,9 +92,9 @@ class RayRanks:
 
     def close(self) -> None:
         """End all ranks, and what was started or held for them."""
-        if not self._open:
+        if not self.is_open:
             return
-        self._open = False
+        self.is_open = False
         import ray
 
         for actor in self._actors:
@@ -95,6 +109,7 @@ class RayRanks:
         import ray
 
         places = self.ask("place")
+        self.pids = [place.pid for place in places]
         self._whereabouts = [f"process {p.pid} on {p.node}" for p in places]
         versions = {
             place.torch: where for place, where in zip(places, self._whereabouts, strict=True)

@@ -9,6 +9,7 @@ import torch
 
 from engines.core.config import GIB, EngineConfig, ModelSpec, System
 from engines.core.errors import UserError, unknown_name
+from engines.execution.device import device_name
 from engines.execution.kv_cache import ORCA_BLOCK, CacheShape, create_cache
 from engines.execution.memory import UTILISATION, WORKSPACE_BYTES, activation_bytes
 from engines.execution.torch_executor import Options, TorchExecutor
@@ -133,16 +134,25 @@ def load(
 
     Raises UserError for whatever the device lacks.
     """
-    name = dtype or DEFAULT_DTYPES[device]
+    communicator = communicator or SingleProcess()
+    model = load_model(
+        name_or_path,
+        dtype=choose_dtype(device, dtype),
+        device=device,
+        communicator=communicator,
+        seed=seed,
+    )
+    return LoadedModel(model, choose_kernels(model), communicator, sharers)
+
+
+def choose_dtype(device: str, name: str | None) -> torch.dtype:
+    """The type of that name (None: the device's usual one); raises UserError."""
+    name = name or DEFAULT_DTYPES[device]
     if name not in DTYPES:
         raise unknown_name("dtype", name, DTYPES)
     if device == "cpu" and name == "float16":
         raise UserError("the CPU computes in float32 and bfloat16: float16 needs --backend cuda")
-    communicator = communicator or SingleProcess()
-    model = load_model(
-        name_or_path, dtype=DTYPES[name], device=device, communicator=communicator, seed=seed
-    )
-    return LoadedModel(model, choose_kernels(model), communicator, sharers)
+    return DTYPES[name]
 
 
 def choose_kernels(model: Model) -> Kernels:

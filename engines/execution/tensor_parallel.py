@@ -15,7 +15,8 @@ from engines.core.journal import Event, Journal, Op
 from engines.core.kv import KVManager
 from engines.core.request import SequenceGroup
 from engines.execution.rank import Slice
-from engines.execution.ray_ranks import RayRanks
+from engines.execution.ray_ranks import RankPlan, RayRanks
+from engines.execution.setup import choose_dtype
 from engines.execution.step_message import StepCodec, StepWriter, Totals
 from engines.execution.step_reply import StepReply
 from engines.execution.torch_executor import Options, Timing
@@ -82,8 +83,17 @@ class ParallelModel:
         self._ranks.close()
 
 
-def load_parallel(
-    name_or_path: str, ranks: RayRanks, *, dtype: str | None = None, seed: int = 0
+def start_and_load(
+    name_or_path: str, plan: RankPlan, *, dtype: str | None = None, seed: int = 0
+) -> ParallelModel:
+    """Start ranks and load a model onto them; raises UserError, if it can before it starts any."""
+    choose_dtype(plan.device, dtype)
+    require_divisible(describe_model(name_or_path)[0], plan.degree)
+    return load_onto(RayRanks.start(plan), name_or_path, dtype=dtype, seed=seed)
+
+
+def load_onto(
+    ranks: RayRanks, name_or_path: str, *, dtype: str | None = None, seed: int = 0
 ) -> ParallelModel:
     """Let each rank load its slice; ends the ranks and raises UserError where one cannot.
 
@@ -92,12 +102,6 @@ def load_parallel(
     if name_or_path not in MODELS:
         name_or_path = str(Path(name_or_path).resolve())
     return ParallelModel(ranks, ranks.ask("load", name_or_path, dtype, seed))
-
-
-def start_ranks(name_or_path: str, degree: int, *, device: str, address: str) -> RayRanks:
-    """Start the ranks for a model; raises UserError, before anything is started if it can."""
-    require_divisible(describe_model(name_or_path)[0], degree)
-    return RayRanks.start(degree, device=device, address=address)
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ class ParallelExecutor:
             sequence.cumulative_logprob = output.logprob
         return StepResult(
             elapsed_s,
-            [Fork(groups[request_id], list(parents)) for request_id, parents in reply.forks],
+            [Fork(groups[request_id], parents) for request_id, parents in reply.forks],
             [groups[request_id].sequences[index] for request_id, index in reply.stopped],
         )
 

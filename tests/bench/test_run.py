@@ -156,7 +156,7 @@ def test_where_a_model_runs_requests_cut_off_count_until_then(
     """Of what overload leaves unfinished, at least the wait so far is known."""
     simulated = bench.run.find_platform
     monkeypatch.setattr(
-        bench.run, "find_platform", lambda spec: simulated(replace(spec, backend="sim"))
+        bench.run, "find_platform", lambda spec, **_: simulated(replace(spec, backend="sim"))
     )
 
     def run(*rows: str) -> dict[str, Any]:

@@ -33,10 +33,16 @@ _COMMON = {
     "vocab_size": VOCAB, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
     "max_position_embeddings": MAX_LEN, "attn_implementation": "eager", "eos_token_id": list(EOS),
 }  # fmt: skip
+_WIDE = {**_COMMON, "hidden_size": 256, "num_attention_heads": 4}
 CONFIGS = {
     "opt": lambda: transformers.OPTConfig(**_COMMON, ffn_dim=160, init_std=0.2),
     "llama": lambda: transformers.LlamaConfig(
         **_COMMON, intermediate_size=160, initializer_range=0.2, num_key_value_heads=1
+    ),
+    # With enough heads for four ranks; two of these share each of LLaMA's KV heads.
+    "opt-wide": lambda: transformers.OPTConfig(**_WIDE, ffn_dim=160, init_std=0.2),
+    "llama-wide": lambda: transformers.LlamaConfig(
+        **_WIDE, intermediate_size=160, initializer_range=0.2, num_key_value_heads=2
     ),
 }
 
@@ -107,8 +113,13 @@ def request(
 
 def engine_over(pair: Pair, config: EngineConfig, *, seed: int = 0) -> Engine:
     """An engine of one system over a checkpoint."""
+    return engine_over_model(pair.loaded, config, seed=seed)
+
+
+def engine_over_model(loaded: Any, config: EngineConfig, *, seed: int = 0) -> Engine:
+    """An engine of one system over a model, in one piece or in slices."""
     config = replace(config, max_model_len=MAX_LEN)
-    executor = pair.loaded.executor(config, options=Options(seed=seed, logprobs=True))
+    executor = loaded.executor(config, options=Options(seed=seed, logprobs=True))
     recorder = StepRecorder(0.0, 0.0)
     return Engine(create_scheduler(config), executor, VirtualClock(), recorder=recorder)
 

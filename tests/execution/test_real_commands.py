@@ -86,7 +86,6 @@ def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
         (("--dtype", "float16"), "float16 needs --backend cuda"),
         (("--dtype", "int8"), "unknown dtype 'int8'"),
         (("--kv-slots", "1000000000000"), "lower --kv-slots"),
-        (("--tensor-parallel", "2"), "on one device"),
         (("--model", "opt-31b"), "did you mean opt-30b"),
     ],
 )

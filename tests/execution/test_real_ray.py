@@ -1,0 +1,209 @@
+"""Ray around the ranks: bad addresses, other versions, sweeps that lose a rank, no orphans."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from real_serving import checkpoint, expected
+
+from bench.cli import main
+from bench.local_pool import LocalProcesses
+from bench.point import PointSpec
+from bench.results import State, Store
+from bench.run import Outcome, Progress, run_point
+from bench.runner import run_points
+
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("tests of tensor parallelism left out: ray needed", allow_module_level=True)
+
+from engines.execution.ray_head import RayHead
+from engines.execution.tensor_parallel import ParallelExecutor
+
+PROMPT = [5, 17, 3, 88]
+
+
+def generate(folder: Path, *options: str) -> list[str]:
+    """The words of a command that generates six tokens."""
+    file = folder / "in.jsonl"
+    file.write_text(json.dumps({"prompt_token_ids": PROMPT, "max_tokens": 6}), encoding="utf-8")
+    words = ["generate", "--system", "astra", "--backend", "cpu", "--kv-slots", "1024", "--json"]
+    return [*words, "--model", str(checkpoint("opt").directory), "--input", str(file), *options]
+
+
+def test_one_device_needs_no_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # importing it would fail
+    result = CliRunner().invoke(main, generate(tmp_path, "--tensor-parallel", "1"))
+    assert result.exit_code == 0, result.output
+    outputs = json.loads(result.stdout)["outputs"]
+    assert [o["token_ids"] for o in outputs] == expected("opt", tuple(PROMPT), 6)
+
+
+def test_without_ray_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *rest: None if name == "ray" else found(name, *rest),
+    )
+    result = CliRunner().invoke(main, generate(tmp_path, "--tensor-parallel", "2"))
+    assert result.exit_code == 2
+    assert "needs Ray, which is not installed: pip install 'astra-artifact[ray]'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--tensor-parallel", "3"), r"degree 3 does not divide .* choose 1, 2"),
+        (("--tensor-parallel", "0"), "0 is not in the range"),
+        (("--tensor-parallel", "2", "--dtype", "float16"), "float16 needs --backend cuda"),
+        (("--tensor-parallel", "2", "--ray", "127.0.0.1:9"), "no Ray cluster answers at 127.0.0.1"),
+        (("--tensor-parallel", "2", "--ray", "ray://here:1"), "is no address: write HOST:PORT"),
+        (("--tensor-parallel", "2", "--ray", "nowhere"), "is no address: write HOST:PORT"),
+    ],
+)
+def test_what_cannot_run_says_why(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    began = time.monotonic()
+    result = CliRunner().invoke(main, generate(tmp_path, *options))
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert time.monotonic() - began < 10
+    (line,) = [line for line in result.stderr.splitlines() if "Error" in line]
+    assert re.search(message, line), line
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[RayHead]:
+    """A cluster that this process does not connect to."""
+    head = RayHead(num_cpus=2)
+    yield head
+    head.close()
+
+
+@pytest.mark.slow
+def test_a_cluster_of_another_version_is_refused(tmp_path: Path, head: RayHead) -> None:
+    program = (
+        "from ray._private import utils\n"
+        "utils.compute_version_info = lambda: ('2.1.0', '3.8.9')\n"
+        "from bench.cli import main\n"
+        "main()"
+    )
+    options = ("--tensor-parallel", "2", "--ray", head.address)
+    command = [sys.executable, "-c", program, *generate(tmp_path, *options)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "runs other versions than this command" in result.stderr
+    assert "2.1.0" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def run_and_lose_a_rank_once(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcome:
+    """Run a point on the cluster named beside its trace; the first time a rank is killed."""
+    assert spec.trace is not None
+    setting = json.loads(Path(spec.trace).with_suffix(".json").read_text(encoding="utf-8"))
+    os.environ.update(setting["environment"])
+    died = Path(spec.trace).with_suffix(".died")
+    execute = ParallelExecutor.execute
+
+    def kill_once(self, batch):
+        if batch.step == 6 and not died.exists():
+            died.touch()
+            os.kill(self._ranks.pids[1], signal.SIGKILL)
+        return execute(self, batch)
+
+    ParallelExecutor.execute = kill_once
+    return run_point(spec, on_progress=on_progress, ray=setting["address"])
+
+
+@pytest.mark.slow
+def test_a_point_that_loses_a_rank_is_run_again(tmp_path: Path, head: RayHead) -> None:
+    trace = tmp_path / "trace.csv"
+    rows = [f"{0.01 * i},{3 + i % 5},{14 + i % 7}" for i in range(8)]
+    trace.write_text("\n".join(["arrival_s,input_len,output_len", *rows]), encoding="utf-8")
+    environment = {name: os.environ[name] for name in os.environ if name.startswith("RAY_AUTH_")}
+    setting = {"address": head.address, "environment": environment}
+    trace.with_suffix(".json").write_text(json.dumps(setting), encoding="utf-8")
+    spec = PointSpec(
+        system="astra", model=str(checkpoint("llama").directory), backend="cpu", trace=str(trace),
+        rate=100.0, duration=0.2, kv_slots=512, warmup=0.0, window=(0.0, 60.0),
+        tensor_parallel=2,
+    )  # fmt: skip
+    store = Store(tmp_path / "results")
+    summary = run_points(store, [spec], place=LocalProcesses(run=run_and_lose_a_rank_once))
+    assert summary.failed == ()
+    assert trace.with_suffix(".died").exists()
+    assert summary.done == (spec,)
+    assert store.state(spec) is State.COMPLETE
+
+
+def descendants(root: int) -> dict[int, str]:
+    """Processes below one, with their command lines."""
+    children: dict[int, list[int]] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = file.read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+        children.setdefault(int(parent), []).append(int(file.parent.name))
+    found, todo = [], [root]
+    while todo:
+        found += (below := children.get(todo.pop(), []))
+        todo += below
+    return {pid: command_of(pid) for pid in found}
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def has_steps(root: int) -> bool:
+    return any("Rank.step" in command for command in descendants(root).values())
+
+
+def wait_for(condition, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_nothing_is_left_when_the_driver_goes(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("arrival_s,input_len,output_len\n" + "0,4,50\n" * 5000, encoding="utf-8")
+    words = ["run", "--system", "astra", "--backend", "cpu", "--kv-slots", "512", "--quiet"]
+    words += ["--trace", str(trace), "--warmup", "0", "--tensor-parallel", "2"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.cli", *words, "--model", str(checkpoint("opt").directory)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            wait_for(lambda: process.poll() is not None or has_steps(process.pid), 90)
+            below = descendants(process.pid)
+            assert len(below) > 5
+        finally:
+            os.killpg(process.pid, number)
+        assert process.wait(20) == status
+        wait_for(lambda: not any(command_of(pid) for pid in below), 20)
+        assert process.stderr is not None
+        lines = process.stderr.read().strip()
+    assert lines == ("Error: interrupted" if number == signal.SIGINT else "")
