@@ -55,7 +55,7 @@ install_torch() {
 
 case $what in
     base) extras='[docker]' ;;
-    models) extras='[models,docker]' ;;
+    models) extras='[models,ray,docker]' ;;
     test) extras='[models,ray,test]' ;;
     *) fail "unknown installation '$what': base, models or test" ;;
 esac

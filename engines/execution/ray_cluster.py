@@ -57,9 +57,9 @@ class Reservation:
 def connect(address: str, *, degree: int) -> Cluster:
     """Start Ray here (LOCAL), or connect to HOST:PORT or this node's cluster (AUTO).
 
-    Raises UserError with the remedy. Where this process belongs to a cluster already, that is the
-    one. A cluster of this machine's own counts as many CPUs as there are ranks, if that is more than
-    there are cores.
+    Raises UserError with the remedy. Where this process belongs to a cluster already, that is
+    the one. A cluster of this machine's own counts as many CPUs as there are ranks, if that is more
+    than there are cores.
     """
     _require_ray()
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
