@@ -160,16 +160,16 @@ def test_auto_takes_containers_where_docker_and_gpus_are(
 
     monkeypatch.setattr("bench.launch.daemon.connect", connect)
     monkeypatch.setattr("bench.launch.gpus.find_gpus", lambda: ["gpu"] * gpus)
-    settled = places.settle({"runner": "auto", "backend": backend})
+    settled = places.settle({"ray": None, "runner": "auto", "backend": backend})
     assert (settled["runner"], settled["backend"]) == (runner, used)
     assert reason in settled["runner_reason"]
 
 
 def test_a_runner_that_was_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.launch.gpus.find_gpus", list)
-    assert places.settle({"runner": "docker", "backend": "auto"})["backend"] == "sim"
-    assert places.settle({"runner": "docker", "backend": "cuda"})["backend"] == "cuda"
-    assert "runner_reason" not in places.settle({"runner": "local", "backend": "sim"})
+    assert places.settle({"ray": None, "runner": "docker", "backend": "auto"})["backend"] == "sim"
+    assert places.settle({"ray": None, "runner": "docker", "backend": "cuda"})["backend"] == "cuda"
+    assert "runner_reason" not in places.settle({"ray": None, "runner": "local", "backend": "sim"})
 
 
 @pytest.mark.parametrize(
