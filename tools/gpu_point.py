@@ -103,7 +103,10 @@ def comparable_rate(plan: Plan, profile: Path) -> float:
             block_size=16,
             python_host=True,
         )
-        return cost.decode_seconds(TYPICAL_BATCH, TYPICAL_BATCH * TYPICAL_CONTEXT // shrink)
+        context_tokens = TYPICAL_BATCH * TYPICAL_CONTEXT // shrink
+        return cost.decode_seconds(
+            TYPICAL_BATCH, context_tokens, groups=TYPICAL_BATCH, beam_groups=0
+        )
 
     shrink = plan.settings.get("shrink", 1)
     speed = step_s("opt-13b", "a100-40gb", 1) / step_s(plan.model, str(profile), shrink)
