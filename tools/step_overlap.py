@@ -37,21 +37,14 @@ PROMPT_LEN, OUTPUT_LEN = 24, 60
 class InTurn:
     """An executor that lets the driver go on only when a step has ended."""
 
-    def __init__(self, executor: ParallelExecutor) -> None:
+    def __init__(self, executor: ParallelExecutor, kv: KVManager) -> None:
         self._executor = executor
-
-    def follow(self, kv: KVManager) -> None:
-        """See `RemoteExecutor.follow`."""
-        self._executor.follow(kv)
+        executor.follow(kv)
 
     def execute(self, batch: Batch) -> StepResult:
         """Run the step to its end."""
         self._executor.execute(batch)
         return self._executor.finish()
-
-    def finish(self) -> StepResult:
-        """Never called: no step is left under way."""
-        raise AssertionError("no step is under way")
 
 
 @dataclass(frozen=True)
@@ -67,10 +60,10 @@ def serve(model: ParallelModel, requests: Sequence[Request], *, overlap: bool) -
     """Serve requests that arrive at once."""
     config = EngineConfig(system=System.ASTRA, num_slots=256 * len(requests))
     executor = model.executor(config, options=Options(logprobs=False))
-    clock = WallClock()
+    scheduler, clock = create_scheduler(config), WallClock()
     engine = Engine(
-        create_scheduler(config),
-        executor if overlap else InTurn(executor),
+        scheduler,
+        executor if overlap else InTurn(executor, scheduler.kv),
         clock,
         recorder=StepRecorder(0.0, 0.0),
     )

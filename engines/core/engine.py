@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from engines.core.batch import Batch
 from engines.core.clock import Clock
 from engines.core.executor import Executor, RemoteExecutor, StepResult
 from engines.core.request import Request, SequenceGroup, Status
 from engines.core.scheduler import Scheduler
 from engines.core.stats import StepRecorder
+
+_NOBODY: list[SequenceGroup] = []  # never added to
 
 
 class _Undated(NamedTuple):
@@ -52,39 +53,32 @@ class Engine:
         While a remote executor has a step under way that decides nothing, the next call schedules
         and starts the next step; what finished in the former is returned then.
         """
-        scheduler, clock = self.scheduler, self.clock
-        if self._remote is not None and self._undated is not None and not scheduler.has_work:
-            self._remote.finish()
+        scheduler, clock, remote = self.scheduler, self.clock, self._remote
+        if self._undated is not None and not scheduler.has_work:
+            assert remote is not None, "only remote executors leave steps under way"
+            remote.finish()
             return self._date_last()
         step = self.num_steps
         started_s = clock.now
         batch = scheduler.schedule(step)
         result = self.executor.execute(batch)
-        finished: list[SequenceGroup] = []
-        if result.under_way:
-            finished, result = self._follow_up(batch, result)
+        earlier, ahead = _NOBODY, False
+        if remote is not None:
+            earlier, ahead = self._date_last(), not batch.decides
+            if not ahead:
+                result = remote.finish()
         clock.advance(result.elapsed_s)
         self.recorder.record(started_s, len(scheduler.running), scheduler.kv, batch)
-        starting = [prompt.group for prompt in batch.prompts] if batch.prompts else []
+        starting = [prompt.group for prompt in batch.prompts] if batch.prompts else _NOBODY
         batch.clear_changes()
         self.num_steps = step + 1
         ending = self._commit(step, result)
-        if result.under_way:
+        if ahead:
             self._undated = _Undated(starting, ending)
-            return finished
+            return earlier
         if starting or ending:
             self._date(starting, ending)
-        return finished + ending if finished else ending
-
-    def _follow_up(
-        self, batch: Batch, result: StepResult
-    ) -> tuple[list[SequenceGroup], StepResult]:
-        """Take leave of the step before, which has ended; wait for this one if it decides."""
-        assert self._remote is not None, "only remote executors leave steps under way"
-        finished = self._date_last()
-        if batch.decides:
-            result = self._remote.finish()
-        return finished, result
+        return earlier + ending if earlier else ending
 
     def _date_last(self) -> list[SequenceGroup]:
         last, self._undated = self._undated, None

@@ -23,13 +23,12 @@ class StepResult(NamedTuple):
     """What came of a step.
 
     `elapsed_s` is its duration, simulated or measured. `stopped` are sequences that ended before
-    their maximum length. None of it is known yet of a step that is `under_way`.
+    their maximum length.
     """
 
     elapsed_s: float
     forks: list[Fork]
     stopped: list[Sequence]
-    under_way: bool = False
 
 
 class Executor(Protocol):
@@ -43,8 +42,8 @@ class Executor(Protocol):
 class RemoteExecutor(Executor, Protocol):
     """An executor whose steps run elsewhere, on copies of the batch.
 
-    `execute` starts a step, waits for the one before and returns with the new one under way, so
-    that the next can be scheduled meanwhile.
+    `execute` starts a step, waits for the one before and returns an empty result with the new one
+    under way, so that the next can be scheduled meanwhile.
     """
 
     def follow(self, kv: KVManager) -> None:

@@ -146,7 +146,7 @@ class ParallelExecutor:
             self._take(before)
         self._forget(events)
         self._returned_s = time.perf_counter()
-        return StepResult(0.0, [], [], under_way=True)
+        return StepResult(0.0, [], [])
 
     def finish(self) -> StepResult:
         """See `RemoteExecutor.finish`; raises LostWorkerError if a rank dies."""

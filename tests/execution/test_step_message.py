@@ -66,7 +66,7 @@ class Follower:
         limit = FIXED_BYTES + BYTES_PER_SEQUENCE * num_changed(batch)
         self.spare.append(limit - len(data))
         self.batch = batch
-        return StepResult(0.0, [], [], under_way=True)
+        return StepResult(0.0, [], [])
 
     def finish(self) -> StepResult:
         forks, stopped = [], []
