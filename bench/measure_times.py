@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in NAMES:
             table[name][effort] = measure(name, effort)
             print(f"{name} {effort.value}: {table[name][effort]}", flush=True)
-    TABLE.write_text(to_text(table), encoding="utf-8")
+            TABLE.write_text(to_text(table), encoding="utf-8")  # an interruption loses one figure
 
 
 if __name__ == "__main__":
