@@ -38,18 +38,20 @@ _SETTINGS = {
 class Destination:
     """Which cluster: an address, or LOCAL for one of this machine's `cpus` cores.
 
-    `sources` is a folder with the code to run, which is shipped to every node.
+    `sources` is a folder with the code to run, which is shipped to every node; `log` is a file for
+    what Ray prints.
     """
 
     address: str
     sources: Path
+    log: Path
     cpus: int
 
 
 def drive(destination: Destination, channel: Connection) -> None:
     """Serve the runner at the other end of `channel` until it closes it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides what Ctrl-C means
-    _silence()
+    _divert_output(destination.log)
     os.environ.update(_SETTINGS)
     if destination.address == LOCAL and "RAY_AUTH_MODE" not in os.environ:
         secret = secrets.token_hex(32)  # so that nobody else's commands run on this machine
@@ -73,12 +75,12 @@ def drive(destination: Destination, channel: Connection) -> None:
         ray.shutdown()
 
 
-def _silence() -> None:
-    """Send what Ray prints nowhere: its own logs keep it."""
+def _divert_output(log: Path) -> None:
+    """Send what Ray prints to a file; what matters of it is told over the channel."""
     sys.stdout.flush()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
-        os.dup2(nowhere, stream)
+        os.dup2(file, stream)
 
 
 def _connect(destination: Destination) -> None:

@@ -34,10 +34,12 @@ class Link:
         self.address = address
         self.nodes: tuple[Node, ...] = ()
         self._folder = tempfile.TemporaryDirectory(prefix="bench-cluster-")
-        stage_sources(Path(self._folder.name), further=further)
+        sources, self._log = Path(self._folder.name) / "sources", Path(self._folder.name) / "log"
+        self._log.touch()
+        stage_sources(sources, further=further)
         context = multiprocessing.get_context("spawn")
         self._channel, theirs = context.Pipe()
-        destination = Destination(address, Path(self._folder.name), usable_cores())
+        destination = Destination(address, sources, self._log, usable_cores())
         self._process = context.Process(target=drive, args=(destination, theirs), name="ray-driver")
         self._process.start()
         theirs.close()
@@ -54,6 +56,7 @@ class Link:
 
     def _await(self, kind: type[Loaded | Connected], timeout_s: float) -> Loaded | Connected:
         if not self._channel.poll(timeout_s):
+            self._check_access()
             raise UserError(
                 f"no Ray cluster answers at {self.address} within {timeout_s:g} s: check the "
                 "address (ray status, on a node of the cluster, shows it)"
@@ -61,6 +64,20 @@ class Link:
         message = self._receive()
         assert isinstance(message, kind), f"expected {kind.__name__}, got {message}"
         return message
+
+    def _check_access(self) -> None:
+        """Raise UserError if Ray has noted that the cluster does not let it in."""
+        if b"InvalidAuthToken" in self._log.read_bytes():
+            raise UserError(
+                f"the Ray cluster at {self.address} lets in only who has its token: set "
+                "RAY_AUTH_MODE=token, and have the token of its nodes in ~/.ray/auth_token or in "
+                "RAY_AUTH_TOKEN"
+            )
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended on this side."""
+        return self._channel.closed
 
     def submit(self, command: Submit) -> None:
         """Send a point to its node; raises UserError if the cluster is gone."""
@@ -88,6 +105,7 @@ class Link:
         except (EOFError, OSError):
             raise self._gone() from None
         if isinstance(message, Refused):
+            self._check_access()
             raise UserError(message.error)
         return message
 

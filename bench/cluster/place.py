@@ -52,7 +52,7 @@ class RayCluster:
         that the cluster is too small for.
         """
         require_kernels(undertaking.specs)
-        if self._link is None:
+        if self._link is None or self._link.closed:
             display.note(f"connecting to Ray ({self._address})")
             self._link = Link(self._address, further=self._further)
             display.note(f"nodes: {', '.join(map(str, self._link.nodes))}")

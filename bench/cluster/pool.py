@@ -180,7 +180,8 @@ class ClusterPool:
         return Finished()
 
     def stop(self) -> None:
-        """See `Pool.stop`."""
-        self.link.close()
+        """See `Pool.stop`; the connection stays for further runs unless tasks have to be ended."""
+        if self._running:
+            self.link.close()
         for key in list(self._running):
             self._release(key)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cluster_fakes import drive_without_token
 
 from bench.cli import main
 from bench.cluster import link
@@ -73,6 +74,17 @@ def test_something_that_is_no_cluster_is_given_up_and_leaves_nothing(
     assert not [p for p in multiprocessing.active_children() if p.name == "ray-driver"]
 
 
+@pytest.mark.slow
+def test_a_cluster_that_wants_a_token_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "_CONNECT_ELSEWHERE_S", 0.5)
+    monkeypatch.setattr(link, "drive", drive_without_token)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(UserError, match=r"who has its token: set RAY_AUTH_MODE=token"):
+            Link(f"127.0.0.1:{port}")
+    assert not [p for p in multiprocessing.active_children() if p.name == "ray-driver"]
+
+
 def test_without_ray_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="--ray needs Ray, which is not installed"):
@@ -80,7 +92,7 @@ def test_without_ray_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_reasons_are_one_line() -> None:
-    where = Destination("10.0.0.1:6379", Path("sources"), 2)
+    where = Destination("10.0.0.1:6379", Path("sources"), Path("log"), 2)
     versions = _reason(where, RuntimeError("Version mismatch: cluster:\n  Ray: 1\nhere:\n  Ray: 2"))
     assert versions == (
         "the cluster at 10.0.0.1:6379 runs other versions. cluster: Ray: 1 here: Ray: 2 Install "

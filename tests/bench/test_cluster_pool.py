@@ -127,6 +127,15 @@ def test_points_fill_the_nodes_and_are_written_here(store: Store) -> None:
     assert provenance["source_sha256"] == "present"
 
 
+def test_the_connection_outlasts_a_run(store: Store) -> None:
+    """A search for a rate runs many rounds of points over one cluster."""
+    place = FakePlace(FakeLink(succeed))
+    for seed in range(3):
+        assert len(run_points(store, [replace(drivers.specs(1)[0], seed=seed)], place=place).done)
+    assert not place.link.closed
+    assert len(place.link.submitted) == 3
+
+
 def test_jobs_limit_the_points_at_a_time(store: Store) -> None:
     link = FakeLink(succeed)
     run(store, link, limit=2)
@@ -188,7 +197,6 @@ def test_without_nodes_the_run_ends_with_a_remedy(store: Store) -> None:
     link = FakeLink(answer)
     with pytest.raises(UserError, match=r"no node is left.*are none.*finished points are kept"):
         run(store, link, patience_s=0.0)
-    assert link.closed
     assert not list(store.root.rglob(".*.lock"))
 
 

@@ -36,6 +36,7 @@ def marks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("marks")
         patch.setenv(fakes.MARKS, str(folder))
+        patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "10")  # to end soon without a head
         yield folder
@@ -131,6 +132,8 @@ def test_a_sweep_survives_a_killed_process_and_a_lost_node(
     place = RayCluster(cluster.address, run=fakes.slowly, further=[Path(fakes.__file__)])
     with closing(place):
         summary = run_points(swept, points, place=place, display=watch)
+        again = run_points(swept, points[:1], place=place, force=True)
+    assert again.done == (points[0],)
     assert not summary.failed, watch.notes
     assert set(summary.done) == set(points)
     assert any("ended without a result; trying once more" in note for note in watch.notes)
@@ -170,6 +173,7 @@ def test_a_killed_command_takes_its_own_cluster_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SWEEP_TEST_LOCAL", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)  # it has a token of its own
     process = sweep("local", tmp_path)
     wait_until(lambda: list(tmp_path.rglob("point.json")), "a complete point")
     assert ray_processes(str(tmp_path))

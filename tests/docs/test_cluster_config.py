@@ -68,9 +68,11 @@ def test_ray_start_knows_its_options(config: dict[str, Any]) -> None:
         assert "--disable-usage-stats" in given
 
 
-def test_what_it_makes_and_builds_is_there(config: dict[str, Any]) -> None:
-    (local,) = config["file_mounts"].values()
-    assert (ROOT / local / "Makefile").exists()
+def test_what_it_makes_builds_and_copies_is_there(config: dict[str, Any]) -> None:
+    mounts = dict(config["file_mounts"])
+    assert (ROOT / mounts.pop("~/artifact") / "Makefile").exists()
+    assert mounts == {"~/.ray/auth_token": "~/.ray/auth_token"}
+    assert all("RAY_AUTH_MODE=token" in c for c in commands(config) if "ray start" in c)
     targets = re.findall(r"make (install|all) (BACKEND=\w+)", "\n".join([*commands(config), GUIDE]))
     assert len(targets) >= 4
     for target in set(targets):
