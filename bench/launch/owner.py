@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
+_UNDER_WAY = 409  # the daemon's status for a container whose removal has begun already
+
 
 def launcher_name(pid: int | None = None) -> str:
     """Name a process of this machine so that no later process has the same name."""
@@ -59,8 +61,21 @@ def sweep(client: DockerClient, note: Callable[[str], None]) -> None:
         note(f"removed {orphans} containers that an earlier, interrupted run had left")
 
 
+def remove_ours(client: DockerClient) -> None:
+    """Remove all containers of this process, also one whose creation was interrupted.
+
+    A daemon that no longer answers is no error: its containers end with their standard input.
+    """
+    import docker
+
+    with suppress(docker.errors.DockerException, OSError):
+        ours = {"label": f"{LAUNCHER}={launcher_name()}"}
+        for container in client.containers.list(all=True, filters=ours):
+            remove(container)
+
+
 def remove(container: Container) -> None:
-    """Kill and remove a container; one that is gone already is no error."""
+    """Kill and remove a container, and wait until it is gone; one that is gone is no error."""
     import docker
 
     try:
@@ -68,5 +83,7 @@ def remove(container: Container) -> None:
     except docker.errors.NotFound:
         return
     except docker.errors.APIError as error:
-        if error.status_code != 409:  # 409: its removal is under way
+        if error.status_code != _UNDER_WAY:
             raise
+        with suppress(docker.errors.NotFound):
+            container.wait(condition="removed")

@@ -11,7 +11,7 @@ from bench.launch.container import ARTIFACTS, Confinement, input_mounts
 from bench.launch.daemon import connect
 from bench.launch.gpus import Gpu, GpuLedger, find_gpus, gpus_needed
 from bench.launch.images import Image, Images, image_system
-from bench.launch.owner import sweep
+from bench.launch.owner import remove_ours, sweep
 from bench.launch.session import Session
 from bench.launch.wire import Order, Ready
 from bench.point import PointSpec
@@ -201,6 +201,7 @@ class ContainerPool:
             session.stop()
         self._running.clear()
         self._idle.clear()
+        remove_ours(self._client)
         try:
             self._whole.store.prepare()  # clears away what they had not finished
         except UserError:

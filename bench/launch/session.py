@@ -53,6 +53,9 @@ class Session:
         except docker.errors.APIError as error:
             self.stop()
             raise UserError(_explain(refusal(error), image.name)) from error
+        except BaseException:
+            self.stop()
+            raise
 
     def _wait(self, client: DockerClient) -> None:
         """Learn the exit status, which the daemon forgets when it removes the container."""

@@ -115,7 +115,9 @@ class FakeDaemon:
 
     def _list(self, *, all: bool, filters: Mapping[str, str]) -> list[FakeContainer]:
         assert all
-        return [c for c in self.alive if filters["label"] in c.labels]
+        name, equals, value = filters["label"].partition("=")
+        found = [c for c in self.alive if name in c.labels]
+        return [c for c in found if c.labels[name] == value] if equals else found
 
     def _find(self, container_id: str) -> FakeContainer:
         return next(c for c in self.created if c.id == container_id)

@@ -14,7 +14,7 @@ from bench.launch import pool as pools
 from bench.launch.daemon import LAUNCHER
 from bench.launch.gpus import Gpu
 from bench.launch.images import Image
-from bench.launch.owner import launcher_name
+from bench.launch.owner import launcher_name, sweep
 from bench.launch.pool import Containers
 from bench.launch.wire import Message, Order, Ready
 from bench.point import PointSpec
@@ -212,6 +212,21 @@ def test_ctrl_c_leaves_no_container(store: Store, program: Any, images: list[str
     assert daemon.alive == []
 
 
+def test_ctrl_c_while_a_container_is_made_leaves_none(
+    store: Store, program: Any, images: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(container: FakeContainer) -> None:
+        container.theirs.close()
+        raise KeyboardInterrupt
+
+    daemon = FakeDaemon(program)
+    monkeypatch.setattr(FakeContainer, "start", interrupt)
+    summary, _ = start(daemon, store, simulated(2))
+    assert summary.interrupted
+    assert daemon.created
+    assert daemon.alive == []
+
+
 def test_a_missing_gpu_driver_is_explained(store: Store, program: Any, images: list[str]) -> None:
     daemon = FakeDaemon(program)
     daemon.start_error = 'could not select device driver "" with capabilities: [[gpu]]'
@@ -239,11 +254,13 @@ def test_containers_of_dead_launchers_are_removed_and_no_others(
         )
     )
     assert rest
-    _, display = start(daemon, store, simulated(1))
+    sweep(daemon, (display := Recorder()).note)  # type: ignore[arg-type]
     assert daemon.alive == [ours, foreign, elsewhere]
     assert orphan.ended.is_set()
     assert reused.ended.is_set()
     assert any("removed 2 containers" in note for note in display.notes)
+    start(daemon, store, simulated(1))  # a run leaves none of its own process either
+    assert daemon.alive == [foreign, elsewhere]
 
 
 def test_what_a_point_fails_with_is_told(store: Store, images: list[str]) -> None:
