@@ -34,7 +34,13 @@ TERMS: Mapping[str, Mapping[str, Any]] = {
     "KV cache": {"kv_bandwidth": math.inf},
     "prompts": {"attention_flops": math.inf},
     "link": {"link_bandwidth": math.inf, "link_latency_s": 0.0},
-    "host": {"step_overhead_s": 0.0, "worker_overhead_s": 0.0, "sequence_overhead_s": 0.0},
+    "host": {
+        "step_overhead_s": 0.0,
+        "worker_overhead_s": 0.0,
+        "group_overhead_s": 0.0,
+        "draw_overhead_s": 0.0,
+        "sequence_overhead_s": 0.0,
+    },
 }
 
 
@@ -165,10 +171,12 @@ def mean_step(store: Store, instance: Instance, found: Found) -> Step:
     metrics = store.load_record(spec)["metrics"]
     lengths = store.load_requests(spec)["input_len"].astype("int64")
     steps = metrics["steps"]
+    running = round(metrics["mean_running_requests"])
     work = Work(
         prompts=0,
         prompt_tokens=round(int(lengths.sum()) / steps),
-        decodes=round(metrics["mean_running_requests"]),
+        decodes=running,
+        groups=running,
         context_tokens=round(metrics["kv_pct"]["token"] / 100 * metrics["kv_slots"]),
         prompt_squares=round(int((lengths**2).sum()) / steps),
     )

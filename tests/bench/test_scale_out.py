@@ -21,7 +21,7 @@ from engines.execution.profile import load_profile
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
 SERVER = Instance(MODELS["opt-175b"], load_profile("a100-80gb"), 8)
-WORK = Work(prompt_tokens=90, decodes=100, context_tokens=50_000, prompt_squares=40_000)
+WORK = Work(prompt_tokens=90, decodes=100, groups=80, context_tokens=50_000, prompt_squares=40_000)
 
 
 def table(name: str) -> list[str]:
@@ -47,7 +47,7 @@ def test_terms_add_up_to_the_step(instance: Instance) -> None:
     assert list(terms) == list(TERMS)
     assert sum(terms.values()) == pytest.approx(seconds(instance))
     assert (terms["link"] == pytest.approx(0, abs=1e-12)) == (instance.degree == 1)
-    host = 0.005 * instance.degree + 1.6e-4 * WORK.decodes
+    host = 0.004 * instance.degree + 2.5e-4 * WORK.groups + 3e-5 * WORK.decodes
     assert terms["host"] == pytest.approx(host)
 
 

@@ -32,7 +32,7 @@ from tools import step_overlap
 if importlib.util.find_spec("ray") is None:
     pytest.skip("tests of tensor parallelism left out: ray needed", allow_module_level=True)
 
-from engines.execution import ray_cluster
+from engines.execution import ray_cluster, ray_head
 from engines.execution.ray_cluster import LOCAL, Cluster, connect
 from engines.execution.ray_ranks import RankPlan, RayRanks
 from engines.execution.tensor_parallel import ParallelModel, load_onto
@@ -53,10 +53,17 @@ KINDS = ("opt-wide", "llama-wide")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A cluster of this machine's own, with room for four ranks."""
-    cluster = connect(LOCAL, degree=4)
-    yield cluster
-    cluster.close()
+    """A cluster of this machine's own, with room for four ranks.
+
+    Ray reads once in a process whether clusters have tokens, and those of other tests have none.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        ray_head._access.cache_clear()
+        cluster = connect(LOCAL, degree=4)
+        yield cluster
+        cluster.close()
+    ray_head._access.cache_clear()
 
 
 @pytest.fixture(scope="module")
