@@ -70,7 +70,7 @@ EXTRA_RATES: dict[str, Rates] = {
         "orca-oracle": (7.0, 7.5, 8.5),
         "orca-pow2": (5.0, 5.5, 6.0),
     },
-    "beam6": {"orca-oracle": (5.0, 5.5), "orca-pow2": (3.5,)},
+    "beam6": {"astra": (9.25, 10.0), "orca-oracle": (5.0,), "orca-pow2": (3.5,)},
 }
 PARALLEL, BEAM = ("n2", "n4", "n6"), ("beam2", "beam4", "beam6")
 
@@ -137,6 +137,12 @@ SHARING_RATES = {"alpaca": 20.0, "sharegpt": 4.0}
 CALIBRATED = {"fig15:alpaca:beam6": "novelty of the process that beams follow in the simulation"}
 
 
+LONG_BEAMS = (
+    "3.1 points above the paper's range (to 4.2, four seeds): beams' one parameter was fitted on "
+    "Alpaca's 58 output tokens; on ShareGPT's 338 the process lets beams share a little too much"
+)
+
+
 def _sharing_panel(workload: str, sampling: str) -> Panel:
     settings = {**SERVERS["opt-13b"], "workload": workload, "sampling": sampling, **OVERLOAD_TRACE}
     return Panel(
@@ -164,6 +170,7 @@ def _saving(workload: str, sampling: str) -> Claim:
             "metrics": ("sharing_saving_pct",),
         },
         calibrated=CALIBRATED.get(path, ""),
+        notes=LONG_BEAMS if (workload, sampling) == ("sharegpt", "beam6") else "",
         unit="%",
     )
 
