@@ -70,7 +70,7 @@ EXTRA_RATES: dict[str, Rates] = {
         "orca-oracle": (7.0, 7.5, 8.5),
         "orca-pow2": (5.0, 5.5, 6.0),
     },
-    "beam6": {"astra": (9.25, 10.0), "orca-oracle": (5.0,), "orca-pow2": (3.5,)},
+    "beam6": {"astra": (9.25, 10.0), "orca-oracle": (5.0, 5.5), "orca-pow2": (3.5,)},
 }
 PARALLEL, BEAM = ("n2", "n4", "n6"), ("beam2", "beam4", "beam6")
 
