@@ -57,8 +57,8 @@ RATES: dict[str, Rates] = {
 # Ours, where the original's end before a curve reaches 1 s/token or pass it in a wide step.
 EXTRA_RATES: dict[str, Rates] = {
     "n2": {"astra": (21.0, 22.5), "orca-oracle": (15.0, 16.5), "orca-pow2": (11.0,)},
-    "n4": {"orca-pow2": (5.5,)},
-    "n6": {"orca-oracle": (5.25,), "orca-pow2": (3.5,)},
+    "n4": {"astra": (13.5,), "orca-pow2": (5.5, 6.5)},
+    "n6": {"orca-oracle": (5.25, 6.5), "orca-pow2": (3.5,)},
     "beam2": {
         "astra": (21.5, 23.5),
         "orca-oracle": (13.5, 15.0, 16.5),
