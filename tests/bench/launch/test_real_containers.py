@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -187,7 +188,10 @@ def test_a_killed_launcher_leaves_nothing_and_the_next_goes_on(
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("point.json")}
     done = run(*words)
     assert done.returncode == 0, done.stderr
-    assert f"{len(kept)} already complete" in done.stderr
+    # Until the next start removes it, the container left behind goes on completing points.
+    complete = re.search(r"(\d+) already complete", done.stderr)
+    assert complete is not None, done.stderr
+    assert int(complete[1]) >= len(kept)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert ours(client) == []
     assert list(tmp_path.rglob(".*")) == []
