@@ -25,6 +25,10 @@ from bench.runner import run_points
 HOUR = PointSpec(system="astra", workload="sharegpt", rate=2.0, duration=3600.0)
 # A cache large enough for 256 requests at once, and more requests than it takes.
 CROWD = PointSpec(system="astra", workload="sharegpt", rate=12.0, duration=300.0, kv_slots=130_000)
+FLEET = PointSpec(
+    system="astra", workload="sharegpt", rate=128.0, duration=600.0, replicas=64,
+    router="least-loaded",
+)  # fmt: skip
 FIGURES = ("fig2", "fig12", "fig13")
 REPETITIONS = 3
 
@@ -47,7 +51,7 @@ class Measurement:
 
 def main() -> int:
     """Measure, print a table, and return 1 if a limit is exceeded."""
-    measurements = [*measure_steps(), measure_memory(), *measure_figures()]
+    measurements = [*measure_steps(), measure_fleet(), measure_memory(), *measure_figures()]
     table = Table("what", "here", "at most", "", "remark")
     for m in measurements:
         verdict = "ok" if m.holds else "[red]too much[/red]"
@@ -72,6 +76,12 @@ def measure_steps() -> list[Measurement]:
 def _best(spec: PointSpec) -> dict[str, Any]:
     runs = [run_point(spec).metrics for _ in range(REPETITIONS)]
     return min(runs, key=lambda metrics: metrics["host_us_per_step"])
+
+
+def measure_fleet() -> Measurement:
+    """Wall time of 64 engines behind one router."""
+    text = f"{FLEET.replicas} replicas of OPT-13B, {FLEET.rate:g} req/s for {FLEET.duration:g} s"
+    return Measurement(text, run_point(FLEET).metrics["wall_s"], 60, "s", "in one process")
 
 
 def measure_memory() -> Measurement:
