@@ -201,6 +201,11 @@ class RealPlatform:
 
 def find_platform(spec: PointSpec, *, ray: str = "local") -> Platform:
     """Find the device of a point, with its model ready; see `load_platform`."""
+    if ray != "local" and (spec.backend == "sim" or (spec.tensor_parallel or 1) == 1):
+        raise UserError(
+            f"--ray {ray} counts only for a model in slices: give --tensor-parallel 2 or more with "
+            "--backend cpu or cuda"
+        )
     if spec.backend == "sim":
         return _simulated(spec)
     if has_library(spec):
@@ -270,7 +275,7 @@ def _simulated(spec: PointSpec) -> SimPlatform:
     """The paper's server for the model unless the spec names another."""
     model = find_model(spec.model)
     server_profile, server_degree = paper_server(model)
-    profile = load_profile(spec.device_profile or server_profile)
+    profile = load_profile(server_profile if spec.device_profile is None else spec.device_profile)
     if spec.trace is None and spec.workload in GREEDY_WORKLOADS:
         profile = replace(profile, draw_overhead_s=0.0)
     degree = server_degree if spec.tensor_parallel is None else spec.tensor_parallel

@@ -70,6 +70,8 @@ class LazyGroup(click.Group):
             _fail(str(error), 2)
         except LostWorkerError as error:
             _fail(f"{error}. The same command may succeed another time", 1)
+        except MemoryError:
+            _fail("out of memory on this machine: ask for less at once", 1)
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message())
             sys.exit(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -15,6 +16,17 @@ from engines.core.request import SamplingParams
 BACKENDS = ("auto", "cuda", "cpu", "sim")
 ROUTERS = ("round-robin", "least-loaded")
 DEFAULT_ROUTER = "round-robin"
+MAX_SEED = (1 << 32) - 1
+# Beyond every machine, and within what this one can keep lists of.
+_AT_MOST: Mapping[str, float] = {
+    "seed": MAX_SEED,
+    "tensor_parallel": 1024,
+    "replicas": 10_000,
+    "kv_slots": 100_000_000,
+    "swap_space_gib": 100_000,
+}
+# Settings that say nothing to the simulation, and what to give it instead.
+_OF_MODELS = {"gpu_memory": "--kv-slots or --device-profile", "dtype": "--device-profile"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +96,20 @@ class PointSpec:
             raise UserError(f"unknown preemption '{self.preemption}': known: auto, recompute, swap")
         if self.window is not None and not 0 <= self.window[0] < self.window[1]:
             raise UserError(f"window must be START:END with 0 <= START < END, got {self.window}")
+        for name, most in _AT_MOST.items():
+            if (value := getattr(self, name)) is not None and value > most:
+                raise UserError(f"{name} must be at most {most:,}, got {value:,}")
+        self._check_backend()
         self._check_replicas()
+
+    def _check_backend(self) -> None:
+        for name, instead in _OF_MODELS.items():
+            if self.backend == "sim" and (value := getattr(self, name)) is not None:
+                flag = "--" + name.replace("_", "-")
+                raise UserError(
+                    f"{flag} {value} counts only where a model runs (--backend cpu or cuda): give "
+                    f"{instead} to the simulation"
+                )
 
     def _check_replicas(self) -> None:
         if self.replicas < 1:

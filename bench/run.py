@@ -89,18 +89,14 @@ def run_point(
         return _serve_on(platform, spec, on_progress)
 
 
+def check_simulated(spec: PointSpec) -> None:
+    """Raise UserError if a simulated point has settings that cannot be served; serves nothing."""
+    _build(resolve(spec))
+
+
 def _serve_on(platform: Platform, spec: PointSpec, on_progress: Progress | None) -> Outcome:
     setting = settle(spec, platform)
-    workload = build_workload(
-        spec.workload,
-        rate=spec.rate,
-        duration=spec.duration,
-        seed=spec.seed,
-        lengths=Path(spec.lengths) if spec.lengths else None,
-        trace=Path(spec.trace) if spec.trace else None,
-        max_model_len=setting.config.max_model_len * spec.shrink,
-    ).shrunk(spec.shrink)
-    _check_warmup(setting, workload)
+    workload = _build(setting)
     engines = create_engines(setting)
     log = RequestLog(workload)
     started = time.perf_counter()
@@ -117,6 +113,21 @@ def _serve_on(platform: Platform, spec: PointSpec, on_progress: Progress | None)
         engines[0].executor, wall_s=wall_s, steps=metrics["steps"]
     )
     return Outcome(metrics, log.columns(), _inputs(setting, workload))
+
+
+def _build(setting: Setting) -> Workload:
+    spec = setting.spec
+    workload = build_workload(
+        spec.workload,
+        rate=spec.rate,
+        duration=spec.duration,
+        seed=spec.seed,
+        lengths=Path(spec.lengths) if spec.lengths else None,
+        trace=Path(spec.trace) if spec.trace else None,
+        max_model_len=setting.config.max_model_len * spec.shrink,
+    ).shrunk(spec.shrink)
+    _check_warmup(setting, workload)
+    return workload
 
 
 def resolve(spec: PointSpec) -> Setting:

@@ -94,6 +94,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     `bench report` uses finished ones for the claims about sustained rates (those of --figure).
     """
     from bench.results import Store
+    from bench.run import check_simulated
 
     target = Target(given["limit"], given["tolerance"])
     store = Store(given["artifacts"])
@@ -111,6 +112,8 @@ def command(ctx: click.Context, /, **given: Any) -> None:
             )
     asked, given = given["backend"], settle(given)
     spec = _spec(given)
+    if spec.backend == "sim":
+        check_simulated(spec)
     sought = _run(store, [spec], target=target, given=given)
     tell_backend(asked, spec.backend)
     if spec in sought.found:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bench.point import BACKENDS, DEFAULT_ROUTER, ROUTERS, PointSpec
+from bench.point import BACKENDS, DEFAULT_ROUTER, MAX_SEED, ROUTERS, PointSpec
 from engines.core.config import MODELS, Preemption, System
 from engines.core.errors import UserError, unknown_name
 
@@ -53,6 +53,7 @@ def _setting(flag: str, name: str, help_text: str, **extra: Any) -> Callable[[Fu
     return click.option(flag, name, help=help_text, **{**shown, **extra})
 
 
+SEED = click.IntRange(0, MAX_SEED)
 _COUNT = click.IntRange(min=1)
 _EXISTING = click.Path(exists=True, dir_okay=False)
 _POINT_OPTIONS = (
@@ -83,7 +84,7 @@ _POINT_OPTIONS = (
         type=float,
         metavar="S",
     ),
-    _setting("--seed", "seed", "Seed of all random draws.", type=click.IntRange(min=0)),
+    _setting("--seed", "seed", "Seed of all random draws.", type=SEED),
     _setting(
         "--sampling", "sampling", "Sequences per request, sampled or beams.", metavar=SAMPLINGS
     ),
@@ -269,9 +270,7 @@ def selection_options(function: Function) -> Function:
             help="Lengths of ShareGPT from a file (see `bench data`) instead of shipped "
             "statistics.",
         ),
-        click.option(
-            "--seed", type=click.IntRange(min=0), help="Another seed than the registry's."
-        ),
+        click.option("--seed", type=SEED, help="Another seed than the registry's."),
         click.option(
             "--backend",
             default="auto",

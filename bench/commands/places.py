@@ -20,6 +20,17 @@ RUNNERS = ("auto", "docker", "local")
 _CHECK_TIMEOUT_S = 5
 
 
+def _checked(
+    ctx: click.Context, option: click.Parameter, words: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Refuse what is no NAME=VALUE even where no image will be built."""
+    del ctx, option
+    from bench.launch.images import parse_build_args
+
+    parse_build_args(words)
+    return words
+
+
 def build_arg_option(function: Function) -> Function:
     """Add `--build-arg`, which may be given many times or as BENCH_BUILD_ARGS."""
     return click.option(
@@ -27,6 +38,7 @@ def build_arg_option(function: Function) -> Function:
         multiple=True,
         envvar="BENCH_BUILD_ARGS",
         metavar="NAME=VALUE",
+        callback=_checked,
         help="For images that are built (docs/containers.md); also from BENCH_BUILD_ARGS.",
     )(function)
 

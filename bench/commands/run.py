@@ -21,6 +21,7 @@ from bench.commands.options import (
 )
 from bench.commands.tables import print_table
 from bench.point import PointSpec
+from engines.core.errors import UserError
 
 if TYPE_CHECKING:
     from bench.run import Outcome
@@ -50,6 +51,11 @@ def command(
     """
     asked, ray = settings.pop("backend"), settings.pop("ray")
     spec = PointSpec(**settings, backend=resolve_backend(asked))
+    if spec.backend != "sim" and spec.device_profile is not None:
+        raise UserError(
+            f"--device-profile {spec.device_profile} counts only for --backend sim, got backend "
+            f"'{spec.backend}'"
+        )
     if spec.trace is not None:
         spec = _take_from_trace(ctx, spec)
     outcome = serve(spec, out=None if out is None else Path(out), quiet=quiet, ray=ray)
