@@ -13,7 +13,15 @@ import numpy as np
 from bench.ft_library import has_library, load_library
 from bench.point import PointSpec
 from engines.core.clock import Clock, VirtualClock, WallClock
-from engines.core.config import GIB, EngineConfig, ModelSpec, Preemption, System, find_model
+from engines.core.config import (
+    GIB,
+    EngineConfig,
+    ModelSpec,
+    Preemption,
+    System,
+    find_model,
+    parse_size,
+)
 from engines.core.errors import UserError
 from engines.core.executor import Executor
 from engines.core.request import SamplingParams
@@ -156,8 +164,6 @@ class RealPlatform:
     @property
     def default_slots(self) -> int:
         """See `Platform.default_slots`."""
-        from engines.execution.setup import parse_size
-
         memory = self.spec.gpu_memory
         return self.loaded.default_slots(
             gpu_memory_bytes=None if memory is None else parse_size(memory),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from engines.core.config import Preemption, System
+from engines.core.config import Preemption, System, parse_size
 from engines.core.errors import UserError, unknown_name
 from engines.core.request import SamplingParams
 
@@ -84,6 +84,8 @@ class PointSpec:
             raise UserError(f"timeout must be positive, got {self.timeout:g}")
         if not (math.isfinite(self.swap_space_gib) and self.swap_space_gib >= 0):
             raise UserError(f"swap space must not be negative, got {self.swap_space_gib:g}")
+        if self.gpu_memory is not None:
+            parse_size(self.gpu_memory)
         if self.tensor_parallel is not None and self.tensor_parallel < 1:
             raise UserError(
                 f"tensor-parallel degree must be at least 1, got {self.tensor_parallel}"

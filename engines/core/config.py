@@ -10,6 +10,22 @@ from engines.core.errors import UserError, unknown_name
 GIB = 1 << 30
 
 
+def parse_size(text: str) -> int:
+    """Read a memory size such as "40GiB" or "512MiB" in bytes; raises UserError."""
+    units = {"MiB": 1 << 20, "GiB": GIB, "MB": 10**6, "GB": 10**9}
+    for unit, factor in units.items():
+        digits = text.removesuffix(unit)
+        if digits == text:
+            continue
+        try:
+            size = float(digits)
+        except ValueError:
+            break
+        if 0 < size < float("inf"):
+            return int(size * factor)
+    raise UserError(f"memory size '{text}' is not understood: write it as 40GiB or 512MiB")
+
+
 class System(StrEnum):
     """The serving systems under comparison, by their one name everywhere (paper, section 6.1)."""
 

@@ -111,3 +111,14 @@ def best_candidates(logits: Tensor, scores: Tensor, count: int) -> tuple[Tensor,
     flat = total.flatten(1)
     best = torch.topk(flat, min(count, flat.shape[1]), dim=1)
     return best.values, best.indices
+
+
+def best_first(scores: Tensor, places: Tensor, *, vocab_size: int) -> list[list[Candidate]]:
+    """Each group's candidates from what `best_candidates` returned, in host memory."""
+    return [
+        [
+            Candidate(place // vocab_size, place % vocab_size, score)
+            for score, place in zip(*one, strict=True)
+        ]
+        for one in zip(scores.tolist(), places.tolist(), strict=True)
+    ]

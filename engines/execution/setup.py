@@ -168,22 +168,6 @@ def choose_kernels(model: Model) -> Kernels:
     return load_kernels(model.device.type)
 
 
-def parse_size(text: str) -> int:
-    """Read a size such as "40GiB" or "512MiB" in bytes; raises UserError."""
-    units = {"MiB": 1 << 20, "GiB": GIB, "MB": 10**6, "GB": 10**9}
-    for unit, factor in units.items():
-        digits = text.removesuffix(unit)
-        if digits == text:
-            continue
-        try:
-            size = float(digits)
-        except ValueError:
-            break
-        if 0 < size < float("inf"):
-            return int(size * factor)
-    raise UserError(f"memory size '{text}' is not understood: write it as 40GiB or 512MiB")
-
-
 def _cache_budget(
     model: Model, activations: int, limit_bytes: int | None, *, sharers: int = 1
 ) -> int:

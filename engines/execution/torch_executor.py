@@ -17,17 +17,25 @@ from torch import Tensor
 
 from engines.core.batch import Batch
 from engines.core.config import EngineConfig
+from engines.core.errors import UserError
 from engines.core.executor import Fork, StepResult
 from engines.core.request import Sequence as Output
 from engines.core.request import SequenceGroup, Status
 from engines.execution.attention import StepAttention
-from engines.execution.beam_search import Advance, BeamSearch, Candidate, best_candidates
+from engines.execution.beam_search import (
+    Advance,
+    BeamSearch,
+    Candidate,
+    best_candidates,
+    best_first,
+)
 from engines.execution.graphs import DecodeGraphs
 from engines.execution.kv_cache import KVCache, RowView
+from engines.execution.memory import activation_bytes
 from engines.execution.prompts import PromptBatch, PromptTokens, build_prompts
 from engines.execution.rows import Rows
 from engines.execution.sampling import log_probabilities, sample, uniform_numbers
-from engines.execution.transfer import send
+from engines.execution.transfer import fetch, send
 from engines.kernels.interface import Kernels
 from engines.models.interfaces import Communicator, Model, SingleProcess
 
@@ -67,6 +75,15 @@ class _Outcome:
     stopped: list[Output] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Ranked:
+    """The best continuations of beam searches, on the device."""
+
+    groups: list[SequenceGroup]
+    scores: Tensor  # [groups, candidates], best first
+    places: Tensor  # [groups, candidates], beam * vocabulary + token
+
+
 class TorchExecutor:
     """Runs batches of one system through a model and its KV cache.
 
@@ -94,6 +111,7 @@ class TorchExecutor:
         self._model = model
         self._cache = cache
         self._kernels = kernels
+        self._config = config
         self._max_len = config.max_model_len
         self._eos = np.array(model.arch.eos_token_ids, dtype=np.int64)
         self._prompts = PromptTokens(vocab_size=model.spec.vocab_size, seed=self._options.seed)
@@ -107,7 +125,16 @@ class TorchExecutor:
 
     @torch.inference_mode()
     def execute(self, batch: Batch) -> StepResult:
-        """Apply the batch's changes, run the model, choose tokens; waits for the device."""
+        """Apply the batch's changes, run the model, choose tokens; waits for the device.
+
+        Raises UserError where the device has too little memory for the step.
+        """
+        try:
+            return self._execute(batch)
+        except torch.OutOfMemoryError:
+            raise self._out_of_memory(batch) from None
+
+    def _execute(self, batch: Batch) -> StepResult:
         started = time.perf_counter()
         self.completed = []
         self._apply(batch)
@@ -122,6 +149,21 @@ class TorchExecutor:
         self.timing.steps += 1
         self.timing.total_s += elapsed_s
         return StepResult(elapsed_s, outcome.forks, outcome.stopped)
+
+    def _out_of_memory(self, batch: Batch) -> UserError:
+        """What to change: a cache smaller by what the step may need, or smaller steps."""
+        spec, config = self._model.spec, self._config
+        tokens = batch.num_decodes + sum(
+            p.copies * (p.num_tokens - p.num_cached) for p in batch.prompts
+        )
+        needed = activation_bytes(spec, self._communicator.size, tokens)
+        needed_slots = -(-needed * self._communicator.size // spec.kv_bytes_per_token)
+        slots = config.num_slots - needed_slots
+        fewer = f"--kv-slots to {slots} or fewer, or " if slots > 0 else ""
+        return UserError(
+            f"{self._model.device} ran out of memory in a step of {tokens} tokens, beside a KV "
+            f"cache of {config.num_slots} slots: lower {fewer}--max-batched-tokens below {tokens}"
+        )
 
     def _apply(self, batch: Batch) -> None:
         cache = self._cache
@@ -212,17 +254,21 @@ class TorchExecutor:
         if rows.num_sampled:
             self._sample(logits, source, tokens)
         rows.device.last_tokens[:count] = tokens
-        logprobs = None
+        logprobs = []
         if self._options.logprobs:
             per_row = logits if index is None else logits[index]
-            logprobs = log_probabilities(per_row, tokens)
-        best = self._beam_candidates(batch, logits, source)
-        chosen = tokens.cpu().numpy()  # the step's one wait for the device
+            logprobs = [log_probabilities(per_row, tokens)]
+        ranked = self._rank_beams(batch, logits, source)
+        beams = [tensor for each in ranked for tensor in (each.scores, each.places)]
+        first, *rest = fetch(tokens, *logprobs, *beams)  # the step's one wait for the device
+        chosen = first.numpy()
         appended = rows.append(chosen)
-        if logprobs is not None:
-            rows.logprobs[appended] += logprobs.cpu().numpy()[appended]
-        for group, candidates in best:
-            self._advance_beams(group, candidates, outcome)
+        if logprobs:
+            rows.logprobs[appended] += rest.pop(0).numpy()[appended]
+        for each in ranked:
+            candidates = best_first(rest.pop(0), rest.pop(0), vocab_size=logits.shape[-1])
+            for group, own in zip(each.groups, candidates, strict=True):
+                self._advance_beams(group, own, outcome)
         self._end_rows(appended, chosen, outcome)
 
     def _sample(self, logits: Tensor, source: NDArray[np.int64], tokens: Tensor) -> None:
@@ -242,9 +288,7 @@ class TorchExecutor:
         )
         tokens[send(drawing, device)] = self._communicator.agree(drawn)
 
-    def _beam_candidates(
-        self, batch: Batch, logits: Tensor, source: NDArray[np.int64]
-    ) -> list[tuple[SequenceGroup, list[Candidate]]]:
+    def _rank_beams(self, batch: Batch, logits: Tensor, source: NDArray[np.int64]) -> list[_Ranked]:
         """Each search's best continuations, found together for searches of one shape."""
         shapes: dict[tuple[int, int], list[SequenceGroup]] = {}
         for group in batch.beam_groups.values():
@@ -252,22 +296,17 @@ class TorchExecutor:
             if not search.done:
                 shape = (len(search.scores), search.num_candidates)
                 shapes.setdefault(shape, []).append(group)
-        found = []
-        vocab_size = logits.shape[-1]
+        ranked = []
         for (width, count), groups in shapes.items():
             places = [self.rows.row_of(s) for g in groups for s in g.running[:width]]
             index = send(source[places], logits.device)
-            scores = torch.tensor([self._search_of(g).scores for g in groups])
+            scores = np.array([self._search_of(g).scores for g in groups], dtype=np.float32)
             values, flat = best_candidates(
-                logits[index].view(len(groups), width, -1), scores.to(logits.device), count
+                logits[index].view(len(groups), width, -1), send(scores, logits.device), count
             )
-            values, flat = self._communicator.agree(values), self._communicator.agree(flat)
-            for group, logprobs, picks in zip(groups, values.tolist(), flat.tolist(), strict=True):
-                found.append(
-                    (group, [Candidate(p // vocab_size, p % vocab_size, x)
-                             for p, x in zip(picks, logprobs, strict=True)])
-                )  # fmt: skip
-        return found
+            agree = self._communicator.agree
+            ranked.append(_Ranked(groups, agree(values), agree(flat)))
+        return ranked
 
     def _search_of(self, group: SequenceGroup) -> BeamSearch:
         request = group.request

@@ -1,4 +1,4 @@
-"""Small arrays from the host to the device, without waiting for it."""
+"""Small arrays from the host to the device without waiting for it, and back with one wait."""
 
 from __future__ import annotations
 
@@ -17,3 +17,15 @@ def send(array: NDArray[np.generic], device: torch.device) -> Tensor:
     if device.type == "cpu":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def fetch(*tensors: Tensor) -> list[Tensor]:
+    """Return tensors of one device in host memory; waits for the device once for all of them.
+
+    On a CPU they are the tensors themselves.
+    """
+    if not tensors[0].is_cuda:
+        return list(tensors)
+    moved = [tensor.to("cpu", non_blocking=True) for tensor in tensors]  # into pinned memory
+    torch.cuda.current_stream(tensors[0].device).synchronize()
+    return moved

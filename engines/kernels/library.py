@@ -76,9 +76,19 @@ class CompiledKernels:
 
 
 def load_library(path: Path, namespace: str) -> CompiledKernels:
-    """Load a compiled library and give its operations fake kernels for tracing."""
+    """Load a compiled library and give its operations fake kernels for tracing.
+
+    Raises UserError for a file that torch cannot load.
+    """
     load: Callable[[str], None] = torch.ops.load_library
-    load(str(path))
+    try:
+        load(str(path))
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path.name} cannot be loaded ({reason}): delete it in {path.parent} and run "
+            "python -m engines.kernels.build for its device"
+        ) from None
     return CompiledKernels(namespace)
 
 
@@ -102,9 +112,7 @@ def load_kernels(device: str) -> Kernels:
 
 def _find_or_build(device: str) -> Path:
     folder = build.source_folder()
-    if folder is None:
-        return _only_library(device)
-    path = build.library_path(device, folder)
+    path = _only_library(device) if folder is None else build.library_path(device, folder)
     if not path.exists():
         if device == "cuda":
             raise UserError(_how_to_build(device))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,9 @@ def _open_safetensors(file: Path) -> dict[str, StoredTensor]:
         handle: Any = safe_open(str(file), framework="pt", device="cpu")
         slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is not a readable safetensors file: {error}") from None
+        raise UserError(
+            f"{file} is not a readable safetensors file: {error}: if it is damaged, fetch it again"
+        ) from None
     return {
         name: StoredTensor(file, tuple(part.get_shape()), part.__getitem__)
         for name, part in slices.items()
@@ -138,6 +141,11 @@ def _open_safetensors(file: Path) -> dict[str, StoredTensor]:
 
 def _open_bin(file: Path) -> dict[str, StoredTensor]:
     """Map a torch.save file of plain tensors; its unpickler accepts nothing else."""
+    if not zipfile.is_zipfile(file):
+        raise UserError(
+            f"{file} is not what torch.save writes: fetch it again if it is damaged, or save it as "
+            "safetensors if a version of PyTorch before 1.6 wrote it"
+        )
     try:
         tensors = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError:

@@ -15,7 +15,7 @@ from engines.models.checkpoint import Checkpoint
 from engines.models.dummy import DummyWeights
 from engines.models.interfaces import Communicator, Model, SingleProcess
 from engines.models.llama import LlamaModel
-from engines.models.memory import require_memory
+from engines.models.memory import require_memory, too_large
 from engines.models.opt import OptModel
 from engines.models.spec import ArchConfig, arch_from_spec, spec_from_config
 
@@ -51,8 +51,11 @@ def load_model(
         checkpoint.verify(required_tensors(spec, arch), tied_head=arch.tied_embeddings)
         require_memory(spec, dtype, device, communicator.size)
         source = checkpoint
-    builder = Builder(source, communicator, dtype=dtype, device=device)
-    return _MODELS[spec.family](builder, spec, arch)
+    try:
+        builder = Builder(source, communicator, dtype=dtype, device=device)
+        return _MODELS[spec.family](builder, spec, arch)
+    except torch.OutOfMemoryError:  # another process took what was free a moment ago
+        raise too_large(spec, dtype, device, communicator.size) from None
 
 
 def describe_model(name_or_path: str | Path) -> tuple[ModelSpec, ArchConfig]:

@@ -246,6 +246,10 @@ def test_default_warmup_and_window() -> None:
         ({"timeout": 0.0}, "timeout must be positive, got 0"),
         ({"swap_space_gib": -1.0}, "swap space must not be negative, got -1"),
         ({"swap_space_gib": float("nan")}, "swap space must not be negative, got nan"),
+        (
+            {"gpu_memory": "40"},
+            "memory size '40' is not understood: write it as 40GiB or 512MiB",
+        ),
         ({"tensor_parallel": 0}, "tensor-parallel degree must be at least 1, got 0"),
         ({"backend": "tpu"}, "unknown backend 'tpu': known: auto, cuda, cpu, sim"),
         ({"preemption": "never"}, "unknown preemption 'never': known: auto, recompute, swap"),

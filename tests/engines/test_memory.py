@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from serving import make_profile
 
-from engines.core.config import GIB, MODELS, find_model
+from engines.core.config import GIB, MODELS, find_model, parse_size
 from engines.core.errors import UserError
 from engines.execution.memory import (
     activation_bytes,
@@ -91,3 +91,16 @@ def test_parameters_by_shape(name: str, billions: float) -> None:
 def test_kv_bytes_of_opt_13b() -> None:
     """Section 3 of the paper: 800 KiB a token."""
     assert find_model("opt-13b").kv_bytes_per_token == 800 * 1024
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("40GiB", 40 * GIB), ("1.5GiB", 3 * GIB // 2), ("2GB", 2 * 10**9)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["40", "GiB", "-1GiB", "0GiB", "infGiB", "nanGiB", "40 Gi"])
+def test_bad_sizes(text: str) -> None:
+    with pytest.raises(UserError, match="is not understood"):
+        parse_size(text)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
-from real_serving import MAX_LEN, checkpoint
+from typing import NoReturn
 
-from engines.core.config import GIB
+import pytest
+import torch
+from real_serving import MAX_LEN, checkpoint, engine_over, request
+
+from engines.core.config import GIB, EngineConfig, System
 from engines.core.errors import UserError
 from engines.execution.graphs import padded_context, padded_rows
 from engines.execution.memory import UTILISATION, WORKSPACE_BYTES, activation_bytes
-from engines.execution.setup import load, parse_size
+from engines.execution.setup import load
 
 
 def test_slots_follow_from_the_memory_that_a_smaller_device_would_have() -> None:
@@ -30,22 +33,39 @@ def test_slots_hold_the_keys_of_kv_heads_only() -> None:
     assert grouped.spec.max_positions == MAX_LEN
 
 
-@pytest.mark.parametrize(
-    ("text", "size"), [("40GiB", 40 * GIB), ("1.5GiB", 3 * GIB // 2), ("2GB", 2 * 10**9)]
-)
-def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["40", "GiB", "-1GiB", "0GiB", "infGiB", "nanGiB", "40 Gi"])
-def test_bad_sizes(text: str) -> None:
-    with pytest.raises(UserError, match="is not understood"):
-        parse_size(text)
-
-
 def test_types_that_the_cpu_lacks_are_refused() -> None:
     with pytest.raises(UserError, match="float16 needs --backend cuda"):
         load(str(checkpoint("opt").directory), device="cpu", dtype="float16")
+
+
+def test_running_out_of_memory_in_a_step_says_what_would_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = checkpoint("opt")
+
+    def exhausted(*_: object) -> NoReturn:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 GiB")
+
+    engine = engine_over(pair, EngineConfig(system=System.ASTRA, num_slots=1024))
+    engine.add_request(request(0, (5, 17, 3), 4))
+    monkeypatch.setattr(pair.loaded.model, "forward", exhausted)
+    with pytest.raises(UserError) as caught:
+        engine.step()
+    assert str(caught.value) == (
+        "cpu ran out of memory in a step of 3 tokens, beside a KV cache of 1024 slots: lower "
+        "--kv-slots to 1019 or fewer, or --max-batched-tokens below 3"
+    )
+
+
+def test_running_out_of_memory_while_loading_says_what_would_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def exhausted(*_: object, **__: object) -> NoReturn:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 GiB")
+
+    monkeypatch.setattr("engines.models.load.Builder", exhausted)
+    with pytest.raises(UserError, match=r"opt-1\.3b in float32 needs 4\.9 GiB.*is opt-350m\)"):
+        load("opt-1.3b", device="cpu")
 
 
 def test_graphs_are_padded_to_few_sizes() -> None:

@@ -90,6 +90,38 @@ def test_a_stale_cuda_library_is_refused_with_the_remedy(
     assert "_cuda-0123456789ab.so was built from other sources: run python -m" in caplog.text
 
 
+@NEEDS_TORCH
+def test_a_damaged_library_is_told_and_the_reference_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from engines.kernels import library
+
+    assert SOURCES is not None, "a checkout has csrc/"
+    path = build.library_path("cpu", SOURCES, into=tmp_path)
+    path.write_bytes(b"\x7fELF")
+    monkeypatch.setattr(build, "library_folder", lambda: tmp_path)
+    assert not library.load_kernels.__wrapped__("cpu").compiled
+    assert f"{path.name} cannot be loaded (" in caplog.text
+    assert f"delete it in {tmp_path}" in caplog.text
+
+
+@NEEDS_TORCH
+def test_an_installation_without_sources_checks_its_librarys_architecture_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    from engines.kernels import library
+
+    (tmp_path / "_cuda-0123456789ab.so").write_bytes(b"")
+    monkeypatch.setattr(build, "library_folder", lambda: tmp_path)
+    monkeypatch.setattr(build, "source_folder", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
+    monkeypatch.setattr(fatbinary, "list_images", lambda _: [fatbinary.Image(80, is_ptx=False)])
+    assert not library.load_kernels.__wrapped__("cuda").compiled
+    assert "holds code for sm_80, but this device is sm_70" in caplog.text
+
+
 def test_code_runs_on_its_own_architecture_and_ptx_on_later_ones() -> None:
     machine, ptx = fatbinary.Image(80, is_ptx=False), fatbinary.Image(90, is_ptx=True)
     assert machine.runs_on(8, 0)

@@ -148,18 +148,32 @@ def test_quantized_weights(opt_copy):
         load(opt_copy)
 
 
-def test_truncated_safetensors(opt_copy):
+DAMAGES = {
+    "cut short": lambda content: content[:-100],
+    "empty": lambda content: b"",
+    "something else": lambda content: bytes(range(256)) * 9,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_safetensors(opt_copy, damage):
     file = opt_copy / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"model\.safetensors is not a readable safetensors file"):
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    with pytest.raises(
+        UserError,
+        match=r"model\.safetensors is not a readable .*: if it is damaged, fetch it again$",
+    ):
         load(opt_copy)
 
 
-def test_truncated_bin(checkpoint, tmp_path):
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_bin(checkpoint, tmp_path, damage):
     save_bin(checkpoint("opt")[0], tmp_path, num_shards=1)
     file = tmp_path / "pytorch_model.bin"
-    file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(UserError, match=r"pytorch_model\.bin cannot be mapped"):
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    with pytest.raises(
+        UserError, match=r"pytorch_model\.bin is not what torch\.save writes: fetch it"
+    ):
         load(tmp_path)
 
 
