@@ -17,6 +17,7 @@ from plot.layout import (
     panel_letter,
     paper_patch,
     place_legend,
+    set_title,
 )
 from plot.summary import paper_values, system_metric
 from plot.systems import style_of
@@ -34,12 +35,12 @@ def draw_batched(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
         _draw_bars(upper, system_metric(table, USED), "{:.0f}")
         upper.set_ylim(0, 112)
         upper.set_yticks([0, 25, 50, 75, 100])
-        upper.set_title(f"{panel_letter(column)}Memory in use, {table.panel.title}")
+        set_title(upper, f"{panel_letter(column)}Memory in use, {table.panel.title}")
         _draw_bars(lower, system_metric(table, BATCHED), "{:.1f}")
         _draw_paper(lower, figure, table)
         lower.set_ylim(0, lower.get_ylim()[1] * 1.08)
         letter = panel_letter(len(tables) + column)
-        lower.set_title(f"{letter}Batched requests, {table.panel.title}")
+        set_title(lower, f"{letter}Batched requests, {table.panel.title}")
     axes[0][0].set_ylabel("KV slots allocated (%)")
     axes[1][0].set_ylabel("Mean batched requests")
     canvas.align_ylabels(axes[:, 0])

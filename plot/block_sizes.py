@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from bench.experiments.fig18_fig19 import COMPARABLE
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
-from plot.layout import panel_letter, place_legend
+from plot.layout import panel_letter, place_legend, set_title
 from plot.preemption import LOOKS
 from plot.summary import by_block_size, paper_range
 from plot.systems import style_of
@@ -33,7 +33,7 @@ def draw_block_sizes(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
         _shade(ax, paper_range(figure, table.panel.name))
         _scale(ax, latencies)
         letter = panel_letter(index) if len(tables) > 1 else ""
-        ax.set_title(f"{letter}{table.panel.title}")
+        set_title(ax, f"{letter}{table.panel.title}")
     axes[0].set_ylabel("Normalized latency (s/token)")
     place_legend(canvas, [Patch(color=PAPER_COLOUR, label="best in the paper")])
     return canvas

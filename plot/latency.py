@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from bench.capacity import LIMIT_S_PER_TOKEN, Bound, Estimate
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
-from plot.layout import panel_letter, place_legend
+from plot.layout import panel_letter, place_legend, set_title
 from plot.summary import latency_curves
 from plot.systems import in_order, style_of
 
@@ -40,7 +40,7 @@ def draw_latency(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
             continue
         draw_panel(ax, tables[index])
         letter = panel_letter(index) if len(tables) > 1 else ""
-        ax.set_title(f"{letter}{tables[index].panel.title}")
+        set_title(ax, f"{letter}{tables[index].panel.title}")
         if index % columns == 0:
             ax.set_ylabel("Normalized latency (s/token)")
         if index + columns >= len(tables):

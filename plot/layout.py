@@ -11,6 +11,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
+from bench.experiments.scaling import MINIATURE
+
 LINE_IN = 0.098  # height of one footer line
 MARGIN_IN = 0.05
 FOOTER_POINTS = 5.3
@@ -25,6 +27,12 @@ PAPER_HATCH = "//////"
 def panel_letter(index: int) -> str:
     """`(a) `, `(b) `, ..."""
     return f"({chr(ord('a') + index)}) "
+
+
+def set_title(ax: Axes, text: str) -> None:
+    """Give axes a title; in miniature it says so on a line of its own, as neighbours are near."""
+    words = MINIATURE.strip()
+    ax.set_title(text.replace(f" {words}", f"\n{words}"))
 
 
 def place_legend(canvas: Canvas, handles: Sequence[Artist], *, columns: int | None = None) -> None:

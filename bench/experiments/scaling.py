@@ -51,6 +51,7 @@ SLOWEST = 0.1
 LARGE_BATCHES = 0.5
 BLOCK_SIZE = 16  # the original's, where a panel does not vary it
 SCALED_MODELS = ("opt-13b", "llama-13b")
+MINIATURE = " in miniature"  # ends the titles of scaled panels
 
 _FILE = "scale-cpu.json"
 _WARM_UP_STEPS, _TIMED_STEPS = 3, 12
@@ -83,7 +84,7 @@ def scale_panel(panel: Panel, speed: float) -> Panel:
     factor = SHRINK * speed * (LARGE_BATCHES if panel.settings["workload"] == "alpaca" else 1.0)
     return replace(
         panel,
-        title=f"{panel.title} in miniature",
+        title=panel.title + MINIATURE,
         note=f"{MODEL} for {model}, lengths / {SHRINK}, rates x {factor:.3g}",
         curves=tuple(_scale_curve(curve, factor) for curve in panel.curves),
         settings=settings,

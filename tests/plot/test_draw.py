@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 import pytest
+from matplotlib import style
 from matplotlib.figure import Figure as Canvas
+from matplotlib.text import Text
 
 from bench.experiments import registry
 from bench.experiments.tables import Choice, load_panel
 from bench.results import State
 from engines.core.errors import UserError
-from plot.draw import DRAWERS, MEASURED_DRAWERS, draw
+from plot.draw import DRAWERS, MEASURED_DRAWERS, STYLE, draw
 from plot.latency import draw_latency, draw_panel
 
 SHAREGPT = "fig12-13b-sharegpt"
@@ -94,6 +96,24 @@ def test_unwritable_place_is_one_clear_line(made_up, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         draw("fig2", made_up(), tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["fig12", "fig13", "fig18-b"])
+def test_titles_of_neighbours_do_not_touch_in_miniature(made_up, name):
+    figure = registry.FIGURES[name]
+    choice = Choice.of(backend="cpu", overrides={"scale": 0.5})
+    tables = [load_panel(made_up(), panel, choice) for panel in figure.panels]
+    with style.context(STYLE):
+        canvas = DRAWERS[figure.plot](figure, tables)
+        canvas.draw_without_rendering()
+        names = {ax.get_title(loc="left") for ax in canvas.axes} - {""}
+        texts = [text for ax in canvas.axes for text in ax.findobj(Text)]
+        boxes = [text.get_window_extent() for text in texts if text.get_text() in names]
+    assert any(name.endswith("\nin miniature") for name in names)
+    assert len(boxes) == len(names)
+    for i, box in enumerate(boxes):
+        assert box.x1 <= canvas.bbox.x1
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
 
 
 def test_missing_point_breaks_the_line(made_up):
