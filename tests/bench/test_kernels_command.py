@@ -10,33 +10,17 @@ from click.testing import CliRunner, Result
 
 from bench import kernel_results as kernels
 from bench.cli import main
-from engines.core.config import ModelSpec
 from engines.core.errors import UserError
 
-TINY = ModelSpec("tiny", "opt", 2, 2, 128, 160, 97, max_positions=96)
 SMALL = ("--device", "cpu", "--batches", "2,3", "--contexts", "20", "--block-sizes", "4,16",
          "--tokens", "20", "--rounds", "2", "--samples", "2")  # fmt: skip
-
-
-@pytest.fixture
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No large buffers, no large models."""
-    pytest.importorskip("torch")
-    from bench.commands import kernels as command
-    from engines.kernels import library, timing
-
-    if not library.load_kernels("cpu").compiled:
-        pytest.skip("no compiled CPU kernels (no C++ compiler?)")
-    monkeypatch.setattr(timing, "FLUSH_BYTES", 1 << 16)
-    monkeypatch.setattr(timing, "COPY_BYTES", 1 << 16)
-    monkeypatch.setattr(command, "find_model", lambda name: TINY)
 
 
 def bench(*words: str) -> Result:
     return CliRunner().invoke(main, ["kernels", *words])
 
 
-@pytest.mark.usefixtures("_small")
+@pytest.mark.usefixtures("small_device")
 def test_both_figures_are_measured_and_kept(tmp_path: Path) -> None:
     result = bench(*SMALL, "--json", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
@@ -69,7 +53,7 @@ def test_the_ratio_is_of_the_quickest_samples() -> None:
     assert (row.least, row.largest) == (0.5, 3.0)
 
 
-@pytest.mark.usefixtures("_small")
+@pytest.mark.usefixtures("small_device")
 def test_swapping_and_recomputing_by_block_size(tmp_path: Path) -> None:
     result = bench(*SMALL, "--only", "recovery", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output

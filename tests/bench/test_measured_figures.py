@@ -9,16 +9,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from bench import kernel_results, measured
+from bench import kernel_results
 from bench.cli import main
 from bench.experiments import registry
 from bench.experiments.tables import Choice
 from bench.report import build_report
 from bench.reporting.verdicts import Status
 from bench.results import Store
-from engines.core.config import ModelSpec
-
-TINY = ModelSpec("tiny", "opt", 2, 2, 128, 160, 97, max_positions=96)
 
 
 def bench(*words: str) -> Result:
@@ -38,20 +35,7 @@ def keep(root: Path, found: dict) -> None:
     kernel_results.write_measurement(folder, found)
 
 
-@pytest.fixture
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No large buffers, no large models, few samples."""
-    pytest.importorskip("torch")
-    from engines.kernels import library, timing
-
-    if not library.load_kernels("cpu").compiled:
-        pytest.skip("no compiled CPU kernels (no C++ compiler?)")
-    monkeypatch.setattr(timing, "FLUSH_BYTES", 1 << 16)
-    monkeypatch.setattr(timing, "COPY_BYTES", 1 << 16)
-    monkeypatch.setattr(measured, "find_model", lambda name: TINY)
-
-
-@pytest.mark.usefixtures("_small")
+@pytest.mark.usefixtures("small_device")
 def test_the_kernels_figure_is_measured_on_the_cpu_once_and_drawn(tmp_path: Path) -> None:
     words = ("figure", "fig18-a", "--backend", "sim", "--artifacts", str(tmp_path))
     done = bench(*words)
@@ -72,7 +56,7 @@ def test_the_kernels_figure_is_measured_on_the_cpu_once_and_drawn(tmp_path: Path
     assert "fig18-a would be measured on a device" in planned.stdout
 
 
-@pytest.mark.usefixtures("_small")
+@pytest.mark.usefixtures("small_device")
 def test_recovery_is_measured_where_models_run(tmp_path: Path) -> None:
     words = ("figure", "fig19-a", "--backend", "cpu", "--artifacts", str(tmp_path))
     done = bench(*words)

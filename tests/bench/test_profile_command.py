@@ -12,31 +12,14 @@ from click.testing import CliRunner, Result
 from bench.cli import main
 from bench.point import PointSpec
 from bench.run import run_point
-from engines.core.config import ModelSpec
 from engines.execution.profile import load_profile
-
-TINY = ModelSpec("tiny", "opt", 2, 2, 128, 160, 97, max_positions=96)
 
 
 def bench(*words: str) -> Result:
     return CliRunner().invoke(main, ["profile", "--device", "cpu", *words])
 
 
-@pytest.fixture
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No large buffers, no large models."""
-    pytest.importorskip("torch")
-    from bench.commands import profile as command
-    from engines.kernels import library, timing
-
-    if not library.load_kernels("cpu").compiled:
-        pytest.skip("no compiled CPU kernels (no C++ compiler?)")
-    monkeypatch.setattr(timing, "FLUSH_BYTES", 1 << 16)
-    monkeypatch.setattr(timing, "COPY_BYTES", 1 << 16)
-    monkeypatch.setattr(command, "find_model", lambda name: TINY)
-
-
-@pytest.mark.usefixtures("_small")
+@pytest.mark.usefixtures("small_device")
 def test_the_simulation_takes_a_measured_profile(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     result = bench("--quick", "--out", str(file))
@@ -53,13 +36,13 @@ def test_the_simulation_takes_a_measured_profile(tmp_path: Path) -> None:
     assert profile.step_overhead_s > 0
     assert (profile.link_bandwidth, profile.link_latency_s) == (math.inf, 0)
     spec = PointSpec(
-        system="astra", model="opt-125m", rate=2.0, duration=5.0, device_profile=str(file),
+        system="astra", model="opt-1.3b", rate=2.0, duration=5.0, device_profile=str(file),
         backend="sim", kv_slots=4096,
     )  # fmt: skip
     assert run_point(spec).metrics["finished"] > 0
 
 
-@pytest.mark.usefixtures("_small")
+@pytest.mark.usefixtures("small_device")
 def test_every_measured_value_says_with_what(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     bench("--quick", "--name", "My CPU", "--out", str(file))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_devices import write_profile
 
 import bench.run
 from bench.point import PointSpec
@@ -25,20 +26,6 @@ KEYS = {
     "sharing_saving_pct", "wall_s", "host_us_per_step", "kv_used_pct",
 }  # fmt: skip
 SYSTEMS = ["astra", "orca-oracle", "orca-pow2", "orca-max", "ft"]
-STEP_PROFILE = """
-name = "step"
-memory_bytes = 1e12
-weight_bandwidth = inf
-kv_bandwidth = inf
-flops = inf
-attention_flops = inf
-copy_bandwidth = inf
-pcie_bandwidth = inf
-pcie_latency_s = 0
-link_bandwidth = inf
-link_latency_s = 0
-step_overhead_s = 1.0
-"""
 
 
 def small(system: str = "astra", **values: Any) -> PointSpec:
@@ -48,9 +35,9 @@ def small(system: str = "astra", **values: Any) -> PointSpec:
 
 def run_trace(folder: Path, system: str, rows: list[str], **values: Any) -> Outcome:
     """Replay rows of a trace on a device that takes 1 s a step and nothing else."""
-    trace, profile = folder / "trace.csv", folder / "step.toml"
+    trace = folder / "trace.csv"
     trace.write_text("\n".join(["arrival_s,input_len,output_len", *rows]) + "\n")
-    profile.write_text(STEP_PROFILE)
+    profile = write_profile(folder / "step.toml", step_overhead_s=1.0)
     defaults: dict[str, Any] = {"warmup": 0.0, "kv_slots": 4096, "max_batch_size": 2}
     spec = PointSpec(
         system=system,
@@ -321,8 +308,7 @@ def test_an_hours_trace_stays_under_a_gibibyte() -> None:
 def test_the_simulation_draws_no_tokens_where_the_original_decodes_greedily(
     tmp_path: Path,
 ) -> None:
-    profile = tmp_path / "draw.toml"
-    profile.write_text(STEP_PROFILE + "draw_overhead_s = 1.0\n")
+    profile = write_profile(tmp_path / "draw.toml", step_overhead_s=1.0, draw_overhead_s=1.0)
 
     def mean_tpot(workload: str) -> float:
         spec = PointSpec(

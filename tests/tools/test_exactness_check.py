@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -31,13 +30,9 @@ class ForgetfulKernels(ReferenceKernels):
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Greedy only; one thread, as threads that wait for each other cost more than they save."""
+def _small(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Greedy only."""
     monkeypatch.setattr(exactness, "SAMPLINGS", ("n1",))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_a_kernel_that_forgets_a_token_is_found() -> None:

@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 
-from engines.core.config import ModelSpec
 from engines.core.errors import UserError
 
 torch = pytest.importorskip("torch")
 ROOT = Path(__file__).parents[2]
-TINY = ModelSpec("tiny", "opt", 2, 2, 128, 160, 97, max_positions=96)
 
 
 @pytest.fixture
@@ -28,17 +26,13 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType]:
 
 
 @pytest.fixture
-def small(modules: tuple[ModuleType, ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """No large buffers, no large models."""
+def small(
+    small_device: None, modules: tuple[ModuleType, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> ModuleType:
+    """The check, on next to nothing."""
     from engines.execution import exactness
-    from engines.kernels import library, timing
 
-    if not library.load_kernels("cpu").compiled:
-        pytest.skip("no compiled CPU kernels (no C++ compiler?)")
-    monkeypatch.setattr(timing, "FLUSH_BYTES", 1 << 16)
-    monkeypatch.setattr(timing, "COPY_BYTES", 1 << 16)
     monkeypatch.setattr(exactness, "SAMPLINGS", ("beam2",))
-    monkeypatch.setattr(modules[1], "find_model", lambda name: TINY)
     return modules[0]
 
 

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from small_devices import write_profile
 
 from bench.point import PointSpec
 from bench.run import Outcome
@@ -17,20 +18,6 @@ from bench.run import run_point as real_run_point
 
 torch = pytest.importorskip("torch")
 ROOT = Path(__file__).parents[2]
-PROFILE = """
-name = "half"
-memory_bytes = 1e12
-weight_bandwidth = {bandwidth}
-kv_bandwidth = inf
-flops = inf
-attention_flops = inf
-copy_bandwidth = inf
-pcie_bandwidth = inf
-pcie_latency_s = 0
-link_bandwidth = inf
-link_latency_s = 0
-step_overhead_s = {overhead}
-"""
 
 
 @pytest.fixture
@@ -40,16 +27,10 @@ def point(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("tools.gpu_point")
 
 
-def write_profile(path: Path, *, overhead: float, bandwidth: str = "inf") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(PROFILE.format(overhead=overhead, bandwidth=bandwidth))
-    return path
-
-
 def test_rates_follow_the_speed_of_a_step(point: ModuleType, tmp_path: Path) -> None:
     plan = point.Plan.of("cuda", quick=False)
-    slow = point.comparable_rate(plan, write_profile(tmp_path / "a.toml", overhead=0.1))
-    fast = point.comparable_rate(plan, write_profile(tmp_path / "b.toml", overhead=0.01))
+    slow = point.comparable_rate(plan, write_profile(tmp_path / "a.toml", step_overhead_s=0.1))
+    fast = point.comparable_rate(plan, write_profile(tmp_path / "b.toml", step_overhead_s=0.01))
     assert fast == pytest.approx(10 * slow, rel=0.05)
     paper = point.comparable_rate(plan, Path("a100-40gb"))
     assert paper == point.PAPER_RATE
@@ -70,7 +51,7 @@ def test_measured_and_simulated_stand_side_by_side_with_the_error(
         seen.append(spec)
         if spec.backend == "sim":
             return real_run_point(spec)
-        true = write_profile(tmp_path / "true.toml", overhead=0.0125)
+        true = write_profile(tmp_path / "true.toml", step_overhead_s=0.0125)
         device = replace(
             spec, backend="sim", device_profile=str(true), tensor_parallel=1, kv_slots=777
         )
@@ -78,7 +59,7 @@ def test_measured_and_simulated_stand_side_by_side_with_the_error(
 
     def measure(plan: Any, path: Path, *, quick: bool) -> None:
         del plan, quick
-        write_profile(path, overhead=0.01)
+        write_profile(path, step_overhead_s=0.01)
 
     monkeypatch.setattr("bench.run.run_point", run_point)
     monkeypatch.setattr(point, "measure_profile_file", measure)
