@@ -42,8 +42,8 @@ SYSTEMS = dict(systems())
 
 
 @st.composite
-def workloads(draw: st.DrawFn) -> list[Request]:
-    """Up to seven requests that arrive in any order at early steps."""
+def workloads(draw: st.DrawFn, prefix: tuple[int, ...] = ()) -> list[Request]:
+    """Up to seven requests that arrive in any order at early steps; all begin with `prefix`."""
     sampling = draw(st.sampled_from(SAMPLINGS))
     made = draw(
         st.lists(
@@ -53,7 +53,9 @@ def workloads(draw: st.DrawFn) -> list[Request]:
         )
     )
     return [
-        request(i, prompt, length, sampling=sampling, arrival=arrival)
+        request(
+            i, prefix + prompt, length, sampling=sampling, arrival=arrival, prefix_len=len(prefix)
+        )
         for i, (prompt, length, arrival) in enumerate(made)
     ]
 
@@ -64,6 +66,22 @@ def workloads(draw: st.DrawFn) -> list[Request]:
 def test_tokens_equal_transformers(name: str, kind: str, requests: list[Request]) -> None:
     engine = engine_over(checkpoint(kind), SYSTEMS[name])
     assert tokens(serve(engine, requests)) == dict(all_expected(kind, requests))
+
+
+ASTRA = [name for name, config in SYSTEMS.items() if config.system is System.ASTRA]
+
+
+@settings(max_examples=4, deadline=None, derandomize=True, database=None)
+@given(kind=KINDS, requests=workloads(prefix=PREFIX))
+@pytest.mark.parametrize("name", ASTRA)
+def test_tokens_equal_transformers_with_a_shared_prefix_or_without(
+    name: str, kind: str, requests: list[Request]
+) -> None:
+    """Greedy and beams, preempted or not, in any batch."""
+    wanted = dict(all_expected(kind, requests))
+    for share in (True, False):
+        engine = engine_over(checkpoint(kind), replace(SYSTEMS[name], share_prefix=share))
+        assert tokens(serve(engine, requests)) == wanted, f"share_prefix={share}"
 
 
 @pytest.mark.parametrize("kind", ["opt", "llama"])
