@@ -34,7 +34,7 @@ def run_section(section: Section, run: Run) -> dict[str, Any]:
     import torch
 
     started, threads = time.monotonic(), torch.get_num_threads()
-    if run.is_over:
+    if run.is_over or run.left_s < section.whole_s:
         return {"passed": False, "error": "not started: the time was used up", "seconds": 0.0}
     try:
         record = {"passed": True, **section.run(run.within(section.budget_s))}

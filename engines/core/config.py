@@ -87,6 +87,17 @@ class ModelSpec:
         return 2 * self.num_layers * self.kv_heads * self.head_size * self.dtype_bytes
 
     @property
+    def layer_products(self) -> tuple[tuple[int, int], ...]:
+        """Outputs and inputs of a layer's matrix products: QKV, attention's output, FFN up, down.
+
+        A gated FFN's two matrices up are one product.
+        """
+        hidden, ffn = self.hidden_size, self.ffn_size
+        up = 2 * ffn if self.family == "llama" else ffn
+        qkv = hidden + 2 * self.kv_heads * self.head_size
+        return ((qkv, hidden), (hidden, hidden), (up, hidden), (hidden, ffn))
+
+    @property
     def num_parameters(self) -> int:
         """Parameters by shape; the output layer of OPT is tied to its embedding."""
         h, f = self.hidden_size, self.ffn_size

@@ -19,7 +19,7 @@ from engines.execution.probe import build_model, narrow_spec, time_decode_steps
 from engines.kernels import ops
 from engines.kernels.interface import NewTokens, PagedContext
 from engines.kernels.library import load_kernels
-from engines.kernels.swap import SwapSpace
+from engines.kernels.recovery import SwapWork, layers_within, time_swap
 from engines.kernels.timing import (
     AttentionWork,
     measure_copy_bandwidth,
@@ -94,15 +94,11 @@ def measure_linears(subject: Subject, effort: Effort) -> Iterator[Term]:
 def _linears(subject: Subject) -> tuple[list[tuple[Projection, int]], int]:
     """The linears of as many layers as WEIGHT_BYTES hold, with their inputs' width; and bytes."""
     spec, dtype = subject.spec, subject.dtype
-    hidden, ffn, kv = spec.hidden_size, spec.ffn_size, spec.kv_heads * spec.head_size
-    up = 2 * ffn if spec.family == "llama" else ffn
-    shapes = [(hidden + 2 * kv, hidden), (hidden, hidden), (up, hidden), (hidden, ffn)]
-    layer_bytes = sum(rows * columns for rows, columns in shapes) * dtype.itemsize
-    copies = max(1, min(spec.num_layers, WEIGHT_BYTES // layer_bytes))
+    copies, layer_bytes = layers_within(WEIGHT_BYTES, spec, dtype)
     device = torch.device(subject.device)
     packer = Packer() if Packer.serves(dtype, device) else None
     made: list[tuple[Projection, int]] = []
-    for shape in shapes * copies:
+    for shape in spec.layer_products * copies:
         weight = torch.randn(shape, dtype=dtype, device=device) * shape[1] ** -0.5
         packed = packer.pack(weight, None) if packer else None
         made.append((packed or Linear(weight, None), shape[1]))
@@ -196,18 +192,9 @@ def _transfers(subject: Subject, block_size: int) -> int:
 
 def _swap_seconds(subject: Subject, effort: Effort, block_size: int) -> float:
     """Seconds to move `BLOCK_SIZES[-1]` tokens one way, the mean of out and in."""
-    spec, blocks = subject.spec, -(-BLOCK_SIZES[-1] // block_size)
-    size = (2 * blocks, spec.kv_heads, block_size, spec.head_size)
-    caches = [
-        torch.randn(size, dtype=subject.dtype, device=subject.device)
-        for _ in range(2 * spec.num_layers)
-    ]
-    space = SwapSpace(caches, blocks)
-    pairs = torch.stack([torch.randperm(2 * blocks)[:blocks], torch.arange(blocks)], dim=1)
-    back = pairs.flip(1).contiguous()
-    out_s = _best_seconds(lambda: space.swap_out(pairs), subject, effort)
-    in_s = _best_seconds(lambda: space.swap_in(back), subject, effort)
-    return (out_s + in_s) / 2
+    work = SwapWork(subject.spec, subject.dtype, subject.device, block_size, BLOCK_SIZES[-1])
+    timings = [time_swap(work, samples=effort.samples) for _ in range(effort.rounds)]
+    return (min(t.swap_out_s for t in timings) + min(t.swap_in_s for t in timings)) / 2
 
 
 def measure_host(subject: Subject, effort: Effort) -> Iterator[Term]:

@@ -38,7 +38,7 @@ class CompiledKernels:
         for name in OPERATIONS:
             torch.library.register_fake(f"{namespace}::{name}", _fake)
             found[name] = getattr(getattr(torch.ops, namespace), name).default
-        self._operations = found
+        self.operations = found
         self.write_kv = found["write_kv"]
         self.copy_blocks = found["copy_blocks"]
         self.swap_out = found["swap_out"]
@@ -49,7 +49,7 @@ class CompiledKernels:
     ) -> None:
         """See `ops.paged_attention`."""
         c = context
-        self._operations["paged_attention"](
+        self.operations["paged_attention"](
             *(out, query, c.key_cache, c.value_cache, c.block_tables, c.context_lens),
             *(scale, c.max_context_len),
         )
@@ -59,7 +59,7 @@ class CompiledKernels:
     ) -> None:
         """See `ops.contiguous_attention`."""
         c = context
-        self._operations["contiguous_attention"](
+        self.operations["contiguous_attention"](
             *(out, query, c.key_cache, c.value_cache, c.start_offsets, c.context_lens),
             *(scale, c.max_context_len),
         )
@@ -69,7 +69,7 @@ class CompiledKernels:
     ) -> None:
         """See `ops.prefix_attention`."""
         c = context
-        self._operations["prefix_attention"](
+        self.operations["prefix_attention"](
             *(out, query, c.key_cache, c.value_cache, c.block_tables, c.context_lens),
             *(new.starts, scale, new.max_len, c.max_context_len),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,6 +75,12 @@ def _swapping(swap: Callable[[Tensor], None], pairs: Tensor) -> Callable[[], Non
     return lambda: swap(pairs)
 
 
+def layers_within(most_bytes: int, spec: ModelSpec, dtype: torch.dtype) -> tuple[int, int]:
+    """How many of a model's layers `most_bytes` hold, at least one, and the bytes of one."""
+    layer_bytes = sum(math.prod(shape) for shape in spec.layer_products) * dtype.itemsize
+    return max(1, min(spec.num_layers, most_bytes // layer_bytes)), layer_bytes
+
+
 def _forward_run(
     spec: ModelSpec, num_tokens: int, dtype: torch.dtype, device: str
 ) -> Callable[[], None]:
@@ -82,16 +89,12 @@ def _forward_run(
     Layers share weights where they would exceed WEIGHT_BYTES; one layer alone is larger than any
     cache at the sizes where that happens. A gated feed-forward has a third matrix.
     """
-    hidden, ffn, kv = spec.hidden_size, spec.ffn_size, spec.kv_heads * spec.head_size
-    up = 2 * ffn if spec.family == "llama" else ffn
-    shapes = [(hidden + 2 * kv, hidden), (hidden, hidden), (up, hidden), (hidden, ffn)]
-    layer_bytes = sum(rows * columns for rows, columns in shapes) * dtype.itemsize
-    copies = max(1, min(spec.num_layers, WEIGHT_BYTES // layer_bytes))
+    copies, _ = layers_within(WEIGHT_BYTES, spec, dtype)
     layers = [
-        [torch.randn(shape, dtype=dtype, device=device) * 0.02 for shape in shapes]
+        [torch.randn(shape, dtype=dtype, device=device) * 0.02 for shape in spec.layer_products]
         for _ in range(copies)
     ]
-    tokens = torch.randn(num_tokens, hidden, dtype=dtype, device=device)
+    tokens = torch.randn(num_tokens, spec.hidden_size, dtype=dtype, device=device)
 
     def run() -> None:
         state = tokens

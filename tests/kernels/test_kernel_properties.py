@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 
 import torch
 
+from engines.core.errors import UserError
+from engines.kernels import opcheck
 from engines.kernels.cases import Target
 from engines.kernels.interface import ContiguousContext, NewTokens, PagedContext
-from engines.kernels.library import OPERATIONS, CompiledKernels
+from engines.kernels.library import CompiledKernels
+from engines.kernels.opcheck import failed_operations
 from engines.kernels.swap import SwapSpace
 
 LENGTHS = (1, 15, 200, 97)
@@ -99,33 +104,26 @@ def test_swap_space_brings_back_what_it_took(cpu_target: Target) -> None:
         assert torch.equal(cache[[0, 1, 4]], old[[0, 1, 4]])
 
 
-def _sample_arguments() -> dict[str, tuple[object, ...]]:
-    query, cache = torch.randn(2, 4, 64), torch.randn(3, 2, 16, 64)
-    tables, lens = torch.tensor([[0, 1], [2, 0]]).int(), torch.tensor([20, 16]).int()
-    caches, pool, pairs = (
-        [cache.clone(), cache.clone()],
-        torch.randn(2, 4096),
-        torch.tensor([[1, 0]]),
-    )
-    attention = (torch.empty_like(query), query, cache, cache.clone())
-    pair = (torch.randn(3, 2, 64), torch.randn(3, 2, 64), cache.clone(), cache.clone())
-    contiguous = (attention[0], query, cache[:2], cache[1:].clone())
-    starts = torch.tensor([0, 1, 2]).int()
-    return {
-        "paged_attention": (*attention, tables, lens, 0.1, 20),
-        "contiguous_attention": (*contiguous, None, lens - 5, 0.1, 15),
-        "prefix_attention": (*attention, tables, lens, starts, 0.1, 1, 20),
-        "write_kv": (*pair, torch.tensor([0, -1, 40])),
-        "copy_blocks": (caches, pairs),
-        "swap_out": (caches, pool, torch.empty(1, 4096), pairs),
-        "swap_in": (caches, pool, torch.empty(1, 4096), pairs.flip(1)),
-    }
+def test_swap_space_beyond_the_hosts_memory_is_one_line(cpu_target: Target) -> None:
+    with pytest.raises(UserError, match=r"no 32768\.0 GiB of host memory .* lower --swap-space"):
+        SwapSpace([torch.zeros(1, 2, 4, 64)], 1 << 34)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_opcheck_passes(cpu_target: Target, name: str) -> None:
+@pytest.mark.parametrize("target_name", ["cpu_target", "emulated_target", "cuda_target"])
+def test_opcheck_passes(target_name: str, request: pytest.FixtureRequest) -> None:
     """Schemas say what is written, and tracing works."""
-    assert isinstance(cpu_target.kernels, CompiledKernels)
-    operation = getattr(torch.ops.astra_cpu, name).default
-    torch.library.opcheck(operation, _sample_arguments()[name])
+    target: Target = request.getfixturevalue(target_name)
+    assert isinstance(target.kernels, CompiledKernels)
+    assert dict(failed_operations(target.kernels, target.device)) == {}
+
+
+def test_opcheck_finds_a_schema_that_hides_a_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operation of a test's own that writes into an argument and does not say so."""
+    with torch.library._scoped_library("astra_test", "DEF") as library:
+        library.define("quiet(Tensor out) -> ()")
+        library.impl("quiet", lambda out: out.fill_(1) and None, "CPU")
+        quiet = torch.ops.astra_test.quiet.default
+        monkeypatch.setattr(opcheck, "OPERATIONS", ("quiet",))
+        monkeypatch.setattr(opcheck, "sample_arguments", lambda _: {"quiet": (torch.zeros(3),)})
+        kernels = SimpleNamespace(operations={"quiet": quiet})
+        assert dict(failed_operations(kernels, "cpu")).keys() == {"quiet"}

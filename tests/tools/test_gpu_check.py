@@ -95,11 +95,19 @@ def test_no_section_starts_once_the_time_is_used_up(
     modules: tuple[ModuleType, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check, sections = modules
-    monkeypatch.setattr(check, "TOTAL_S", 0.0)
-    monkeypatch.setattr(check, "SECTIONS", (sections.Section("late", 1, lambda run: {}),))
-    status, record = run(check, tmp_path)
-    assert status == 1
-    assert record["sections"]["late"]["error"] == "not started: the time was used up"
+    parts = (
+        sections.Section("short", 1, lambda run: {}),
+        sections.Section("long", 1, lambda run: {}, whole_s=200),
+    )
+    monkeypatch.setattr(check, "SECTIONS", parts)
+    for total_s, in_time in ((0.0, set()), (100.0, {"short"}), (1000.0, {"short", "long"})):
+        monkeypatch.setattr(check, "TOTAL_S", total_s)
+        status, record = run(check, tmp_path)
+        found = record["sections"]
+        assert {name for name in found if found[name]["passed"]} == in_time
+        late = {found[name]["error"] for name in found if name not in in_time}
+        assert late <= {"not started: the time was used up"}
+        assert status == (0 if len(in_time) == len(parts) else 1)
 
 
 def test_targets_are_told_and_missing_one_is_no_failure(
