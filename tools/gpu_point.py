@@ -12,6 +12,7 @@ without the device.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -76,9 +77,14 @@ class Plan:
 
 
 def measure_profile_file(plan: Plan, path: Path, *, quick: bool) -> None:
-    """Measure the device with the model's shapes and write its profile."""
-    from bench.profile import measure_profile, profile_text, usual_effort
+    """Measure the device with the model's shapes and write its profile, compiled kernels first.
 
+    Raises UserError where these cannot be had: what the reference takes is of no interest.
+    """
+    from bench.profile import measure_profile, profile_text, usual_effort
+    from tools.gpu_sections import Run, build_library
+
+    build_library(Run(plan.device, quick, deadline=math.inf))
     measured = measure_profile(
         f"measured-{plan.device}",
         spec=find_model(plan.model),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,22 +18,17 @@ from torch import Tensor
 from engines.core.batch import Batch
 from engines.core.config import EngineConfig
 from engines.core.errors import UserError
-from engines.core.executor import Fork, StepResult
+from engines.core.executor import StepResult
 from engines.core.request import Sequence as Output
-from engines.core.request import SequenceGroup, Status
+from engines.core.request import Status
 from engines.execution.attention import StepAttention
-from engines.execution.beam_search import (
-    Advance,
-    BeamSearch,
-    Candidate,
-    best_candidates,
-    best_first,
-)
+from engines.execution.beam_search import best_first
 from engines.execution.graphs import DecodeGraphs
 from engines.execution.kv_cache import KVCache, RowView
 from engines.execution.memory import activation_bytes
 from engines.execution.prompts import PromptBatch, PromptTokens, build_prompts
 from engines.execution.rows import Rows
+from engines.execution.running_beams import Outcome, RunningBeams
 from engines.execution.sampling import log_probabilities, sample, uniform_numbers
 from engines.execution.transfer import fetch, send
 from engines.kernels.interface import Kernels
@@ -67,23 +62,6 @@ class Timing:
         return 1e6 * (self.total_s - self.model_s) / max(self.steps, 1)
 
 
-@dataclass
-class _Outcome:
-    """What a step decides about sequences."""
-
-    forks: list[Fork] = field(default_factory=list)
-    stopped: list[Output] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Ranked:
-    """The best continuations of beam searches, on the device."""
-
-    groups: list[SequenceGroup]
-    scores: Tensor  # [groups, candidates], best first
-    places: Tensor  # [groups, candidates], beam * vocabulary + token
-
-
 class TorchExecutor:
     """Runs batches of one system through a model and its KV cache.
 
@@ -115,7 +93,7 @@ class TorchExecutor:
         self._max_len = config.max_model_len
         self._eos = np.array(model.arch.eos_token_ids, dtype=np.int64)
         self._prompts = PromptTokens(vocab_size=model.spec.vocab_size, seed=self._options.seed)
-        self._beams: dict[int, BeamSearch] = {}  # by request id
+        self._beams = RunningBeams(self.rows, cache, self._communicator, self._eos)
         self._on_cuda = model.device.type == "cuda"
         self._graphs = (
             DecodeGraphs(self._decode, model.device)
@@ -138,7 +116,7 @@ class TorchExecutor:
         started = time.perf_counter()
         self.completed = []
         self._apply(batch)
-        outcome = _Outcome()
+        outcome = Outcome()
         if len(self.rows):
             logits, source, model_s = self._run(batch)
             self._choose(batch, logits, source, outcome)
@@ -172,7 +150,7 @@ class TorchExecutor:
         cache.copy(batch.copies)
         for sequence in batch.left:
             if sequence.group.status is Status.FINISHED:
-                self._beams.pop(sequence.group.request.request_id, None)
+                self._beams.forget(sequence.group)
         self.rows.apply(batch)
         if cache.pads_prompts and batch.prompts:
             longest = max(p.group.request.output_len for p in batch.prompts)
@@ -242,7 +220,7 @@ class TorchExecutor:
         return self._model.logits(hidden[last])
 
     def _choose(
-        self, batch: Batch, logits: Tensor, source: NDArray[np.int64], outcome: _Outcome
+        self, batch: Batch, logits: Tensor, source: NDArray[np.int64], outcome: Outcome
     ) -> None:
         """Choose every sequence's token, on the device; then keep the books on the host."""
         rows, count = self.rows, len(self.rows)
@@ -258,7 +236,7 @@ class TorchExecutor:
         if self._options.logprobs:
             per_row = logits if index is None else logits[index]
             logprobs = [log_probabilities(per_row, tokens)]
-        ranked = self._rank_beams(batch, logits, source)
+        ranked = self._beams.rank(batch, logits, source)
         beams = [tensor for each in ranked for tensor in (each.scores, each.places)]
         first, *rest = fetch(tokens, *logprobs, *beams)  # the step's one wait for the device
         chosen = first.numpy()
@@ -268,7 +246,7 @@ class TorchExecutor:
         for each in ranked:
             candidates = best_first(rest.pop(0), rest.pop(0), vocab_size=logits.shape[-1])
             for group, own in zip(each.groups, candidates, strict=True):
-                self._advance_beams(group, own, outcome)
+                self.completed += self._beams.advance(group, own, outcome)
         self._end_rows(appended, chosen, outcome)
 
     def _sample(self, logits: Tensor, source: NDArray[np.int64], tokens: Tensor) -> None:
@@ -288,75 +266,8 @@ class TorchExecutor:
         )
         tokens[send(drawing, device)] = self._communicator.agree(drawn)
 
-    def _rank_beams(self, batch: Batch, logits: Tensor, source: NDArray[np.int64]) -> list[_Ranked]:
-        """Each search's best continuations, found together for searches of one shape."""
-        shapes: dict[tuple[int, int], list[SequenceGroup]] = {}
-        for group in batch.beam_groups.values():
-            search = self._search_of(group)
-            if not search.done:
-                shape = (len(search.scores), search.num_candidates)
-                shapes.setdefault(shape, []).append(group)
-        ranked = []
-        for (width, count), groups in shapes.items():
-            places = [self.rows.row_of(s) for g in groups for s in g.running[:width]]
-            index = send(source[places], logits.device)
-            scores = np.array([self._search_of(g).scores for g in groups], dtype=np.float32)
-            values, flat = best_candidates(
-                logits[index].view(len(groups), width, -1), send(scores, logits.device), count
-            )
-            agree = self._communicator.agree
-            ranked.append(_Ranked(groups, agree(values), agree(flat)))
-        return ranked
-
-    def _search_of(self, group: SequenceGroup) -> BeamSearch:
-        request = group.request
-        if request.request_id not in self._beams:
-            eos = () if request.sampling.ignore_eos else tuple(self._eos.tolist())
-            self._beams[request.request_id] = BeamSearch(request.sampling.n, frozenset(eos))
-        return self._beams[request.request_id]
-
-    def _advance_beams(
-        self, group: SequenceGroup, candidates: list[Candidate], outcome: _Outcome
-    ) -> None:
-        rows, search = self.rows, self._beams[group.request.request_id]
-        places = [rows.row_of(sequence) for sequence in group.running]
-        length = int(rows.num_outputs[places[0]])  # the token being chosen included
-        advance = search.advance(
-            candidates,
-            lambda beam: rows.output_of(places[beam])[:-1],
-            length=length,
-            is_last=length == group.request.output_len,
-        )
-        if advance is None:
-            self._end_search(group, places, outcome)
-            return
-        rows.continue_beams(places, advance.parents, advance.token_ids)
-        if length > 1:  # before, all beams hold the same cache
-            self._fork(group, places, advance, outcome)
-
-    def _fork(
-        self, group: SequenceGroup, places: list[int], advance: Advance, outcome: _Outcome
-    ) -> None:
-        replaced = [i for i, parent in enumerate(advance.parents) if parent != i]
-        if replaced:
-            sources = [places[advance.parents[i]] for i in replaced]
-            self._cache.continue_rows([places[i] for i in replaced], sources)
-            outcome.forks.append(Fork(group, advance.parents))
-
-    def _end_search(self, group: SequenceGroup, places: list[int], outcome: _Outcome) -> None:
-        """Hand over the best hypotheses, best first."""
-        finished = self._beams[group.request.request_id].finished
-        for sequence, hypothesis in zip(group.sequences, finished, strict=True):
-            sequence.output_token_ids = hypothesis.token_ids
-            sequence.cumulative_logprob = hypothesis.logprob
-        self.completed += group.sequences
-        rows = self.rows
-        if rows.num_outputs[places[0]] < rows.max_outputs[places[0]]:
-            outcome.stopped.extend(group.running)
-        rows.max_outputs[places] = rows.num_outputs[places]
-
     def _end_rows(
-        self, appended: NDArray[np.intp], chosen: NDArray[np.int64], outcome: _Outcome
+        self, appended: NDArray[np.intp], chosen: NDArray[np.int64], outcome: Outcome
     ) -> None:
         """Hand over outputs that are complete; end those that chose an end-of-sequence token."""
         rows = self.rows

@@ -15,6 +15,7 @@ from small_devices import write_profile
 from bench.point import PointSpec
 from bench.run import Outcome
 from bench.run import run_point as real_run_point
+from engines.core.errors import UserError
 
 torch = pytest.importorskip("torch")
 ROOT = Path(__file__).parents[2]
@@ -73,6 +74,22 @@ def test_measured_and_simulated_stand_side_by_side_with_the_error(
     for each in record["points"]:
         assert each["error_pct"]["mean_tpot_s"] == pytest.approx(-20, abs=3)
     assert {"torch", "source_sha256", "device"} <= set(record["provenance"])
+
+
+def test_without_compiled_kernels_nothing_is_measured(
+    point: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Path:
+        raise UserError("a C++ compiler was not found on PATH")
+
+    monkeypatch.setattr("engines.kernels.build.build", refuse)
+    out = tmp_path / "out"
+    assert point.main(["--device", "cpu", "--quick", "--out", str(out)]) == 2
+    assert capsys.readouterr().err == "error: a C++ compiler was not found on PATH\n"
+    assert not out.exists()
 
 
 def test_errors_are_relative_to_what_was_measured(point: ModuleType) -> None:
