@@ -54,12 +54,11 @@ def locks() -> tuple[Lock, ...]:
     """Return all locks: packages for the CPU and for CUDA, and the lock tool itself."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    runs = (*project["dependencies"], *extras["models"])
+    runs = (*project["dependencies"], *extras["models"], *extras["ray"])
     without_cuda = tuple(f"{name}+cpu" if name.startswith("torch==") else name for name in runs)
     return (
         Lock("cpu", "3.11", without_cuda),  # Debian 12
-        # Ubuntu 24.04, and uv's where the base's own is too old; Ray for several GPUs.
-        Lock("cuda", "3.12", (*runs, *extras["ray"])),
+        Lock("cuda", "3.12", runs),  # Ubuntu 24.04, and uv's where the base's own is too old
         Lock("uv", "3.8", tuple(extras["lock"])),
     )
 
