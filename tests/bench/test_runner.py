@@ -83,7 +83,7 @@ def alive(pid: int) -> bool:
     """Whether the process still runs (a zombie does not)."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
 
@@ -227,7 +227,7 @@ def test_ctrl_c_ends_workers_and_keeps_what_is_complete(store: Store, marks: Pat
     assert told["unfinished"] == [2, 3, 4, 5]
     assert err == ""
     pids = [int(path.name.rsplit("-", 1)[1]) for path in marks.iterdir()]
-    assert not any(alive(pid) for pid in pids)
+    wait_until(lambda: not any(alive(pid) for pid in pids), "workers to end")
     assert [store.state(spec) for spec in specs[:3]] == [
         State.COMPLETE,
         State.COMPLETE,
@@ -287,7 +287,7 @@ def test_a_full_disk_ends_the_run_with_one_failure(
 ) -> None:
     script = tmp_path / "limited.py"
     script.write_text(LIMITED)
-    command = [sys.executable, str(script), str(store.root), "large_after_first", "40", str(marks)]
+    command = [sys.executable, str(script), str(store.root), "large_second", "40", str(marks)]
     environment = {**os.environ, "PYTHONPATH": str(Path(fakes.__file__).parent)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1, done.stderr
