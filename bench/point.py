@@ -74,6 +74,16 @@ class PointSpec:
     def __post_init__(self) -> None:
         System.parse(self.system)
         SamplingParams.parse(self.sampling)
+        if self.backend not in BACKENDS:
+            raise UserError(f"unknown backend '{self.backend}': known: {', '.join(BACKENDS)}")
+        if self.preemption not in [p.value for p in Preemption]:
+            raise UserError(f"unknown preemption '{self.preemption}': known: auto, recompute, swap")
+        self._check_times()
+        self._check_sizes()
+        self._check_backend()
+        self._check_replicas()
+
+    def _check_times(self) -> None:
         for name in ("rate", "duration"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -82,6 +92,10 @@ class PointSpec:
             raise UserError(f"warmup must not be negative, got {self.warmup:g}")
         if self.timeout is not None and not self.timeout > 0:
             raise UserError(f"timeout must be positive, got {self.timeout:g}")
+        if self.window is not None and not 0 <= self.window[0] < self.window[1]:
+            raise UserError(f"window must be START:END with 0 <= START < END, got {self.window}")
+
+    def _check_sizes(self) -> None:
         if not (math.isfinite(self.swap_space_gib) and self.swap_space_gib >= 0):
             raise UserError(f"swap space must not be negative, got {self.swap_space_gib:g}")
         if self.gpu_memory is not None:
@@ -92,17 +106,9 @@ class PointSpec:
             )
         if self.shrink < 1:
             raise UserError(f"shrink must be at least 1, got {self.shrink}")
-        if self.backend not in BACKENDS:
-            raise UserError(f"unknown backend '{self.backend}': known: {', '.join(BACKENDS)}")
-        if self.preemption not in [p.value for p in Preemption]:
-            raise UserError(f"unknown preemption '{self.preemption}': known: auto, recompute, swap")
-        if self.window is not None and not 0 <= self.window[0] < self.window[1]:
-            raise UserError(f"window must be START:END with 0 <= START < END, got {self.window}")
         for name, most in _AT_MOST.items():
             if (value := getattr(self, name)) is not None and value > most:
                 raise UserError(f"{name} must be at most {most:,}, got {value:,}")
-        self._check_backend()
-        self._check_replicas()
 
     def _check_backend(self) -> None:
         for name, instead in _OF_MODELS.items():
