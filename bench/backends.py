@@ -282,6 +282,7 @@ def _simulated(spec: PointSpec) -> SimPlatform:
     model = find_model(spec.model)
     server_profile, server_degree = paper_server(model)
     profile = load_profile(server_profile if spec.device_profile is None else spec.device_profile)
+    model = replace(model, dtype_bytes=int(profile.element_bytes))
     if spec.trace is None and spec.workload in GREEDY_WORKLOADS:
         profile = replace(profile, draw_overhead_s=0.0)
     degree = server_degree if spec.tensor_parallel is None else spec.tensor_parallel

@@ -28,6 +28,7 @@ class Measured:
     kv_block_efficiency: Mapping[int, float]
     memory_bytes: int
     about: str
+    element_bytes: int
 
 
 def measure_profile(
@@ -66,7 +67,7 @@ def measure_profile(
             tell(_line(term))
     return Measured(
         name, device_name(torch.device(device)), tuple(terms), efficiency, _device_memory(device),
-        f"{spec.name} in {dtype}",
+        f"{spec.name} in {dtype}", spec.dtype_bytes,
     )  # fmt: skip
 
 
@@ -107,6 +108,7 @@ def profile_text(measured: Measured) -> str:
         "",
         f'name = "{measured.name}"',
         f"memory_bytes = {measured.memory_bytes}",
+        f"element_bytes = {measured.element_bytes}",
         *(_line(term) for term in measured.terms),
         *(f"{name} = {value}" for name, value in _SINGLE.items()),
         "",

@@ -102,9 +102,10 @@ def comparable_rate(plan: Plan, profile: Path) -> float:
     from engines.execution.profile import load_profile
 
     def step_s(model: str, name: str, shrink: int) -> float:
+        device = load_profile(name)
         cost = StepCost(
-            find_model(model),
-            load_profile(name),
+            replace(find_model(model), dtype_bytes=int(device.element_bytes)),
+            device,
             tensor_parallel=1,
             block_size=16,
             python_host=True,
@@ -130,6 +131,7 @@ def compare(spec: PointSpec, profile: Path) -> dict[str, Any]:
         device_profile=str(profile),
         tensor_parallel=1,
         gpu_memory=None,
+        dtype=None,
         kv_slots=measured["kv_slots"],
     )
     predicted = run_point(simulated).metrics

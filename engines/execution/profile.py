@@ -25,6 +25,7 @@ class DeviceProfile:
     unless it decodes greedily, `beam_overhead_s` more again for one that searches with beams,
     `sequence_overhead_s` per sequence that gets a token.
     `copy_latency_s` is per transfer, one of a block's K or V in one layer, on the device.
+    `element_bytes` is of the type that models are served in there (4: FP32).
     `calibrated` names the parameters that were fitted and on which number.
     """
 
@@ -46,6 +47,7 @@ class DeviceProfile:
     beam_overhead_s: float = 0.0
     sequence_overhead_s: float = 0.0
     copy_latency_s: float = 0.0
+    element_bytes: float = 2.0
     kv_block_efficiency: dict[int, float] = field(default_factory=dict, hash=False)
     calibrated: dict[str, str] = field(default_factory=dict, hash=False)
     sha256: str = ""
@@ -64,6 +66,11 @@ class DeviceProfile:
                 )
             if math.isinf(value) and spec.name in (*latencies, "memory_bytes"):
                 raise UserError(f"device profile '{self.name}': {spec.name} must be finite")
+        if self.element_bytes not in (2, 4):
+            raise UserError(
+                f"device profile '{self.name}': element_bytes must be 2 or 4, got "
+                f"{self.element_bytes:g}"
+            )
         if not all(factor > 0 for factor in self.kv_block_efficiency.values()):
             raise UserError(f"device profile '{self.name}': kv_block_efficiency must be positive")
 

@@ -34,6 +34,7 @@ def test_the_simulation_takes_a_measured_profile(tmp_path: Path) -> None:
              "pcie_bandwidth", "memory_bytes")  # fmt: skip
     assert all(0 < getattr(profile, name) < math.inf for name in rates)
     assert profile.step_overhead_s > 0
+    assert profile.element_bytes == 4, "measured in float32"
     assert (profile.link_bandwidth, profile.link_latency_s) == (math.inf, 0)
     spec = PointSpec(
         system="astra", model="opt-1.3b", rate=2.0, duration=5.0, device_profile=str(file),

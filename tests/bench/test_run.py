@@ -305,6 +305,17 @@ def test_an_hours_trace_stays_under_a_gibibyte() -> None:
     assert int(done.stdout) * 1024 < GIB
 
 
+def test_a_device_that_serves_in_fp32_reads_twice_the_bytes(tmp_path: Path) -> None:
+    def mean_tpot(element_bytes: int) -> float:
+        file = tmp_path / f"{element_bytes}.toml"
+        terms = {"weight_bandwidth": 1e11, "element_bytes": element_bytes}
+        profile = write_profile(file, step_overhead_s=0.0, **terms)
+        tpot: float = run_point(small(device_profile=str(profile))).metrics["mean_tpot_s"]
+        return tpot
+
+    assert mean_tpot(4) == pytest.approx(2 * mean_tpot(2), rel=0.01)
+
+
 def test_the_simulation_draws_no_tokens_where_the_original_decodes_greedily(
     tmp_path: Path,
 ) -> None:

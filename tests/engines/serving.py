@@ -32,7 +32,9 @@ from engines.factory import create_scheduler
 ORCA = (System.ORCA_ORACLE, System.ORCA_POW2, System.ORCA_MAX)
 TINY = ModelSpec("tiny", "opt", 2, 2, 8, 32, 100, max_positions=64)
 PARAMETERS = [
-    f.name for f in fields(DeviceProfile) if f.type == "float" and f.name != "memory_bytes"
+    f.name
+    for f in fields(DeviceProfile)
+    if f.type == "float" and f.name not in ("memory_bytes", "element_bytes")
 ]
 FREE_TIMES = [name for name in PARAMETERS if name.endswith("_s")]
 FREE_RATES = [name for name in PARAMETERS if name not in FREE_TIMES]

@@ -65,6 +65,11 @@ def test_file_of_ones_own(tmp_path: Path) -> None:
         ("memory_bytes = 8e9", 'memory_bytes = "8e9"', "memory_bytes has the wrong type: '8e9'"),
         ("memory_bytes = 8e9", "memory_bytes = true", "memory_bytes has the wrong type: True"),
         ("memory_bytes = 8e9", "memory_bytes = inf", "memory_bytes must be finite"),
+        (
+            "memory_bytes = 8e9",
+            "memory_bytes = 8e9\nelement_bytes = 3",
+            "element_bytes must be 2 or 4, got 3",
+        ),
         ('name = "mine"', "name = 3", "name has the wrong type: 3"),
         ("kv_bandwidth = 1e11", "kv_bandwidth = -1", "kv_bandwidth must be positive, got -1"),
         ("kv_bandwidth = 1e11", "kv_bandwidth = 0", "kv_bandwidth must be positive, got 0"),

@@ -85,7 +85,7 @@ def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
         (("--backend", "sim"), "backend 'sim' has no tokens"),
         (("--dtype", "float16"), "float16 needs --backend cuda"),
         (("--dtype", "int8"), "unknown dtype 'int8'"),
-        (("--kv-slots", "1000000000000"), "lower --kv-slots"),
+        (("--kv-slots", "1000000000000"), "kv_slots must be at most"),
         (("--model", "opt-31b"), "did you mean opt-30b"),
     ],
 )
@@ -93,6 +93,16 @@ def test_what_cannot_run_says_why(tmp_path: Path, options: tuple[str, ...], mess
     result = generate(tmp_path, GOOD, options=options)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_a_cache_beyond_the_memory_says_what_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.execution.setup.free_memory_bytes", lambda _: 1 << 30)
+    result = generate(tmp_path, GOOD, options=("--kv-slots", "1000000"))
+    assert result.exit_code == 2
+    assert "a KV cache of 1000000 slots needs 1.9 GiB, cpu has 1.0 GiB free" in result.stderr
+    assert f"lower --kv-slots to {int(0.9 * 2**30) // 2048} or fewer" in result.stderr
 
 
 def test_gpu_memory_must_be_a_size(tmp_path: Path) -> None:

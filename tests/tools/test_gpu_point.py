@@ -33,6 +33,13 @@ def test_rates_follow_the_speed_of_a_step(point: ModuleType, tmp_path: Path) -> 
     slow = point.comparable_rate(plan, write_profile(tmp_path / "a.toml", step_overhead_s=0.1))
     fast = point.comparable_rate(plan, write_profile(tmp_path / "b.toml", step_overhead_s=0.01))
     assert fast == pytest.approx(10 * slow, rel=0.05)
+    two = write_profile(tmp_path / "c.toml", step_overhead_s=0.0, weight_bandwidth=1e12)
+    four = write_profile(
+        tmp_path / "d.toml", step_overhead_s=0.0, weight_bandwidth=1e12, element_bytes=4
+    )
+    assert point.comparable_rate(plan, two) == pytest.approx(
+        2 * point.comparable_rate(plan, four), rel=0.05
+    )
     paper = point.comparable_rate(plan, Path("a100-40gb"))
     assert paper == point.PAPER_RATE
     spec = plan.spec("astra", 2.0)
@@ -54,7 +61,12 @@ def test_measured_and_simulated_stand_side_by_side_with_the_error(
             return real_run_point(spec)
         true = write_profile(tmp_path / "true.toml", step_overhead_s=0.0125)
         device = replace(
-            spec, backend="sim", device_profile=str(true), tensor_parallel=1, kv_slots=777
+            spec,
+            backend="sim",
+            device_profile=str(true),
+            tensor_parallel=1,
+            kv_slots=777,
+            dtype=None,
         )
         return real_run_point(device)
 
