@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from bench.capacity_search import (
     Found,
     Reader,
+    Search,
     Target,
     Wanted,
     probe_spec,
     search,
     stored_search,
 )
+from bench.plan import weight
 from bench.point import PointSpec
 from bench.pool import Place
-from bench.progress import Display
+from bench.progress import Display, clock
 from bench.results import Store
 from bench.runner import Summary, run_points
 
@@ -36,14 +38,14 @@ class Sought:
 
 def run_searches(
     store: Store,
-    specs: Sequence[PointSpec],
+    searches: Sequence[Search],
     *,
     target: Target,
     seeds: int,
     place: Place | None = None,
     display: Display | None = None,
 ) -> Sought:
-    """Search every spec with every seed, all searches' next points side by side.
+    """Run every search with every seed, all searches' next points side by side.
 
     Ends with the first round in which a point fails or that Ctrl-C interrupts. Raises UserError
     if no rate crosses the limit, or if the store cannot be written.
@@ -51,34 +53,58 @@ def run_searches(
     display = display or Display()
     known: dict[PointSpec, float] = {}
     summaries: list[Summary] = []
-    while wanted := _wanted(specs, known, target=target, seeds=seeds):
-        if summaries:
-            display.note(f"round {len(summaries) + 1}: {len(wanted)} searches go on")
+    pace = _Pace()
+    while wanted := _wanted(searches, known, target=target, seeds=seeds):
+        display.note(pace.tell(len(summaries) + 1, wanted))
         summaries.append(run_points(store, wanted, place=place, display=display))
+        pace.add(summaries[-1])
         if summaries[-1].exit_status:
             return Sought({}, tuple(summaries))
         for spec in wanted:
             known[spec] = _latency(store, spec)
-    found = {spec: _found(store, spec, target=target, seeds=seeds) for spec in specs}
+    found = {one.spec: _found(store, one, target=target, seeds=seeds) for one in searches}
     return Sought(found, tuple(summaries))
 
 
+@dataclass
+class _Pace:
+    """How fast work goes, for the time that all rounds together still take."""
+
+    work: float = 0.0
+    elapsed_s: float = 0.0
+
+    def add(self, summary: Summary) -> None:
+        """Count a round; points that were there already took no time."""
+        self.work += sum(weight(spec) for spec in summary.done)
+        self.elapsed_s += summary.elapsed_s
+
+    def tell(self, number: int, wanted: Mapping[PointSpec, int]) -> str:
+        """One line on a round that is about to start: `wanted` are its points, with those left."""
+        points = sum(wanted.values())
+        line = f"round {number}: {len(wanted)} searches, about {points} points left"
+        if not self.work:
+            return line
+        work = sum(count * weight(spec) for spec, count in wanted.items())
+        return f"{line}, {clock(self.elapsed_s * work / self.work)} in all"
+
+
 def _wanted(
-    specs: Sequence[PointSpec], known: Mapping[PointSpec, float], *, target: Target, seeds: int
-) -> list[PointSpec]:
-    """The next point of every search that is not finished."""
-    wanted: dict[PointSpec, None] = {}
-    for spec in specs:
+    searches: Sequence[Search], known: Mapping[PointSpec, float], *, target: Target, seeds: int
+) -> dict[PointSpec, int]:
+    """The next point of every search that is not finished, and how many it still needs."""
+    wanted: dict[PointSpec, int] = {}
+    for one in searches:
+        spec = one.spec
         for seed in range(spec.seed, spec.seed + seeds):
             result = search(
-                spec.rate,
+                one.rates,
                 lambda rate, spec=spec, seed=seed: known.get(probe_spec(spec, seed, rate)),  # type: ignore[misc]
                 target=target,
                 duration_s=spec.duration,
             )
             if isinstance(result, Wanted):
-                wanted[probe_spec(spec, seed, result.rate)] = None
-    return list(wanted)
+                wanted[probe_spec(spec, seed, result.rate)] = result.left
+    return wanted
 
 
 def _latency(store: Store, spec: PointSpec) -> float:
@@ -87,7 +113,7 @@ def _latency(store: Store, spec: PointSpec) -> float:
     return latency
 
 
-def _found(store: Store, spec: PointSpec, *, target: Target, seeds: int) -> Found:
-    found = stored_search(store, spec, target=target, most_seeds=seeds)
-    assert found is not None, f"the search of {spec.slug} has ended without a result"
+def _found(store: Store, one: Search, *, target: Target, seeds: int) -> Found:
+    found = stored_search(store, one, target=target, most_seeds=seeds)
+    assert found is not None, f"the search of {one.spec.slug} has ended without a result"
     return found

@@ -2,14 +2,16 @@
 
 A search is a pure function of the latencies at the rates that it asks for, and asks for the same
 rates whenever it is repeated. So nothing but the points is stored: an interrupted search goes on
-where it was, and the report repeats a finished one from the store.
+where it was, and the report repeats a finished one from the store. It asks first for a figure's own
+rates: those are near the capacity, and of the figure's seed they have been run.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from bench.capacity import LIMIT_S_PER_TOKEN
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 
 DEFAULT_TOLERANCE = 0.02
 TOLERANCES = (1e-3, 0.5)
-GROWTH = 2.0  # from rate to rate until the limit lies between two of them
+# From rate to rate until the limit lies between two of them: from one rate that may lie anywhere,
+# and from the end of a figure's rates, which lie about the capacity.
+GROWTH, GROWTH_BEYOND = 2.0, 1.25
 FEWEST_REQUESTS, MOST_REQUESTS = 4, 1_000_000  # of a trace whose latency means something
 _DIGITS = 6  # of a rate: as many as a point's name shows
 LATENCY = "mean_normalized_latency_s"
@@ -47,10 +51,31 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Search:
+    """What is looked for: the capacity of `spec`, its rate aside, for its seed and those above.
+
+    `rates` (req/s, rising) are asked for first, from the middle; the others lie between or beyond.
+    """
+
+    spec: PointSpec
+    rates: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        assert self.rates, "a search starts from a rate"
+        assert all(a < b for a, b in pairwise(self.rates)), f"rates must rise: {self.rates}"
+
+    @classmethod
+    def at(cls, spec: PointSpec) -> Search:
+        """A search that starts at the rate of `spec`, where nothing better is known."""
+        return cls(spec, (spec.rate,))
+
+
+@dataclass(frozen=True)
 class Wanted:
-    """The search goes on once the latency at `rate` is known."""
+    """The search goes on once the latency at `rate` is known; `left` points are expected yet."""
 
     rate: float
+    left: int
 
 
 @dataclass(frozen=True)
@@ -67,51 +92,83 @@ class Bracket:
     probes: tuple[tuple[float, float], ...]
 
 
+Probe = tuple[float, float]  # a rate (req/s) and its latency (s/token)
+
+
 def search(
-    start: float, latency_at: Callable[[float], float | None], *, target: Target, duration_s: float
+    rates: Sequence[float],
+    latency_at: Callable[[float], float | None],
+    *,
+    target: Target,
+    duration_s: float,
 ) -> Bracket | Wanted:
-    """Bisect from `start` (req/s) until the bracket is as narrow as the tolerance.
+    """Bisect until the bracket is as narrow as the tolerance, first among `rates` (req/s, rising).
 
     `latency_at` gives the mean normalized latency (s/token) at a rate, or None where it is not
     known yet. Raises UserError if no rate of a trace of `duration_s` crosses the limit.
     """
-    probes: list[tuple[float, float]] = []
-    low: tuple[float, float] | None = None
-    high: tuple[float, float] | None = None
-    rate = _rounded(start)
-    while True:
-        _check_rate(rate, target=target, duration_s=duration_s)
+    rates = [_rounded(rate) for rate in rates]
+    probes: list[Probe] = []
+    low: Probe | None = None
+    high: Probe | None = None
+    while low is None or high is None or high[0] > low[0] * (1 + target.tolerance):
+        inside = [r for r in rates if (not low or r > low[0]) and (not high or r < high[0])]
+        rate = _rounded(_next_rate(inside, low, high, growth=_growth(rates)))
+        _check_rate(rate, probes, target=target, duration_s=duration_s)
         latency = latency_at(rate)
         if latency is None:
-            return Wanted(rate)
+            return Wanted(rate, _points_left(inside, low, high, tolerance=target.tolerance))
         probes.append((rate, latency))
         if latency < target.limit_s_per_token:
             low = (rate, latency)
         else:
             high = (rate, latency)
-        if low is None or high is None:
-            rate = _rounded(rate / GROWTH if low is None else rate * GROWTH)
-        elif high[0] > low[0] * (1 + target.tolerance):
-            rate = _rounded(math.sqrt(low[0] * high[0]))
-        else:
-            share = (target.limit_s_per_token - low[1]) / (high[1] - low[1])
-            return Bracket(low[0], high[0], low[0] + share * (high[0] - low[0]), tuple(probes))
+    share = (target.limit_s_per_token - low[1]) / (high[1] - low[1])
+    return Bracket(low[0], high[0], low[0] + share * (high[0] - low[0]), tuple(probes))
+
+
+def _next_rate(
+    inside: Sequence[float], low: Probe | None, high: Probe | None, *, growth: float
+) -> float:
+    """The middle of the rates that may still matter, then of the bracket, or one beyond its end."""
+    if inside:
+        return inside[len(inside) // 2]
+    if low is None:
+        assert high is not None, "a search asks for its own rates first"
+        return high[0] / growth
+    return low[0] * growth if high is None else math.sqrt(low[0] * high[0])
+
+
+def _growth(rates: Sequence[float]) -> float:
+    return GROWTH if len(rates) == 1 else GROWTH_BEYOND
+
+
+def _points_left(
+    inside: Sequence[float], low: Probe | None, high: Probe | None, *, tolerance: float
+) -> int:
+    """About how many points a search has yet to ask for."""
+    known = [*([low[0]] if low else []), *inside, *([high[0]] if high else [])]
+    gaps = len(known) - 1
+    gap = math.log(known[-1] / known[0]) / gaps if gaps else math.log(GROWTH)
+    return len(inside).bit_length() + max(0, math.ceil(math.log2(gap / math.log1p(tolerance))))
 
 
 def _rounded(rate: float) -> float:
     return float(f"{rate:.{_DIGITS}g}")
 
 
-def _check_rate(rate: float, *, target: Target, duration_s: float) -> None:
+def _check_rate(rate: float, probes: Sequence[Probe], *, target: Target, duration_s: float) -> None:
     limit = f"{target.limit_s_per_token:g} s/token"
+    last = f"even at {probes[-1][0]:g} req/s" if probes else f"where the search starts, {rate:g}"
     if rate * duration_s < FEWEST_REQUESTS:
         raise UserError(
-            f"latency is above {limit} even at {GROWTH * rate:g} req/s: raise --limit or --duration"
+            f"latency is above {limit} {last}, or there are too few requests to tell: raise "
+            "--limit, --rate or --duration"
         )
     if rate * duration_s > MOST_REQUESTS:
         raise UserError(
-            f"latency is below {limit} even at {rate / GROWTH:g} req/s: lower --limit or raise "
-            "--duration"
+            f"latency is below {limit} {last}, or there are too many requests to tell: lower "
+            "--limit, --rate or --duration"
         )
 
 
@@ -125,7 +182,7 @@ class ResultStore(Protocol):
 
 @dataclass(frozen=True)
 class Found:
-    """The capacity of `spec` (whose rate is the search's start) over seeds, in req/s."""
+    """The capacity of `spec`, its rate aside, over seeds, in req/s."""
 
     spec: PointSpec
     brackets: Mapping[int, Bracket]  # by seed
@@ -165,7 +222,7 @@ class Reader:
     def __call__(self, rate: float) -> float | None:
         """The latency in s/token; None where there is no sound result."""
         rows = self.store.load([probe_spec(self.spec, self.seed, rate)])
-        if rows.empty or rows[LATENCY].isna().any():
+        if rows.empty or LATENCY not in rows or rows[LATENCY].isna().any():
             return None
         row = rows.iloc[0]
         self.stale = self.stale or bool(row["stale"])
@@ -175,19 +232,20 @@ class Reader:
 
 
 def stored_search(
-    store: ResultStore, spec: PointSpec, *, target: Target | None = None, most_seeds: int = 64
+    store: ResultStore, wanted: Search, *, target: Target | None = None, most_seeds: int = 64
 ) -> Found | None:
-    """Repeat the searches of `spec` from the store, for as many seeds as are finished.
+    """Repeat a search from the store, for as many seeds as are finished.
 
-    Seeds rise by one from the spec's own. None where not even the first search is finished.
+    Seeds rise by one from the spec's own. None where not even the first is finished.
     """
+    spec = wanted.spec
     readers: dict[int, Reader] = {}
     brackets: dict[int, Bracket] = {}
     target = target or Target()
     for seed in range(spec.seed, spec.seed + most_seeds):
         reader = Reader(store, spec, seed)
         try:
-            result = search(spec.rate, reader, target=target, duration_s=spec.duration)
+            result = search(wanted.rates, reader, target=target, duration_s=spec.duration)
         except UserError:  # no rate crosses the limit: there is no capacity to report
             break
         if isinstance(result, Wanted):

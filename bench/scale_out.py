@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.capacity_run import Sought, run_searches
-from bench.capacity_search import Found, Target
+from bench.capacity_search import Found, Search, Target
 from bench.point import ROUTERS, PointSpec
 from bench.pool import Place
 from bench.progress import Display
@@ -138,7 +138,8 @@ def search_rates(
 ) -> Sought:
     """Search the sustained rate of each instance, and of a node full of each with each router."""
     specs = [spec for one in chosen for spec in (one.spec(), *one.fleets.values())]
-    return run_searches(store, specs, target=Target(), seeds=seeds, place=place, display=display)
+    searches = [Search.at(spec) for spec in specs]
+    return run_searches(store, searches, target=Target(), seeds=seeds, place=place, display=display)
 
 
 def crowd() -> list[PointSpec]:

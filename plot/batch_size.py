@@ -15,10 +15,12 @@ from bench.point import PointSpec
 from engines.core.config import ModelSpec, find_model
 from engines.execution.memory import default_slots, paper_server
 from engines.execution.profile import load_profile
-from plot.layout import panel_letter, place_legend
+from plot.layout import panel_letter, place_legend, say_no_results
+from plot.summary import with_columns
 from plot.systems import in_order, style_of
 
 GB = 1e9
+BATCHED, USED, THROUGHPUT = "mean_running_requests", "kv_used_pct", "throughput_tok_s"
 
 
 def draw_batch_size(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
@@ -31,13 +33,11 @@ def draw_batch_size(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
     canvas = Canvas(figsize=(5.4, 2.3), layout="constrained")
     memory, throughput = canvas.subplots(1, 2)
     systems = in_order({curve.system for curve in table.panel.curves})
+    shown = with_columns(table.sound, [BATCHED, USED, THROUGHPUT]).sort_values(BATCHED)
     for system in systems:
-        rows = table.sound[table.sound["system"] == system]
-        if rows.empty:
-            continue
-        rows = rows.sort_values("mean_running_requests")
+        rows = shown[shown["system"] == system]
         _draw_line(memory, system, rows, memory_gb(rows, model, num_slots))
-        _draw_line(throughput, system, rows, rows["throughput_tok_s"])
+        _draw_line(throughput, system, rows, rows[THROUGHPUT])
     weights_gb = model.num_parameters * model.dtype_bytes / GB
     memory.axhline(weights_gb, color="#999999", linestyle=":", linewidth=0.9)
     memory.annotate(
@@ -59,13 +59,15 @@ def draw_batch_size(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
         ax.set_xlim(0, None)
         ax.set_xlabel("Batch size (mean running requests)")
         ax.set_title(f"{panel_letter(index)}{what}")
+        if shown[BATCHED].isna().all():
+            say_no_results(ax)
     place_legend(canvas, [_handle(system) for system in systems])
     return canvas
 
 
 def memory_gb(rows: pd.DataFrame, model: ModelSpec, num_slots: int) -> pd.Series[float]:
     """Gigabytes of the weights and of the cache's slots that are in use."""
-    slots = num_slots * rows["kv_used_pct"] / 100
+    slots = num_slots * rows[USED] / 100
     weights = model.num_parameters * model.dtype_bytes
     return (weights + slots * model.kv_bytes_per_token) / GB
 
@@ -82,7 +84,7 @@ def _default_slots(spec: PointSpec) -> int:
 def _draw_line(ax: Axes, system: str, rows: pd.DataFrame, values: pd.Series[float]) -> None:
     style = style_of(system)
     ax.plot(
-        rows["mean_running_requests"],
+        rows[BATCHED],
         values,
         color=style.colour,
         marker=style.marker,

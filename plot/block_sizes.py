@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from bench.experiments.fig18_fig19 import COMPARABLE
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
-from plot.layout import panel_letter, place_legend, set_title
+from plot.layout import panel_letter, place_legend, say_no_results, set_title
 from plot.preemption import LOOKS
 from plot.summary import by_block_size, paper_range
 from plot.systems import style_of
@@ -80,14 +80,17 @@ def _scale(ax: Axes, latencies: pd.Series[float]) -> None:
     """Powers of two below; 1, 2 and 5 of each decade on the left."""
     sizes = sorted({int(size) for size in latencies.index})
     ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
     ax.xaxis.set_major_locator(FixedLocator([float(size) for size in sizes]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.set_xlim(sizes[0] / 1.3, sizes[-1] * 1.3)
+    ax.set_xlabel("Block size (tokens)")
+    if latencies.isna().all():  # a logarithmic axis needs something to show
+        ax.set_yticks([])
+        say_no_results(ax)
+        return
+    ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.set_xlim(sizes[0] / 1.3, sizes[-1] * 1.3)
-    if latencies.notna().any():
-        ax.set_ylim(latencies.min() / 1.6, latencies.max() * 1.6)
-    ax.set_xlabel("Block size (tokens)")
+    ax.set_ylim(latencies.min() / 1.6, latencies.max() * 1.6)

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from bench.capacity import LIMIT_S_PER_TOKEN, Bound, Estimate
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
-from plot.layout import panel_letter, place_legend, set_title
+from plot.layout import panel_letter, place_legend, say_no_results, set_title
 from plot.summary import latency_curves
 from plot.systems import in_order, style_of
 
@@ -63,7 +63,7 @@ def draw_panel(ax: Axes, table: PanelTable) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     if data["latency_s"].isna().all():
         ax.set_xticks([])
-        ax.text(0.5, 0.5, "no results yet", transform=ax.transAxes, ha="center", color="#999999")
+        say_no_results(ax)
     _mark_ratio(ax, table)
 
 

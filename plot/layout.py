@@ -16,7 +16,7 @@ from bench.experiments.scaling import MINIATURE
 LINE_IN = 0.098  # height of one footer line
 MARGIN_IN = 0.05
 FOOTER_POINTS = 5.3
-CHARACTERS_PER_IN = 27.0
+CHARACTERS_PER_IN = 24.5
 FOOTER_COLOUR, GAP_COLOUR = "#555555", "#B03A2E"
 MAX_GAP_LINES = 8
 PLANNED_LINES = 2  # of the footer; the figure grows for more
@@ -38,6 +38,11 @@ def set_title(ax: Axes, text: str) -> None:
 def place_legend(canvas: Canvas, handles: Sequence[Artist], *, columns: int | None = None) -> None:
     """Put one legend for all axes at the top of the figure; the layout makes room for it."""
     canvas.legend(handles=list(handles), loc="outside upper center", ncols=columns or len(handles))
+
+
+def say_no_results(ax: Axes) -> None:
+    """Write into empty axes that there is nothing to show yet."""
+    ax.text(0.5, 0.5, "no results yet", transform=ax.transAxes, ha="center", color="#999999")
 
 
 def paper_patch() -> Patch:

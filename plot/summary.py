@@ -34,7 +34,7 @@ def latency_curves(table: PanelTable) -> pd.DataFrame:
     Rows keep the order of the registry's curves and rise in rate, so that a line drawn through
     them breaks where a point is missing.
     """
-    frame = _with_columns(table.frame, ["mean_normalized_latency_s"])
+    frame = with_columns(table.frame, ["mean_normalized_latency_s"])
     columns = {"mean_normalized_latency_s": "latency_s"}
     picked = frame[["curve", "system", "rate", "mean_normalized_latency_s"]]
     return picked.rename(columns=columns).sort_values(["curve", "rate"], ignore_index=True)
@@ -43,13 +43,13 @@ def latency_curves(table: PanelTable) -> pd.DataFrame:
 def kv_breakdown(table: PanelTable) -> pd.DataFrame:
     """Percent of KV slots by category (columns) for each system (index)."""
     names = {f"kv_pct_{category}": category for category in CATEGORIES}
-    frame = _with_columns(table.frame, list(names))
+    frame = with_columns(table.frame, list(names))
     return frame.set_index("system")[list(names)].rename(columns=names)
 
 
 def system_metric(table: PanelTable, metric: str) -> pd.Series[float]:
     """One metric for each system (index), in the registry's order; NaN where missing."""
-    frame = _with_columns(table.frame, [metric])
+    frame = with_columns(table.frame, [metric])
     return frame.set_index("system")[metric]
 
 
@@ -75,7 +75,7 @@ def paper_range(figure: Figure, panel: str) -> tuple[float, float] | None:
 
 def by_block_size(table: PanelTable) -> pd.Series[float]:
     """Mean normalized latency by block size (index), rising; NaN where a point is missing."""
-    frame = _with_columns(table.frame, ["mean_normalized_latency_s"])
+    frame = with_columns(table.frame, ["mean_normalized_latency_s"])
     return frame.set_index("block_size")["mean_normalized_latency_s"].sort_index()
 
 
@@ -131,5 +131,6 @@ def _distinct(tables: Iterable[PanelTable], column: str) -> list[str]:
     return list(dict.fromkeys(value for table in tables for value in table.column(column)))
 
 
-def _with_columns(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+def with_columns(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The frame with these columns too, NaN where it lacks them."""
     return frame.reindex(columns=list(dict.fromkeys([*frame.columns, *columns])))

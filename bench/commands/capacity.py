@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.capacity import LIMIT_S_PER_TOKEN
-from bench.capacity_search import DEFAULT_TOLERANCE, Target
+from bench.capacity_search import DEFAULT_TOLERANCE, Search, Target
 from bench.commands.capacity_output import print_figures, print_one
 from bench.commands.options import (
     artifacts_option,
@@ -89,7 +89,8 @@ def _search_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def command(ctx: click.Context, /, **given: Any) -> None:
     """Find the highest request rate that a system sustains: mean normalized latency below --limit.
 
-    The options are those of `bench run`; --rate says where the search starts. Every point that is
+    The options are those of `bench run`; --rate says where the search starts (with --figure: among
+    the figure's own rates). Every point that is
     tried is kept among the results, so that an interrupted search goes on where it was, and
     `bench report` uses finished ones for the claims about sustained rates (those of --figure).
     """
@@ -114,7 +115,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     spec = _spec(given)
     if spec.backend == "sim":
         check_simulated(spec)
-    sought = _run(store, [spec], target=target, given=given)
+    sought = _run(store, [Search.at(spec)], target=target, given=given)
     tell_backend(asked, spec.backend)
     if spec in sought.found:
         print_one(sought.found[spec], target=target, as_json=given["as_json"])
@@ -149,7 +150,7 @@ def _spec(given: Mapping[str, Any]) -> PointSpec:
 
 
 def _run(
-    store: Store, specs: Sequence[PointSpec], *, target: Target, given: Mapping[str, Any]
+    store: Store, searches: Sequence[Search], *, target: Target, given: Mapping[str, Any]
 ) -> Sought:
     from bench.capacity_run import run_searches
     from bench.progress import choose
@@ -157,7 +158,7 @@ def _run(
     tell_runner(given)
     return run_searches(
         store,
-        specs,
+        searches,
         target=target,
         seeds=given["seeds"],
         place=choose_place(given),
@@ -181,7 +182,7 @@ def _search_figures(
 ) -> int:
     from bench.experiments.effort import Effort
     from bench.experiments.tables import Choice
-    from bench.reporting.searched import Ratio, spec_of
+    from bench.reporting.searched import Ratio, search_of
 
     pairs = _pairs(given["figures"])
     seed_given = ctx.get_parameter_source("seed") is not click.core.ParameterSource.DEFAULT
@@ -192,19 +193,19 @@ def _search_figures(
             lengths=given["lengths"], seed=given["seed"] if seed_given else None
         ),
     )
-    specs = {
-        (pair.panel, system): spec_of(pair.panel, system, choice)
+    searches = {
+        (pair.panel, system): search_of(pair.panel, system, choice)
         for pair in pairs
         for system in (pair.over, pair.under)
     }
-    if any(spec.timeout is not None for spec in specs.values()):
+    if any(one.spec.timeout is not None for one in searches.values()):
         raise UserError(
             f"figures on backend '{choice.backend}' cut requests off, so that no rate is sustained "
             "or not: give a system with --system instead of --figure"
         )
-    sought = _run(store, list(dict.fromkeys(specs.values())), target=target, given=given)
+    sought = _run(store, list(dict.fromkeys(searches.values())), target=target, given=given)
     if sought.found:
-        found = {key: sought.found[spec] for key, spec in specs.items()}
+        found = {key: sought.found[one.spec] for key, one in searches.items()}
         ratios = [
             Ratio(pair, found[pair.panel, pair.over], found[pair.panel, pair.under])
             for pair in pairs

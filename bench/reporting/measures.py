@@ -1,7 +1,7 @@
 """What the claims measure: each function takes the tables and a claim's arguments.
 
-A measure never works from part of a curve: if a point that it needs is missing or corrupt, it
-names the point and gives no number.
+A measure never works from part of a curve: if a point that it needs is missing or corrupt, or has
+not the metric that it needs, it names the point and gives no number.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from bench.capacity import Bound, Estimate
+from bench.capacity_search import LATENCY
 from bench.experiments.computed import preemption_costs
 from bench.experiments.model import Claim
 from bench.experiments.tables import COMPLETE, STALE, PanelTable, PointStore
@@ -29,11 +30,11 @@ Tables = Mapping[str, PanelTable]
 class Measurement:
     """Our number for a claim, or why there is none.
 
-    `absent` are lines that name points without a sound result, `num_points` counts the points
-    needed. `stale` says that some were made by other sources than the present ones. `interval` is
-    the mean's 95 % confidence interval over seeds. `method` says how capacities were found:
-    "searched" by bisection, or read off the "curve" of the figure's rates. `backend` is where it
-    was measured if that is not the tables' backend.
+    `absent` are lines that name points without a sound result or without the number that is
+    needed of them, `num_points` counts the points needed. `stale` says that some were made by other
+    sources than the present ones. `interval` is the mean's 95 % confidence interval over seeds.
+    `method` says how capacities were found: "searched" by bisection, or read off the "curve" of the
+    figure's rates. `backend` is where it was measured if that is not the tables' backend.
     """
 
     estimate: Estimate | None
@@ -55,13 +56,10 @@ def mean_metric(tables: Tables, *, panel: str, system: str, metrics: Sequence[st
     table = tables[panel]
     rows = table.curve(table.curve_of(system))
     assert len(rows) == 1, f"{system} has {len(rows)} points in {panel}, expected one"
-    found = _measurement(panel, rows)
+    found = _measurement(panel, rows, metrics)
     if found.absent:
         return found
-    values = [rows[metric].iloc[0] if metric in rows else float("nan") for metric in metrics]
-    if any(pd.isna(value) for value in values):
-        return replace(found, absent=(f"{panel}: {system} has no {' or '.join(metrics)}",))
-    return replace(found, estimate=Estimate(float(sum(values))))
+    return replace(found, estimate=Estimate(float(rows[list(metrics)].iloc[0].sum())))
 
 
 def capacity_ratio(tables: Tables, *, panel: str, over: str, under: str) -> Measurement:
@@ -103,7 +101,7 @@ def best_block_size(tables: Tables, *, panel: str, count: int, end: str) -> Meas
     found = _measurement(panel, rows)
     if found.absent:
         return found
-    best = rows.nsmallest(count, "mean_normalized_latency_s")["block_size"]
+    best = rows.nsmallest(count, LATENCY)["block_size"]
     return replace(found, estimate=Estimate(float(best.min() if end == "smallest" else best.max())))
 
 
@@ -114,10 +112,7 @@ def largest_latency_ratio(
     found = _join([_measurement(panel, tables[panel].frame) for panel in (over, under)])
     if found.absent:
         return found
-    upper, lower = (
-        tables[panel].frame.set_index("block_size")["mean_normalized_latency_s"]
-        for panel in (over, under)
-    )
+    upper, lower = (tables[panel].frame.set_index("block_size")[LATENCY] for panel in (over, under))
     ratios = (upper / lower)[list(block_sizes)]
     return replace(found, estimate=Estimate(float(ratios.max())))
 
@@ -183,14 +178,21 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-def _measurement(panel: str, rows: pd.DataFrame) -> Measurement:
-    sound = rows[rows["state"].isin([COMPLETE, STALE])]
-    absent = rows[~rows["state"].isin([COMPLETE, STALE])]
+def _measurement(
+    panel: str, rows: pd.DataFrame, metrics: Sequence[str] = (LATENCY,)
+) -> Measurement:
+    """What a number from `metrics` of these points rests on, without the number."""
+    is_sound = rows["state"].isin([COMPLETE, STALE])
+    sound, absent = rows[is_sound], rows[~is_sound]
+    known = sound.reindex(columns=list(metrics)).notna().all(axis=1)
     devices = sound.get("device", pd.Series(dtype=object)).dropna()
+    lines = [describe_absent(panel, row) for _, row in absent.iterrows()]
+    for _, row in sound[~known].iterrows():
+        lines.append(f"{describe_point(panel, row)} has no {' or '.join(metrics)}")
     return Measurement(
         None,
         num_points=len(rows),
-        absent=tuple(describe_absent(panel, row) for _, row in absent.iterrows()),
+        absent=tuple(lines),
         devices=_unique(str(device) for device in devices),
         seeds=_unique(int(seed) for seed in sound["seed"]),
         stale=bool((sound["state"] == STALE).any()),
@@ -209,10 +211,15 @@ def _join(found: Sequence[Measurement]) -> Measurement:
     )
 
 
+def describe_point(panel: str, row: pd.Series[Any]) -> str:
+    """A point in a few words."""
+    return f"{panel}: {row['system']} at {row['rate']:g} req/s"
+
+
 def describe_absent(panel: str, row: pd.Series[Any]) -> str:
     """One line for a point that holds no sound result."""
     reason = f" ({row['reason']})" if row["reason"] else ""
-    return f"{panel}: {row['system']} at {row['rate']:g} req/s is {row['state']}{reason}"
+    return f"{describe_point(panel, row)} is {row['state']}{reason}"
 
 
 def _unique(values: Iterable[T]) -> tuple[T, ...]:

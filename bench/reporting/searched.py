@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bench.capacity import Estimate
-from bench.capacity_search import Found, ResultStore, stored_search
+from bench.capacity_search import Found, ResultStore, Search, stored_search
 from bench.experiments import registry
-from bench.experiments.model import Claim, Curve, Panel, Selection
+from bench.experiments.model import Claim, Selection
 from bench.experiments.tables import Choice
 from bench.intervals import Mean, geometric_mean
 from bench.point import PointSpec
@@ -72,23 +71,15 @@ def pairs_in(selection: Selection) -> list[Pair]:
     return list(dict.fromkeys(found))
 
 
-def spec_of(panel_name: str, system: str, choice: Choice) -> PointSpec:
-    """What is searched for a system's curve: its settings, at the rate where searches start."""
-    panel = registry.find_panel(panel_name)
-    start = _start(_curve_of(choice.panel(panel), system))
-    points = [spec for spec in choice.points(panel) if spec.system == system]
-    return replace(points[0], rate=start)
-
-
-def _curve_of(panel: Panel, system: str) -> Curve:
+def search_of(panel_name: str, system: str, choice: Choice) -> Search:
+    """What is searched for a system's curve: its settings, first among the rates of the figure."""
+    panel = choice.panel(registry.find_panel(panel_name))
     found = [curve for curve in panel.curves if curve.system == system]
     assert len(found) == 1, f"panel {panel.name} has {len(found)} curves of {system}"
-    return found[0]
-
-
-def _start(curve: Curve) -> float:
-    """Midway, in proportion, between the original's lowest and highest rate."""
-    return math.sqrt(min(curve.rates) * max(curve.rates))
+    points = [
+        spec for spec in choice.points(registry.find_panel(panel_name)) if spec.system == system
+    ]
+    return Search(points[0], found[0].all_rates)
 
 
 class StoredSearches:
@@ -102,8 +93,8 @@ class StoredSearches:
     def of(self, panel: str, system: str) -> Found | None:
         """The search for a system's curve; None where it is not finished."""
         if (panel, system) not in self._found:
-            spec = spec_of(panel, system, self._choice)
-            self._found[panel, system] = stored_search(self._store, spec)
+            wanted = search_of(panel, system, self._choice)
+            self._found[panel, system] = stored_search(self._store, wanted)
         return self._found[panel, system]
 
     def ratio(self, pair: Pair) -> Ratio | None:

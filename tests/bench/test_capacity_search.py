@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bench.capacity_run import run_searches
 from bench.capacity_search import (
     Bracket,
+    Search,
     Target,
     Wanted,
     search,
@@ -25,11 +26,13 @@ from bench.intervals import geometric_mean, t_quantile
 from bench.local_pool import LocalProcesses
 from bench.point import PointSpec
 from bench.report import build_report
-from bench.reporting.searched import StoredSearches, pairs_in, pairs_of, spec_of
+from bench.reporting.searched import StoredSearches, pairs_in, pairs_of, search_of
 from bench.results import Store
 from engines.core.errors import UserError
 
 SPEC = PointSpec(system="astra", rate=1.0, duration=600.0)
+SEARCH = Search.at(SPEC)
+WIDE = {"target": Target(), "duration_s": 600.0}
 PANEL = "fig12-13b-sharegpt"
 
 
@@ -44,11 +47,12 @@ def put(store: Store, spec: PointSpec) -> float:
     return latency_s(spec)
 
 
-def fill_search(store: Store, spec: PointSpec, seeds: int) -> None:
+def fill_search(store: Store, wanted: Search, seeds: int) -> None:
+    spec = wanted.spec
     for seed in range(seeds):
         one = replace(spec, seed=seed)
         search(
-            spec.rate,
+            wanted.rates,
             lambda rate, one=one: put(store, replace(one, rate=rate)),
             target=Target(),
             duration_s=spec.duration,
@@ -63,7 +67,7 @@ def fill_search(store: Store, spec: PointSpec, seeds: int) -> None:
 )
 def test_bracket_encloses_the_crossing_within_the_tolerance(truth, start, tolerance, steepness):
     found = search(
-        start,
+        (start,),
         lambda rate: (rate / truth) ** steepness,
         target=Target(tolerance=tolerance),
         duration_s=3600.0,
@@ -75,8 +79,52 @@ def test_bracket_encloses_the_crossing_within_the_tolerance(truth, start, tolera
     assert len(found.probes) <= 15 + math.log2(1 / tolerance)
 
 
+@given(
+    st.floats(0.5, 50.0),
+    st.lists(st.floats(0.5, 50.0), min_size=2, max_size=12, unique_by=lambda rate: f"{rate:.4g}"),
+    st.floats(1, 9),
+)
+def test_a_figures_rates_go_first_and_narrow_the_search(truth, rates, steepness):
+    ladder = sorted(float(f"{rate:.4g}") for rate in rates)
+    found = search(
+        ladder, lambda rate: (rate / truth) ** steepness, target=Target(), duration_s=3600.0
+    )
+    assert isinstance(found, Bracket)
+    assert found.sustained <= truth <= found.exceeded <= found.sustained * 1.02
+    asked = [rate for rate, _ in found.probes]
+    assert len(set(asked)) == len(asked)
+    first = [rate for rate in asked if rate in ladder]
+    assert asked[: len(first)] == first
+    assert len(first) <= len(ladder).bit_length()
+
+
+def test_points_left_are_about_those_that_follow():
+    known: dict[float, float] = {}
+    told = []
+    while isinstance(found := search((1.0, 2.0, 4.0, 6.0), known.get, **WIDE), Wanted):
+        told.append(found.left)
+        known[found.rate] = found.rate / 3.3
+    for left, truth in zip(told, range(len(told), 0, -1), strict=True):
+        assert abs(left - truth) <= 2
+
+
+def test_points_of_the_figure_are_used_again(store):
+    """Of the figure's own seed, a search runs only what lies between two of its rates."""
+    wanted = search_of(PANEL, "astra", Choice())
+    for rate in wanted.rates:
+        put(store, replace(wanted.spec, rate=rate))
+    sought = run_searches(
+        store, [wanted], target=Target(), seeds=1, place=LocalProcesses(run=serve)
+    )
+    ran = {spec.rate for summary in sought.summaries for spec in summary.done}
+    used = {spec.rate for summary in sought.summaries for spec in summary.skipped}
+    assert used
+    assert used <= set(wanted.rates)
+    assert not ran & set(wanted.rates)
+
+
 def test_sustained_is_strictly_below_the_limit():
-    found = search(2.0, lambda rate: rate / 2.0, target=Target(), duration_s=600.0)
+    found = search((2.0,), lambda rate: rate / 2.0, target=Target(), duration_s=600.0)
     assert isinstance(found, Bracket)
     assert found.exceeded == 2.0
 
@@ -85,7 +133,7 @@ def test_search_asks_for_what_it_does_not_know_and_goes_on_from_it():
     known: dict[float, float] = {}
     asked = []
     while True:
-        found = search(1.0, known.get, target=Target(), duration_s=600.0)
+        found = search((1.0,), known.get, target=Target(), duration_s=600.0)
         if isinstance(found, Bracket):
             break
         assert isinstance(found, Wanted)
@@ -97,7 +145,7 @@ def test_search_asks_for_what_it_does_not_know_and_goes_on_from_it():
 
 def test_limit_moves_the_capacity():
     for limit in (0.5, 2.0):
-        found = search(1.0, lambda rate: rate, target=Target(limit), duration_s=600.0)
+        found = search((1.0,), lambda rate: rate, target=Target(limit), duration_s=600.0)
         assert isinstance(found, Bracket)
         assert found.capacity == pytest.approx(limit, rel=0.02)
 
@@ -105,7 +153,7 @@ def test_limit_moves_the_capacity():
 @pytest.mark.parametrize(("latency", "words"), [(5.0, "even at"), (0.01, "lower --limit")])
 def test_a_limit_that_no_rate_crosses_is_told(latency, words):
     with pytest.raises(UserError, match=words):
-        search(1.0, lambda rate: latency, target=Target(), duration_s=600.0)
+        search((1.0,), lambda rate: latency, target=Target(), duration_s=600.0)
 
 
 @pytest.mark.parametrize("values", [(0.0, 0.02), (-1.0, 0.02), (1.0, 0.0), (1.0, 0.9)])
@@ -134,10 +182,10 @@ def test_mean_over_seeds_and_its_interval():
 
 def test_points_are_kept_and_a_search_resumes_from_them(store):
     first = run_searches(
-        store, [SPEC], target=Target(tolerance=0.3), seeds=1, place=LocalProcesses(run=serve)
+        store, [SEARCH], target=Target(tolerance=0.3), seeds=1, place=LocalProcesses(run=serve)
     )
     again = run_searches(
-        store, [SPEC], target=Target(tolerance=0.1), seeds=1, place=LocalProcesses(run=serve)
+        store, [SEARCH], target=Target(tolerance=0.1), seeds=1, place=LocalProcesses(run=serve)
     )
     found = again.found[SPEC]
     assert found.mean.value == pytest.approx(capacity_of("astra"), rel=0.1)
@@ -149,7 +197,9 @@ def test_points_are_kept_and_a_search_resumes_from_them(store):
 
 
 def test_each_seed_is_searched_and_gives_an_interval(store):
-    sought = run_searches(store, [SPEC], target=Target(), seeds=2, place=LocalProcesses(run=serve))
+    sought = run_searches(
+        store, [SEARCH], target=Target(), seeds=2, place=LocalProcesses(run=serve)
+    )
     found = sought.found[SPEC]
     assert sorted(found.brackets) == [0, 1]
     for seed, bracket in found.brackets.items():
@@ -161,7 +211,7 @@ def test_each_seed_is_searched_and_gives_an_interval(store):
 
 def test_a_failing_point_ends_the_searches_with_its_error(store):
     sought = run_searches(
-        store, [SPEC], target=Target(), seeds=3, place=LocalProcesses(run=refuse_two)
+        store, [SEARCH], target=Target(), seeds=3, place=LocalProcesses(run=refuse_two)
     )
     assert sought.found == {}
     assert sought.failed is not None
@@ -171,9 +221,9 @@ def test_a_failing_point_ends_the_searches_with_its_error(store):
 
 def test_an_unfinished_search_gives_nothing(store):
     put(store, SPEC)
-    assert stored_search(store, SPEC) is None
-    fill_search(store, SPEC, seeds=2)
-    found = stored_search(store, SPEC)
+    assert stored_search(store, SEARCH) is None
+    fill_search(store, SEARCH, seeds=2)
+    found = stored_search(store, SEARCH)
     assert found is not None
     assert sorted(found.brackets) == [0, 1]
 
@@ -181,9 +231,9 @@ def test_an_unfinished_search_gives_nothing(store):
 def test_claims_rest_on_searches_where_both_are_finished(store):
     claim = next(c for c in registry.FIGURES["fig12"].claims if c.args.get("panel") == PANEL)
     (pair,) = pairs_of(claim)
-    fill_search(store, spec_of(PANEL, pair.over, Choice()), seeds=3)
+    fill_search(store, search_of(PANEL, pair.over, Choice()), seeds=3)
     assert StoredSearches(store, Choice()).measure(claim) is None
-    fill_search(store, spec_of(PANEL, pair.under, Choice()), seeds=2)
+    fill_search(store, search_of(PANEL, pair.under, Choice()), seeds=2)
     found = StoredSearches(store, Choice()).measure(claim)
     assert found is not None
     assert found.estimate is not None
@@ -197,7 +247,7 @@ def test_claims_rest_on_searches_where_both_are_finished(store):
 def test_report_tells_which_way_a_verdict_came(store):
     for pair in pairs_in(registry.find(PANEL)):
         for system in (pair.over, pair.under):
-            fill_search(store, spec_of(PANEL, system, Choice()), seeds=1)
+            fill_search(store, search_of(PANEL, system, Choice()), seeds=1)
     report = build_report(store, Choice())
     methods = {v.measurement.method for v in report.verdicts if v.claim.args.get("panel") == PANEL}
     assert methods == {"searched"}

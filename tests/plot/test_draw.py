@@ -13,6 +13,7 @@ from bench.results import State
 from engines.core.errors import UserError
 from plot.draw import DRAWERS, MEASURED_DRAWERS, STYLE, draw
 from plot.latency import draw_latency, draw_panel
+from plot.layout import finish
 
 SHAREGPT = "fig12-13b-sharegpt"
 
@@ -26,6 +27,21 @@ def test_each_figure_is_a_pdf_and_a_png(made_up, tmp_path, name):
     assert [path.name for path in files] == [f"{name}.pdf", f"{name}.png"]
     assert files[0].read_bytes().startswith(b"%PDF")
     assert files[1].read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("width_in", [3.4, 3.5, 5.2, 5.4, 7.05])
+def test_footers_fit_their_figures(width_in):
+    text = (
+        "Simulated, device profile 1x a100-40gb · OPT-13B, ShareGPT, Alpaca · Orca: our proxy on "
+        "the same engine · FasterTransformer: our request-level policy · traces of 3600 and 1800 s"
+    )
+    with style.context(STYLE):
+        for length in range(60, len(text), 2):
+            canvas = Canvas(figsize=(width_in, 2.0), dpi=300, layout="constrained")
+            finish(canvas, footer=text[:length], gaps=[])
+            for line in canvas.texts:
+                box = line.get_window_extent()
+                assert 0 <= box.x0 < box.x1 <= canvas.bbox.x1, line.get_text()
 
 
 def test_a_group_draws_each_of_its_figures(made_up, tmp_path):
