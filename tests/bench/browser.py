@@ -9,6 +9,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 180.0  # for a machine that is busy with other things
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -122,12 +123,19 @@ def browser(program: str) -> Iterator[Tab]:
         "os.dup2(a, 3); os.dup2(b, 4); os.execv(sys.argv[3], sys.argv[3:])"
     )
     pipes = (to_read[0], to_write[1])
-    with tempfile.TemporaryDirectory() as profile:
-        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    # What the browser leaves behind goes into its own folder; a child that still writes when it is
+    # removed does not matter.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        options = ["--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--disable-sync"]
         options += ["--remote-debugging-pipe", "--hide-scrollbars", f"--user-data-dir={profile}"]
+        options += ["--no-first-run", "--disable-background-networking", "--disable-quic"]
+        options += ["--disable-component-update"]
+        options += ["--no-sandbox"] if os.geteuid() == 0 else []
         process = subprocess.Popen(
             [sys.executable, "-c", script, *map(str, pipes), program, *options],
             pass_fds=pipes,
+            env={**os.environ, "TMPDIR": profile, "HOME": profile},
+            start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -138,7 +146,7 @@ def browser(program: str) -> Iterator[Tab]:
             tab.attach()
             yield tab
         finally:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # its children too
             process.wait()
             os.close(to_read[1])
             os.close(to_write[0])

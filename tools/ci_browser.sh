@@ -1,0 +1,29 @@
+#!/bin/sh
+# Make a browser ready for the tests of the report's page. For root on Debian: installs Chromium from
+# Debian's packages unless one is there. Prints the settings that the tests need, one NAME=VALUE a
+# line; where none can be installed it says so, prints nothing, and those tests are skipped.
+set -u
+
+say() {
+    echo "browser for tests: $1" >&2
+}
+
+# The names that tests/bench/browser.py looks for.
+present() {
+    for name in chromium chromium-browser google-chrome google-chrome-stable; do
+        command -v "$name" >/dev/null && return
+    done
+    return 1
+}
+
+present || {
+    say "installing chromium"
+    apt-get update -qq >&2
+    DEBIAN_FRONTEND=noninteractive timeout 900 apt-get install -y -qq --no-install-recommends \
+        chromium fonts-dejavu-core >&2
+}
+if present; then
+    echo "BENCH_TEST_BROWSER=required"
+else
+    say "chromium cannot be installed here: the tests of the page in a browser are skipped"
+fi
