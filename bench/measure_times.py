@@ -1,7 +1,9 @@
 """Measure what every figure costs in simulation and write the table that README and help show.
 
 Run on an idle machine with two cores: `python -m bench.measure_times`, half an hour for all
-efforts. Each figure runs by its command in a fresh folder, two points at a time.
+efforts. Each figure runs by its command in a fresh folder, two points at a time. The table is
+written after each figure; `--missing` measures only what it lacks, so that an interrupted
+measurement goes on.
 """
 
 from __future__ import annotations
@@ -44,13 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the efforts asked for; keep what the table has of the others."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--effort", action="append", choices=[e.value for e in Effort])
-    asked = [Effort(value) for value in parser.parse_args(arguments).effort or list(Effort)]
+    parser.add_argument("--figure", action="append", choices=NAMES)
+    parser.add_argument("--missing", action="store_true", help="only what the table lacks")
+    given = parser.parse_args(arguments)
+    asked = [Effort(value) for value in given.effort or list(Effort)]
     table: dict[str, dict[Effort, Cost]] = {}
     for name in NAMES:
         known = {effort: cost_of(name, effort) for effort in Effort}
         table[name] = {effort: cost for effort, cost in known.items() if cost is not None}
     for effort in asked:
-        for name in NAMES:
+        for name in given.figure or NAMES:
+            if given.missing and effort in table[name]:
+                continue
             table[name][effort] = measure(name, effort)
             print(f"{name} {effort.value}: {table[name][effort]}", flush=True)
             TABLE.write_text(to_text(table), encoding="utf-8")  # an interruption loses one figure

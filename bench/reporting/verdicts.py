@@ -199,13 +199,27 @@ def _open_text(verdict: Verdict) -> str:
 
 
 def gap_text(verdict: Verdict) -> str:
-    """By how much a claim does not hold."""
+    """By how much a claim does not hold, and whether that is less than seeds differ by."""
     claim = verdict.claim
     allowed = f" where {tolerance_text(claim)} is allowed" if claim.tolerance else ""
+    within = (
+        f" (the 95 % interval over seeds, {interval_text(verdict)}, reaches into what is allowed)"
+        if _reaches_inside(verdict)
+        else ""
+    )
     return (
         f"{ours_text(verdict)} against {paper_text(claim)}, off by {deviation_text(verdict)}"
-        f"{allowed}"
+        f"{allowed}{within}"
     )
+
+
+def _reaches_inside(verdict: Verdict) -> bool:
+    """Whether the interval over seeds holds a value with which the claim would hold."""
+    found = verdict.measurement.interval
+    if found is None:
+        return False
+    low, high = (deviation_of(verdict.claim, end) for end in found)
+    return low <= verdict.claim.tolerance and high >= -verdict.claim.tolerance
 
 
 def why_text(claim: Claim) -> str:

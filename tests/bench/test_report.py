@@ -132,6 +132,17 @@ def test_notes_are_shown_only_where_the_claim_fails(monkeypatch):
     assert "+100.0 %" in failed
 
 
+@pytest.mark.parametrize(
+    ("interval", "told"), [((8.0, 13.0), True), ((11.5, 13.0), False), (None, False)]
+)
+def test_a_gap_smaller_than_seeds_differ_by_is_told(interval, told, monkeypatch):
+    found = Measurement(Estimate(12.0), num_points=4, interval=interval)
+    monkeypatch.setitem(MEASURES, "kernel_ratio", lambda tables: found)
+    verdict = judge("fig12", claim(), {}, "sim")
+    assert verdict.status is Status.FAIL
+    assert ("reaches into what is allowed" in reason_text(verdict)) is told
+
+
 def test_one_reason_for_several_claims_is_told_once(monkeypatch):
     def failed(text: str, notes: str):
         return judged(claim(text=text, notes=notes), Estimate(20.0), monkeypatch)
