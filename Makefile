@@ -108,4 +108,4 @@ bundle-check: $(STAMP)  ## prove that the bundle is whole and runs without a net
 	@$(BENCH) bundle --check --artifacts $(ARTIFACTS)
 
 clean:  ## remove results, figures and report (the environment and references stay)
-	rm -rf $(ARTIFACTS)/results $(ARTIFACTS)/figures $(ARTIFACTS)/report
+	rm -rf $(ARTIFACTS)/results $(ARTIFACTS)/kernels $(ARTIFACTS)/figures $(ARTIFACTS)/report

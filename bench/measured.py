@@ -6,7 +6,9 @@ kept below the artifacts with its provenance, and never drawn together with simu
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -15,28 +17,72 @@ from bench.experiments.model import Figure
 from bench.kernel_results import find_measurement, measured_directory, write_measurement
 from engines.core.config import find_model
 
+if TYPE_CHECKING:
+    from bench.kernels import Shapes
+
+
+class Measurer(Protocol):
+    """Where a device is measured for the results in `root`: in this process, or in a container."""
+
+    @property
+    def root(self) -> Path:
+        """The artifacts directory."""
+
+    def settle_device(self, name: str) -> str:
+        """Return "cpu" or "cuda"; `auto` is what is there. Raises UserError for what is not."""
+
+    def kernels(self, shapes: Shapes, device: str, *, quiet: bool) -> dict[str, Any]:
+        """Time kernels as `bench.kernels.measure` does, on a settled device; raises UserError."""
+
+    def speed(self) -> float:
+        """The CPU's speed (`bench.experiments.scaling.measure_speed`); raises UserError."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """Measures in this process."""
+
+    root: Path
+
+    def settle_device(self, name: str) -> str:
+        """See `Measurer.settle_device`."""
+        return settle_device(name)
+
+    def kernels(self, shapes: Shapes, device: str, *, quiet: bool) -> dict[str, Any]:
+        """See `Measurer.kernels`."""
+        from bench.commands.kernels import measure_shown
+        from bench.kernels import Setup
+
+        setup = Setup(
+            spec=find_model(DEFAULT_MODEL[device]), device=device, dtype=settle_dtype(None, device)
+        )
+        return measure_shown(setup, shapes, quiet=quiet)
+
+    def speed(self) -> float:
+        """See `Measurer.speed`."""
+        from bench.experiments.scaling import measure_speed
+
+        return measure_speed()
+
 
 def is_there(figure: Figure, root: Path, *, backend: str) -> bool:
     """Whether the figure was measured; raises UserError for a file that is none."""
     return find_measurement(root, figure.microbenchmark, backend=backend) is not None
 
 
-def measure_figure(figure: Figure, root: Path, *, backend: str, quiet: bool) -> Path:
+def measure_figure(figure: Figure, measurer: Measurer, *, backend: str, quiet: bool) -> Path:
     """Measure a figure and keep it; returns the file. Raises UserError where that cannot be."""
-    from bench.commands.kernels import measure_shown
-    from bench.kernels import Setup, Shapes
+    from bench.kernels import Shapes
 
     assert figure.microbenchmark, f"{figure.name} is not measured by a microbenchmark"
-    device = settle_device("auto" if backend == "sim" else backend)
+    device = measurer.settle_device("auto" if backend == "sim" else backend)
     sweep = figure.sweep
     if figure.microbenchmark == "attention":
         shapes = Shapes(batches=sweep["batch_size"], contexts=sweep["context_len"])
     else:
         shapes = Shapes(block_sizes=sweep["block_size"], num_tokens=sweep["context_len"][0])
-    setup = Setup(
-        spec=find_model(DEFAULT_MODEL[device]), device=device, dtype=settle_dtype(None, device)
-    )
     where = {"cpu": "CPU", "cuda": "GPU"}[device]
     click.echo(f"{figure.name}: measured, not simulated: timing kernels on this {where}", err=True)
-    found = measure_shown(setup, shapes, quiet=quiet)
-    return write_measurement(measured_directory(root, figure.microbenchmark, device), found)
+    found = measurer.kernels(shapes, device, quiet=quiet)
+    directory = measured_directory(measurer.root, figure.microbenchmark, device)
+    return write_measurement(directory, found)

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.options import artifacts_option
-from bench.commands.places import build_arg_option, device_option, settle_device
+from bench.commands.places import build_arg_option, device_option, note, settle_device
 from bench.commands.tables import print_table
 from bench.launch.context import SYSTEMS
-from engines.core.errors import UserError
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -66,18 +65,20 @@ def _write(
 
     images = Images(client, build_args=parse_build_args(build_arg))
     fresh = [
-        images.ensure(images.recipe(system, settle_device(device)), _note) for system in SYSTEMS
+        images.ensure(images.recipe(system, settle_device(device)), note) for system in SYSTEMS
     ]
-    write_bundle(client, Contents(images.root, fresh, artifacts), folder, _note)
+    write_bundle(client, Contents(images.root, fresh, artifacts), folder, note)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    _note(f"{folder}: {size / 1e9:.2f} GB; prove it with `bench bundle --check --out {folder}`")
+    note(f"{folder}: {size / 1e9:.2f} GB; prove it with `bench bundle --check --out {folder}`")
 
 
 def _check(client: DockerClient, folder: Path) -> None:
     from bench.launch.bundle import load_images, verify_sums
+    from bench.launch.owner import sweep
 
     count = verify_sums(folder)
-    _note(f"{count} files match their checksums")
+    note(f"{count} files match their checksums")
+    sweep(client, note)
     images = load_images(client, folder)
     rows = [(image.name, image.image_id[:19], _serve(client, image)) for image in images]
     print_table(("image", "digest", "a point without network"), rows)
@@ -85,23 +86,11 @@ def _check(client: DockerClient, folder: Path) -> None:
 
 def _serve(client: DockerClient, image: Image) -> str:
     """Run a point in the image, confined and offline, and say what came of it."""
-    import io
-
-    from bench.launch.command import run_command
+    from bench.launch.command import ask_command
     from bench.launch.container import Confinement
 
     system = _SYSTEM_OF[image.name.partition(":")[0].removeprefix("sosp23-")]
-    out, errors = io.BytesIO(), io.BytesIO()
     with tempfile.TemporaryDirectory() as results:
         words = ("bench", *_POINT, "--system", system)
-        confinement = Confinement(Path(results))
-        status = run_command(client, image, words, confinement, out=out, errors=errors)
-    if status != 0:
-        last = errors.getvalue().decode(errors="replace").strip().splitlines()[-1:]
-        raise UserError(f"{image.name} does not run: status {status}: {' '.join(last)}")
-    metrics = json.loads(out.getvalue())
+        metrics = json.loads(ask_command(client, image, words, Confinement(Path(results))))
     return f"{metrics['finished']} of {metrics['requests']} requests served"
-
-
-def _note(line: str) -> None:
-    click.echo(line, err=True)

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.commands.options import choice_of, quiet_option, selection_options, tell_backend
-from bench.commands.places import choose_place, place_options, settle, tell_runner
+from bench.commands.places import (
+    choose_measurer,
+    choose_place,
+    place_options,
+    settle,
+    tell_runner,
+)
 from bench.commands.plot import draw_all, figures_folder
 from bench.commands.tables import print_table
 from bench.progress import choose, clock
@@ -19,6 +25,7 @@ from engines.core.errors import UserError
 if TYPE_CHECKING:
     from bench.experiments.model import Figure
     from bench.experiments.tables import Choice
+    from bench.measured import Measurer
     from bench.point import PointSpec
     from bench.pool import Place
     from bench.results import Store
@@ -65,7 +72,8 @@ def command(
 
     asked, options = options["backend"], settle(options)
     keeps = not options["dry_run"]
-    choice = choice_of(options, Path(artifacts), names, measures=True, keeps=keeps)
+    measurer = choose_measurer(options, Path(artifacts))
+    choice = choice_of(options, Path(artifacts), names, measure=measurer.speed, keeps=keeps)
     wanted = find_points(names, choice)
     store = Store(artifacts)
     if options["dry_run"]:
@@ -82,7 +90,7 @@ def command(
     pending = dict(wanted.pending)
     if not summary.interrupted:
         pending |= measure_all(
-            wanted, store.root, backend=choice.backend, force=force, quiet=options["quiet"]
+            wanted, measurer, backend=choice.backend, force=force, quiet=options["quiet"]
         )
     if draws and not summary.interrupted:
         try:
@@ -125,7 +133,7 @@ def find_points(names: Sequence[str], choice: Choice) -> Wanted:
 
 
 def measure_all(
-    wanted: Wanted, root: Path, *, backend: str, force: bool, quiet: bool
+    wanted: Wanted, measurer: Measurer, *, backend: str, force: bool, quiet: bool
 ) -> dict[str, str]:
     """Measure what is not there yet; returns the figures that this machine cannot, and why.
 
@@ -135,11 +143,11 @@ def measure_all(
 
     left_out = {}
     for figure in wanted.measured:
-        if is_there(figure, root, backend=backend) and not force:
+        if is_there(figure, measurer.root, backend=backend) and not force:
             click.echo(f"{figure.name}: measured already (--force measures again)", err=True)
             continue
         try:
-            measure_figure(figure, root, backend=backend, quiet=quiet)
+            measure_figure(figure, measurer, backend=backend, quiet=quiet)
         except UserError as error:
             if not wanted.points:
                 raise

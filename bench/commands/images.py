@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.places import build_arg_option, device_option, settle_device
+from bench.commands.places import build_arg_option, device_option, note, settle_device
 from bench.commands.tables import print_table
 from bench.launch.context import SYSTEMS
 
@@ -47,7 +47,7 @@ def command(
     for system in () if only_list else chosen:
         recipe = images.recipe(system, device)
         if force or images.state(recipe) is not ImageState.FRESH:
-            images.build(recipe, lambda line: click.echo(line, err=True))
+            images.build(recipe, note)
     print_table(("image", "state", "size", "digest"), list(_rows(images, chosen, device)))
 
 

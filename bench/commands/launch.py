@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from bench.commands.options import artifacts_option
-from bench.commands.places import build_arg_option, device_option, settle_device
+from bench.commands.places import build_arg_option, device_option, note, settle_device
 from engines.core.config import System
+from engines.core.errors import UserError
 
 
 @click.command("launch", context_settings={"ignore_unknown_options": True})
@@ -44,14 +45,16 @@ def command(
     from bench.launch.daemon import connect
     from bench.launch.gpus import find_gpus
     from bench.launch.images import Images, image_system, parse_build_args
+    from bench.launch.owner import sweep
 
     client = connect()
+    sweep(client, note)
     images = Images(client, build_args=parse_build_args(build_arg))
     device = settle_device(device)
     gpus = tuple(gpu for gpu in find_gpus() if gpu.idle) if device == "cuda" else ()
-    image = images.ensure(
-        images.recipe(image_system(system), device), lambda line: click.echo(line, err=True)
-    )
+    if device == "cuda" and not gpus:
+        raise UserError("no GPU is free here for a CUDA image: free one, or use --device cpu")
+    image = images.ensure(images.recipe(image_system(system), device), note)
     results = Path(artifacts).absolute()
     check_writable(results)
     results.mkdir(parents=True, exist_ok=True)

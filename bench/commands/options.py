@@ -302,13 +302,13 @@ def choice_of(
     root: Path,
     names: Sequence[str] = ("all",),
     *,
-    measures: bool = False,
+    measure: Callable[[], float] | None = None,
     keeps: bool = True,
 ) -> Choice:
     """The choice that the selection options stand for `names` of figures; raises UserError.
 
     The speed of this CPU, where figures are in miniature, is that of the results in `root`; if
-    there is none and `measures`, it is measured, and with `keeps` kept there.
+    there is none, `measure` tells it, and with `keeps` it is kept there.
     """
     from bench.experiments import registry
     from bench.experiments.effort import Effort
@@ -319,7 +319,7 @@ def choice_of(
     backend = resolve_backend(options["backend"], here=options.get("runner") != "docker")
     overrides = selection_overrides(**options)
     if any(registry.find(name).panels for name in names):  # what has no points needs no speed
-        overrides = with_speed(overrides, root, backend=backend, measures=measures, keeps=keeps)
+        overrides = with_speed(overrides, root, backend=backend, measure=measure, keeps=keeps)
     return Choice.of(backend=backend, effort=effort, overrides=overrides)
 
 

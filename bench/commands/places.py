@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -11,6 +12,7 @@ from bench.commands.options import resolve_backend
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
+    from bench.measured import Measurer
     from bench.pool import Place
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -52,6 +54,11 @@ def device_option(function: Function) -> Function:
         show_default=True,
         help="Images for GPUs, or for machines without. auto: what this machine has.",
     )(function)
+
+
+def note(line: str) -> None:
+    """Say a line on standard error."""
+    click.echo(line, err=True)
 
 
 def settle_device(name: str) -> str:
@@ -108,6 +115,18 @@ def choose_place(given: Mapping[str, Any]) -> Place:
         click.get_current_context().call_on_close(cluster.close)
         return cluster
     return LocalProcesses(jobs=given["jobs"])
+
+
+def choose_measurer(given: Mapping[str, Any], root: Path) -> Measurer:
+    """What measures beside the points, in containers if points run in them."""
+    if given["runner"] == "docker":
+        from bench.launch.images import parse_build_args
+        from bench.launch.measure import ContainedMeasurer
+
+        return ContainedMeasurer(root, note, parse_build_args(given["build_arg"]))
+    from bench.measured import Here
+
+    return Here(root)
 
 
 def settle(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,12 +28,13 @@ device, and claims about rates hold only as ratios between systems.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.experiments.model import Curve, Panel
+from bench.files import json_bytes, write_file
 from bench.point import PointSpec
 from engines.core.config import EngineConfig, System, find_model
 from engines.core.errors import UserError
@@ -114,24 +115,28 @@ def _scale_curve(curve: Curve, factor: float) -> Curve:
 
 
 def with_speed(
-    overrides: Mapping[str, Any], root: Path, *, backend: str, measures: bool, keeps: bool = True
+    overrides: Mapping[str, Any],
+    root: Path,
+    *,
+    backend: str,
+    measure: Callable[[], float] | None = None,
+    keeps: bool = True,
 ) -> dict[str, Any]:
     """Add the device's speed to the overrides of a CPU's results unless it was given.
 
-    It is the one that results in `root` were made with; if there is none and `measures`, it is
-    measured, and with `keeps` kept there.
+    It is the one that results in `root` were made with; if there is none, `measure` tells it, and
+    with `keeps` it is kept there. Raises UserError where it may not be measured.
     """
     if backend != "cpu" or "scale" in overrides:
         return dict(overrides)
     path = root / _FILE
     if path.is_file():
         return {**overrides, "scale": float(json.loads(path.read_text(encoding="utf-8"))["speed"])}
-    if not measures:
+    if measure is None:
         raise UserError(f"no results of backend cpu in {root}: run 'bench figure' first")
-    speed = measure_speed()
+    speed = measure()
     if keeps:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"speed": speed, "model": MODEL, "shrink": SHRINK}) + "\n")
+        write_file(path, json_bytes({"speed": speed, "model": MODEL, "shrink": SHRINK}))
     return {**overrides, "scale": speed}
 
 
@@ -175,3 +180,7 @@ def _paper_step_s() -> float:
     return cost.decode_seconds(
         TYPICAL_BATCH, TYPICAL_BATCH * TYPICAL_CONTEXT, groups=TYPICAL_BATCH, beam_groups=0
     )
+
+
+if __name__ == "__main__":  # in a container, which has PyTorch where the launcher may have none
+    print(json.dumps({"speed": measure_speed()}))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 IMAGES = "images.tar"
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
-_RESULTS = ("results", "figures", "report")
+_RESULTS = ("results", "kernels", "scale-cpu.json", "figures", "report")
 _CHUNK = 1 << 20
 
 
@@ -142,7 +142,8 @@ def _sources(root: Path) -> Iterator[tuple[str, Path]]:
 
 def _results(artifacts: Path) -> Iterator[tuple[str, Path]]:
     for part in _RESULTS:
-        for path in sorted((artifacts / part).rglob("*")):
+        top = artifacts / part
+        for path in [top] if top.is_file() else sorted(top.rglob("*")):
             if path.is_file():
                 yield path.relative_to(artifacts).as_posix(), path
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.launch.gpus import Gpu
+from bench.launch.images import Image
 from bench.point import PointSpec
 
 GIB = 1 << 30
@@ -78,9 +79,12 @@ class Confinement:
             "GLOO_SOCKET_IFNAME": "lo",
         }
 
-    def record(self) -> dict[str, Any]:
-        """Return what a result's provenance says of the container."""
+    def record(self, image: Image, docker: str | None) -> dict[str, Any]:
+        """Return what a result's provenance says of the container, its image and Docker."""
         return {
+            "image": image.name,
+            "digest": image.image_id,
+            "docker": docker,
             "user": self.user,
             "network": "none",
             "read_only": True,

@@ -52,7 +52,7 @@ def sweep(client: DockerClient, note: Callable[[str], None]) -> None:
     import docker
 
     orphans = 0
-    for container in client.containers.list(all=True, filters={"label": LAUNCHER}):
+    for container in _labelled(client, LAUNCHER):
         if not is_alive(container.labels.get(LAUNCHER, "")):
             with suppress(docker.errors.APIError):  # going away by itself at this moment
                 remove(container)
@@ -69,9 +69,16 @@ def remove_ours(client: DockerClient) -> None:
     import docker
 
     with suppress(docker.errors.DockerException, OSError):
-        ours = {"label": f"{LAUNCHER}={launcher_name()}"}
-        for container in client.containers.list(all=True, filters=ours):
+        for container in _labelled(client, f"{LAUNCHER}={launcher_name()}"):
             remove(container)
+
+
+def _labelled(client: DockerClient, label: str) -> list[Container]:
+    """All containers of a label; one that goes away while they are listed is no error."""
+    found: list[Container] = client.containers.list(
+        all=True, filters={"label": label}, ignore_removed=True
+    )
+    return found
 
 
 def remove(container: Container) -> None:

@@ -134,12 +134,7 @@ class ContainerPool:
         return {
             "git_commit": shared.get("git_commit"),
             "git_dirty": shared.get("git_dirty"),
-            "container": {
-                "image": session.image.name,
-                "digest": session.image.image_id,
-                "docker": self._resources.docker,
-                **session.confinement.record(),
-            },
+            "container": session.confinement.record(session.image, self._resources.docker),
         }
 
     def listen(self, display: Display) -> list[Ended]:

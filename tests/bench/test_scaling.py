@@ -69,19 +69,18 @@ def test_larger_models_have_no_miniature() -> None:
         scaling.require_miniature(panel)
 
 
-def test_the_speed_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def add(*, measures: bool, given: dict[str, float] | None = None) -> dict[str, float]:
-        return scaling.with_speed(given or {}, tmp_path / "a", backend="cpu", measures=measures)
+def test_the_speed_is_measured_once(tmp_path: Path) -> None:
+    def add(speed: float | None, given: dict[str, float] | None = None) -> dict[str, float]:
+        measure = None if speed is None else lambda: speed
+        return scaling.with_speed(given or {}, tmp_path / "a", backend="cpu", measure=measure)
 
     with pytest.raises(UserError, match="run 'bench figure' first"):
-        add(measures=False)
-    monkeypatch.setattr(scaling, "measure_speed", lambda: 0.25)
-    assert add(measures=True) == {"scale": 0.25}
-    monkeypatch.setattr(scaling, "measure_speed", lambda: 0.75)
-    assert add(measures=True) == add(measures=False) == {"scale": 0.25}
-    assert add(measures=True, given={"scale": 2.0}) == {"scale": 2.0}
+        add(None)
+    assert add(0.25) == {"scale": 0.25}
+    assert add(0.75) == add(None) == {"scale": 0.25}
+    assert add(0.75, given={"scale": 2.0}) == {"scale": 2.0}
     assert json.loads((tmp_path / "a" / "scale-cpu.json").read_text())["speed"] == 0.25
-    assert scaling.with_speed({}, tmp_path, backend="sim", measures=True) == {}
+    assert scaling.with_speed({}, tmp_path, backend="sim", measure=lambda: 0.5) == {}
 
 
 def test_shrunk_workloads_keep_arrivals_and_fit_the_shrunk_context() -> None:

@@ -6,7 +6,7 @@ import itertools
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +25,12 @@ def frame(stream: int, content: bytes) -> bytes:
 
 
 class FakeContainer:
-    """Follows orders as `daemon.program` says, until its standard input ends."""
+    """Follows orders as `daemon.program` says, until its standard input ends.
+
+    One that was made for a command says and returns what `daemon.command` does.
+    """
+
+    words: Sequence[str] = ()
 
     def __init__(self, daemon: FakeDaemon, number: int, image: str, options: Mapping[str, Any]):
         self.id = f"c{number}"
@@ -43,7 +48,10 @@ class FakeContainer:
         return ours
 
     def say(self, message: Message) -> None:
-        self.theirs.sendall(frame(1, encode(message)))
+        self.print(encode(message))
+
+    def print(self, content: bytes) -> None:
+        self.theirs.sendall(frame(1, content))
 
     def complain(self, text: str) -> None:
         self.theirs.sendall(frame(2, text.encode()))
@@ -56,6 +64,11 @@ class FakeContainer:
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
+        if "bench.launch.leash" in self.words:
+            with self.theirs:
+                status = self._daemon.command(self)
+            self.die(status)
+            return
         for message in self._daemon.hello:
             self.say(message)
         with self.theirs, self.theirs.makefile("rb") as lines, suppress(OSError):
@@ -86,6 +99,7 @@ class FakeDaemon:
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        self.command: Callable[[FakeContainer], int] = lambda _: 0
         self.hello: list[Message] = []
         self.start_error = ""
         self.alive: list[FakeContainer] = []
@@ -97,7 +111,10 @@ class FakeDaemon:
         self._numbers = itertools.count(1)
         self.containers = SimpleNamespace(create=self._create, list=self._list)
         self.images = SimpleNamespace(get=self._image, remove=self.removed_images.append)
-        self.api = SimpleNamespace(attach_socket=self._attach, wait=self._wait, build=self._build)
+        self.api = SimpleNamespace(
+            base_url="http+docker://x", api_version="1.41",
+            attach_socket=self._attach, post=self._post, build=self._build,
+        )  # fmt: skip
 
     def version(self) -> dict[str, str]:
         return {"Version": "0.0-fake"}
@@ -109,12 +126,16 @@ class FakeDaemon:
 
     def _create(self, image: str, command: list[str], **options: Any) -> FakeContainer:
         container = FakeContainer(self, next(self._numbers), image, options)
+        container.words = command
         self.alive.append(container)
         self.created.append(container)
         return container
 
-    def _list(self, *, all: bool, filters: Mapping[str, str]) -> list[FakeContainer]:
+    def _list(
+        self, *, all: bool, filters: Mapping[str, str], ignore_removed: bool
+    ) -> list[FakeContainer]:
         assert all
+        assert ignore_removed, "the list would fail if a container goes meanwhile"
         name, equals, value = filters["label"].partition("=")
         found = [c for c in self.alive if name in c.labels]
         return [c for c in found if c.labels[name] == value] if equals else found
@@ -126,10 +147,17 @@ class FakeDaemon:
         assert {"stdin", "stdout", "stderr", "stream"} == set(params)
         return self._find(container_id).attach()
 
-    def _wait(self, container_id: str, **_: Any) -> dict[str, int]:
+    def _post(self, url: str, **_: Any) -> SimpleNamespace:
+        container_id, what = url.split("/")[-2:]
+        assert what == "wait"
         container = self._find(container_id)
-        container.ended.wait()
-        return {"StatusCode": container.status}
+        assert not container.started, "its exit might be over already"
+
+        def status() -> dict[str, int]:
+            container.ended.wait()
+            return {"StatusCode": container.status}
+
+        return SimpleNamespace(raise_for_status=lambda: None, json=status, close=lambda: None)
 
     def _image(self, name: str) -> SimpleNamespace:
         if name not in self.stored:

@@ -19,6 +19,8 @@ IMAGES = [
     Image("sosp23-astra:cpu", "sha256:1", "s1", 5),
     Image("sosp23-ft:cpu", "sha256:2", "s2", 6),
 ]
+KEPT = ("results/sim/a/point.json", "kernels/attention-cpu/kernels.json", "scale-cpu.json",
+        "figures/fig1.png", "report/index.html")  # fmt: skip
 
 
 class FakeClient:
@@ -50,9 +52,9 @@ def client() -> FakeClient:
 @pytest.fixture
 def contents(tmp_path: Path) -> Contents:
     artifacts = tmp_path / "artifacts"
-    for name in ("results/sim/a/point.json", "figures/fig1.png", "report/index.html", "bundle2/x"):
+    for name in (*KEPT, "bundle2/x"):
         path = artifacts / name
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
     return Contents(checkout(tmp_path / "checkout"), IMAGES, artifacts)
 
@@ -74,9 +76,7 @@ def test_a_bundle_holds_all_and_verifies(
     folder = tmp_path / "bundle"
     write(client, contents, folder)
     assert client.asked == [{"names": ["sosp23-astra:cpu", "sosp23-ft:cpu"]}]
-    assert names_in(folder / "results.tar.gz") == {
-        *("results/sim/a/point.json", "figures/fig1.png", "report/index.html")
-    }
+    assert names_in(folder / "results.tar.gz") == set(KEPT)
     assert {"Dockerfile.ft", "engines/core.py", "containers/locks/cpu.txt"} <= names_in(
         folder / "sources.tar.gz"
     )

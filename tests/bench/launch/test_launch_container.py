@@ -19,6 +19,7 @@ from bench.launch.container import GIB, Confinement, input_mounts
 from bench.launch.daemon import NoDaemonError
 from bench.launch.frames import Frames
 from bench.launch.gpus import Gpu
+from bench.launch.images import Image
 from bench.launch.wire import Order, Ready, decode, decode_order, encode, encode_order
 from bench.point import PointSpec
 from bench.provenance import source_hash
@@ -93,7 +94,10 @@ def test_gpus_come_with_shared_memory_and_pinned_memory(tmp_path: Path) -> None:
     assert request["DeviceIDs"] == ["GPU-0", "GPU-1", "GPU-2", "GPU-3"]
     assert options["shm_size"] == 16 * GIB
     assert options["ulimits"][0]["Name"] == "memlock"
-    assert confinement.record()["gpus"] == ["A100"] * 4
+    record = confinement.record(Image("mine:latest", "sha256:1", "", 5), "28.1")
+    assert record["image"] == "mine:latest"
+    assert (record["digest"], record["docker"]) == ("sha256:1", "28.1")
+    assert record["gpus"] == ["A100"] * 4
 
 
 def test_the_program_runs_points_and_ends_with_its_input(tmp_path: Path) -> None:
