@@ -69,9 +69,9 @@ class FakeContainer:
                 status = self._daemon.command(self)
             self.die(status)
             return
-        for message in self._daemon.hello:
-            self.say(message)
         with self.theirs, self.theirs.makefile("rb") as lines, suppress(OSError):
+            for message in self._daemon.hello:
+                self.say(message)
             for line in lines:
                 order = decode_order(line)
                 self.orders.append(order)
