@@ -24,6 +24,7 @@ from engines.core.errors import UserError
 
 DISTRIBUTION = "astra-artifact"
 MIN_PYTHON = (3, 11)
+MIN_RAY = "2.40"
 # One simulated point stays under 1 GiB; all results of all figures under 1 GiB.
 MEMORY_PER_JOB_BYTES = GIB
 DISK_WANTED_BYTES = 2 * GIB
@@ -56,6 +57,7 @@ def examine(artifacts: Path) -> list[Finding]:
         lambda: check_disk(artifacts),
         lambda: check_write_access(artifacts),
         check_git,
+        check_ray,
     )
     from bench.launch.checks import container_findings
 
@@ -153,3 +155,13 @@ def check_git() -> Finding:
         )
     dirty = " with local changes" if state["git_dirty"] else ""
     return Finding("git", Level.OK, f"commit {state['git_commit'][:12]}{dirty}")
+
+
+def check_ray(found: str | None = package_version("ray")) -> Finding:
+    """Ray is there for clusters and models on several devices; nothing else needs it."""
+    remedy = f"pip install 'ray>={MIN_RAY}' (only --ray and --tensor-parallel need it)"
+    if found is None:
+        return Finding("Ray", Level.OK, "not installed (optional)", remedy)
+    if _numbers(found) < _numbers(MIN_RAY):
+        return Finding("Ray", Level.WARN, found, remedy)
+    return Finding("Ray", Level.OK, found)

@@ -17,7 +17,7 @@ from bench.commands.tables import print_table
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
 @click.pass_context
 def command(ctx: click.Context, /, *, artifacts: str, as_json: bool) -> None:
-    """Check this machine: versions, cores, memory, disk, git, GPU and Docker.
+    """Check this machine: versions, cores, memory, disk, git, Ray, GPU and Docker.
 
     Exits with 1 if something that everything needs is missing, else with 0.
     """

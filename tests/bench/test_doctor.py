@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -17,7 +18,7 @@ def test_this_machine_serves(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     found = {line["name"]: line for line in json.loads(result.stdout)}
     assert {"Python", "numpy", "click", "cores", "memory", "disk", "artifacts", "git", "GPU",
-            "Docker"} <= set(found)  # fmt: skip
+            "Docker", "Ray"} <= set(found)  # fmt: skip
     assert not any(line["level"] == "fail" for line in found.values())
     assert not place.exists()
     table = CliRunner().invoke(main, ["doctor", "--artifacts", str(place)])
@@ -49,3 +50,15 @@ def test_levels_follow_what_is_found() -> None:
     assert doctor.check_memory(GIB // 2).remedy == "use --jobs 1"
     assert doctor.check_memory(1 << 50).level is Level.OK
     assert [f.level for f in doctor.check_packages("no-such-distribution")] == [Level.FAIL]
+
+
+def test_ray_is_optional_but_not_too_old() -> None:
+    absent = doctor.check_ray(None)
+    assert (absent.level, absent.found) == (Level.OK, "not installed (optional)")
+    assert absent.remedy.startswith(f"pip install 'ray>={doctor.MIN_RAY}'")
+    assert doctor.check_ray("2.9.3").level is Level.WARN
+    assert doctor.check_ray("2.60.0") == doctor.Finding("Ray", Level.OK, "2.60.0")
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert extras["ray"] == [f"ray>={doctor.MIN_RAY}"]
