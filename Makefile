@@ -16,7 +16,8 @@ TRACES = $(if $(QUICK),--quick) $(if $(FULL),--full)
 FLAGS  = --artifacts $(ARTIFACTS) --backend $(BACKEND) $(TRACES) \
          $(if $(SEED),--seed $(SEED)) $(if $(LENGTHS),--lengths $(LENGTHS))
 WORK   = $(if $(JOBS),--jobs $(JOBS))
-PLACE  = $(WORK) $(if $(RUNNER),--runner $(RUNNER)) $(BUILD) $(if $(RAY),--ray $(RAY))
+PLACE  = $(WORK) $(if $(RUNNER),--runner $(RUNNER)) $(BUILD) $(ON_RAY)
+ON_RAY = $(if $(RAY),--ray $(RAY))
 BUILD  = $(foreach argument,$(BUILD_ARGS),--build-arg $(argument))
 IMAGES = $(if $(DEVICE),--device $(DEVICE)) $(BUILD)
 RUN    = $(FLAGS) $(PLACE) $(if $(FORCE),--force)
@@ -69,8 +70,9 @@ capacity: $(STAMP)  ## sustained rates by bisection over three seeds, for the re
 	@$(BENCH) capacity --figure all --artifacts $(ARTIFACTS) $(TRACES) $(PLACE)
 
 reference: $(STAMP)  ## run everything and renew artifacts/reference/sim, to compare others' runs with
-	@$(BENCH) reference --renew --artifacts $(ARTIFACTS) $(WORK)
-	@$(BENCH) reference --renew --quick --artifacts $(ARTIFACTS) $(WORK)
+	$(GET_RAY)
+	@$(BENCH) reference --renew --artifacts $(ARTIFACTS) $(WORK) $(ON_RAY)
+	@$(BENCH) reference --renew --quick --artifacts $(ARTIFACTS) $(WORK) $(ON_RAY)
 	@$(VENV)/bin/python -m bench.readme
 
 test: install-test  ## install what the tests need and run them, linters first

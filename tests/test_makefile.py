@@ -58,7 +58,7 @@ def test_a_quick_run_is_quick_everywhere() -> None:
 
 
 def test_a_cluster_is_used_where_points_run() -> None:
-    for target in ("fig2", "all-main", "all", "capacity"):
+    for target in ("fig2", "all-main", "all", "capacity", "reference"):
         done = make("-n", target, "RAY=10.0.0.1:6379", "JOBS=3")
         first, *_ = [line for line in done.stdout.splitlines() if "bin/bench " in line]
         assert "--ray 10.0.0.1:6379" in first

@@ -68,6 +68,16 @@ def settle_device(name: str) -> str:
     return ("cuda" if find_gpus() else "cpu") if name == "auto" else name
 
 
+def ray_option(function: Function) -> Function:
+    """Add `--ray`."""
+    return click.option(
+        "--ray",
+        metavar="HOST:PORT|auto|local",
+        help="Run the points on a Ray cluster: at an address, this node's (auto), or one of "
+        "this machine alone (local).",
+    )(function)
+
+
 def place_options(function: Function) -> Function:
     """Add the options named in `PLACE_OPTIONS`."""
     options = (
@@ -87,12 +97,7 @@ def place_options(function: Function) -> Function:
             "where Docker and GPUs are.",
         ),
         build_arg_option,
-        click.option(
-            "--ray",
-            metavar="HOST:PORT|auto|local",
-            help="Run the points on a Ray cluster: at an address, this node's (auto), or one of "
-            "this machine alone (local).",
-        ),
+        ray_option,
     )
     for option in reversed(options):
         function = option(function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from bench.commands.options import (
     quiet_option,
     resolve_backend,
 )
+from bench.commands.places import ray_option
 from bench.commands.reference_output import print_claims, print_points, readme
 from engines.core.errors import UserError
 
@@ -50,6 +52,7 @@ PICTURE_WIDTH = 1000  # pixels, so that all pictures together stay well below a 
 @click.option(
     "--jobs", "-j", type=click.IntRange(min=1), metavar="N", help="With --renew: points at a time."
 )
+@ray_option
 @quiet_option
 @click.pass_context
 def command(
@@ -67,6 +70,10 @@ def command(
     from bench.reference import usual_directory
     from bench.results import Store
 
+    if not renew:
+        for name in ("jobs", "ray"):
+            if options[name] is not None:
+                raise UserError(f"--{name} says how to run points: it goes with --renew")
     effort = Effort.of(quick=options["quick"], full=options["full"])
     backend = resolve_backend(options["backend"])
     choice = Choice.of(backend=backend, effort=effort)
@@ -76,7 +83,7 @@ def command(
         ctx.exit(_compare(store, directory, choice, tolerance=options["tolerance"]))
     if backend != "sim":
         raise UserError("the reference is simulated: omit --backend")
-    _run_all(ctx, choice, artifacts=artifacts, jobs=options["jobs"], quiet=options["quiet"])
+    _run_all(ctx, choice, artifacts=artifacts, options=options)
     _renew(store, choice, directory)
 
 
@@ -101,7 +108,7 @@ def _compare(store: Store, directory: Path, choice: Choice, *, tolerance: float)
 
 
 def _run_all(
-    ctx: click.Context, choice: Choice, *, artifacts: str, jobs: int | None, quiet: bool
+    ctx: click.Context, choice: Choice, *, artifacts: str, options: Mapping[str, Any]
 ) -> None:
     """Run all figures and the capacity searches behind all claims, as their commands do.
 
@@ -112,8 +119,9 @@ def _run_all(
     from bench.experiments.effort import Effort
 
     common = ["--artifacts", artifacts, "--backend", "sim", *choice.effort.options]
-    common += ["--jobs", str(jobs)] if jobs else []
-    common += ["--quiet"] if quiet else []
+    for name in ("jobs", "ray"):
+        common += [f"--{name}", str(options[name])] if options[name] is not None else []
+    common += ["--quiet"] if options["quiet"] else []
     runs = [(figure, ["all", "--no-plot"])]
     if choice.effort is not Effort.QUICK:
         runs.append((capacity, ["--figure", "all"]))

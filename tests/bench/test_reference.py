@@ -206,6 +206,22 @@ def test_command_refuses_a_measured_reference(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--renew", "--ray", "nowhere"), "--ray takes HOST:PORT of a cluster"),
+        (("--ray", "local"), "--ray says how to run points: it goes with --renew"),
+        (("--jobs", "2"), "--jobs says how to run points: it goes with --renew"),
+    ],
+)
+def test_points_run_where_it_is_told_or_not_at_all(tmp_path, words, message):
+    places = ["--artifacts", str(tmp_path), "--reference", str(tmp_path / "reference"), "--quick"]
+    refused = CliRunner().invoke(command, [*places, *words])
+    assert isinstance(refused.exception, UserError)
+    assert message in str(refused.exception)
+    assert not list(tmp_path.iterdir())
+
+
 def test_missing_or_damaged_reference_is_one_clear_line(tmp_path):
     with pytest.raises(UserError, match="no reference results"):
         read_points(tmp_path)
