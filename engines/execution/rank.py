@@ -85,7 +85,7 @@ class Rank:
     def load(self, name_or_path: str, dtype: str | None, seed: int) -> Slice:
         """Load this rank's slice, in place of another; raises UserError."""
         self._loaded = self._executor = None
-        gc.collect()
+        self._give_back()
         loaded = self._loaded = load(
             name_or_path,
             device=self._device,
@@ -115,7 +115,7 @@ class Rank:
     def open(self, config: EngineConfig, options: Options) -> None:
         """Get ready for the steps of a new engine; raises UserError."""
         self._executor = None  # its cache makes room
-        gc.collect()
+        self._give_back()
         self._executor = self._model().executor(config, options=options)
         self._mirror = Mirror(create_scheduler(config))
         self._codec = StepCodec(config.max_model_len)
@@ -157,6 +157,12 @@ class Rank:
             tuple((s.group.request.request_id, s.index) for s in result.stopped),
             tuple(outputs),
         )
+
+    def _give_back(self) -> None:
+        """Let the device have back what is not used any more: what fits is asked of the device."""
+        gc.collect()
+        if self._device == "cuda":
+            torch.cuda.empty_cache()
 
     def _model(self) -> LoadedModel:
         assert self._loaded is not None, "no model was loaded"
