@@ -7,7 +7,7 @@ cluster is gone, and may wait long where nobody answers: so none of it touches t
 from __future__ import annotations
 
 import os
-import secrets
+import shutil
 import signal
 import sys
 import time
@@ -17,62 +17,72 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from bench.cluster.messages import Connected, Loaded, Lost, News, Refused, Submit
+from bench.cluster.messages import Connected, Lost, News, Refused, Submit
 from bench.cluster.nodes import Node, Placement
 from bench.cluster.remote import serve
 from bench.results import MEASURED
 from bench.worker import Advanced, one_line
+from engines.core.errors import UserError
+from engines.execution.ray_cluster import Cluster, connect
+from engines.execution.ray_head import SETTINGS
 
-LOCAL = "local"
 _POLL_S = 0.1
 _NODES_PERIOD_S = 1.0
-_OBJECT_STORE_BYTES = 256 << 20  # results are small, and a machine's shared memory may be too
 _HEAD_PATIENCE_S = 15  # a head that is gone for longer has to be started anew
-_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as later versions do; else Ray warns of it
-}
 
 
 @dataclass(frozen=True)
 class Destination:
     """Which cluster: an address, or LOCAL for one of this machine's `cpus` cores.
 
-    `sources` is a folder with the code to run, which is shipped to every node; `log` is a file for
-    what Ray prints.
+    `folder` is the connection's own, with the code to run, which is shipped to every node, and a
+    file for what Ray prints.
     """
 
     address: str
-    sources: Path
-    log: Path
+    folder: Path
     cpus: int
+
+    @property
+    def sources(self) -> Path:
+        """The code to run."""
+        return self.folder / "sources"
+
+    @property
+    def log(self) -> Path:
+        """What Ray prints."""
+        return self.folder / "log"
 
 
 def drive(destination: Destination, channel: Connection) -> None:
-    """Serve the runner at the other end of `channel` until it closes it."""
+    """Serve the runner at the other end of `channel` until it closes it or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides what Ctrl-C means
     _divert_output(destination.log)
-    os.environ.update(_SETTINGS)
-    if destination.address == LOCAL and "RAY_AUTH_MODE" not in os.environ:
-        secret = secrets.token_hex(32)  # so that nobody else's commands run on this machine
-        os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secret})
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(_HEAD_PATIENCE_S))
-    import ray
-
-    channel.send(Loaded())
     try:
-        _connect(destination)
-    except Exception as error:
-        channel.send(Refused(_reason(destination, error)))
+        _serve(destination, channel)
+    except (EOFError, OSError):  # the runner has closed its end, or is gone: then this falls to us
+        shutil.rmtree(destination.folder, ignore_errors=True)
+
+
+def _serve(destination: Destination, channel: Connection) -> None:
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(_HEAD_PATIENCE_S))
+    try:
+        cluster = connect(
+            destination.address,
+            num_cpus=destination.cpus,
+            runtime_env={"working_dir": str(destination.sources), "env_vars": SETTINGS},
+        )
+    except UserError as error:
+        channel.send(Refused(one_line(str(error))))
         return
     try:
-        _Driver(channel).run()
+        _Driver(channel, cluster).run()
     except (EOFError, OSError):
-        pass  # the runner has closed its end, or is gone
+        raise
     except Exception as error:
         channel.send(Refused(f"Ray failed: {type(error).__name__}: {one_line(str(error))[:300]}"))
     finally:
-        ray.shutdown()
+        cluster.close()
 
 
 def _divert_output(log: Path) -> None:
@@ -83,43 +93,12 @@ def _divert_output(log: Path) -> None:
         os.dup2(file, stream)
 
 
-def _connect(destination: Destination) -> None:
-    import ray
-
-    own: dict[str, Any] = {"address": destination.address}
-    if destination.address == LOCAL:
-        own |= {
-            "num_cpus": destination.cpus,
-            "object_store_memory": _OBJECT_STORE_BYTES,
-            "include_dashboard": False,
-        }
-    ray.init(
-        **own,
-        runtime_env={"working_dir": str(destination.sources), "env_vars": _SETTINGS},
-        log_to_driver=False,
-    )
-
-
-def _reason(destination: Destination, error: Exception) -> str:
-    """Why there is no connection, with the remedy where Ray's own words do not name it."""
-    text = one_line(str(error))
-    if "Version mismatch" in text:
-        words = text.partition("Version mismatch:")[2].strip()
-        return (
-            f"the cluster at {destination.address} runs other versions. {words} Install the same "
-            "versions on both sides"
-        )
-    return (
-        f"cannot connect to the Ray cluster at {destination.address}: {text[:300]} "
-        "(run the command on one of its nodes)"
-    )
-
-
 @dataclass
 class _Driver:
     """Tasks under way, by the keys that the runner gave them."""
 
     channel: Connection
+    cluster: Cluster
     streams: dict[Any, tuple[int, Placement]] = field(default_factory=dict)
     nodes: tuple[Node, ...] = ()
     next_look: float = 0.0
@@ -138,6 +117,8 @@ class _Driver:
         if time.monotonic() < self.next_look:
             return
         self.next_look = time.monotonic() + _NODES_PERIOD_S
+        if self.cluster.head is not None and not self.cluster.head.is_running:
+            raise ConnectionError("the cluster of this machine has ended")
         nodes = tuple(sorted(_alive_nodes(), key=lambda node: (node.address, node.node_id)))
         if nodes != self.nodes:
             self.nodes = nodes

@@ -44,11 +44,6 @@ class Submit:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """Driver to runner: Ray is imported, connecting begins."""
-
-
-@dataclass(frozen=True)
 class Connected:
     """Driver to runner: the nodes that are there now, told again when they change."""
 

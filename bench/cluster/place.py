@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench.cluster.inputs import require_kernels
-from bench.cluster.link import Link, parse_address
+from bench.cluster.link import Link
 from bench.cluster.nodes import check_room
 from bench.cluster.pool import ClusterPool
 from bench.pool import Undertaking
@@ -15,6 +15,7 @@ from bench.progress import Display
 from bench.run import run_point
 from bench.worker import RunPoint
 from engines.core.errors import UserError
+from engines.execution.ray_address import parse_address
 
 
 class RayCluster:

@@ -51,7 +51,8 @@ def _serve(order: Order, tell: Callable[[Message], None]) -> Served:
             f"({order.source_sha256[:12]}): start the command again"
         )
     started = datetime.now(UTC)
-    with tempfile.TemporaryDirectory() as folder:
+    # Below the sources, which Ray removes even where this process is killed.
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="inputs-") as folder:
         spec = unpack(order.spec, order.files, Path(folder))
         outcome = order.run(spec, on_progress=_throttled(tell))
     ended = datetime.now(UTC)

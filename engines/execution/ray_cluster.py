@@ -6,7 +6,6 @@ import importlib.util
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -14,26 +13,42 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.core.errors import UserError
+from engines.execution.ray_address import LOCAL, require_cluster, require_listener
 from engines.execution.ray_head import SETTINGS, RayHead
 
-LOCAL, AUTO = "local", "auto"
-_CONNECT_TIMEOUT_S = 5.0
 _PLACE_TIMEOUT_S = 60.0
 _RESOURCES = {"cpu": "CPU", "cuda": "GPU"}
+_KEEP_VISIBLE = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A connection to Ray, unless it was there before, and the cluster if it is our own."""
+    """A connection to Ray, unless it was there before, and the head of a cluster of our own."""
 
     connected: bool = False
     head: RayHead | None = None
+
+    def is_alive(self) -> bool:
+        """Whether the head still answers, as far as that is for us to find out."""
+        if not self.connected:
+            return True
+        if self.head is not None and not self.head.is_running:
+            return False
+        import ray
+
+        if not ray.is_initialized():
+            return True
+        try:
+            require_listener(ray.get_runtime_context().gcs_address)
+        except UserError:
+            return False
+        return True
 
     def close(self) -> None:
         """End what was begun."""
         import ray
 
-        if self.connected:
+        if self.connected and self.is_alive():  # Ray would wait a minute for a head that is gone
             ray.shutdown()
         if self.head is not None:
             self.head.close()
@@ -54,22 +69,19 @@ class Reservation:
             remove_placement_group(self.group)
 
 
-def connect(address: str, *, degree: int) -> Cluster:
+def connect(
+    address: str, *, num_cpus: int, runtime_env: Mapping[str, Any] | None = None
+) -> Cluster:
     """Start Ray here (LOCAL), or connect to HOST:PORT or this node's cluster (AUTO).
 
-    Raises UserError with the remedy. Where this process belongs to a cluster already, that is
-    the one. A cluster of this machine's own counts as many CPUs as there are ranks, if that is more
-    than there are cores.
+    Raises UserError with the remedy, within ten seconds where no cluster answers. A cluster of this
+    machine's own counts `num_cpus` cores. `runtime_env` is what Ray brings to tasks and actors.
     """
-    _require_ray()
-    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
-        return Cluster()
     head = None
     if address == LOCAL:
-        head = RayHead(num_cpus=max(degree, len(os.sched_getaffinity(0))))
-        address = head.address
-    elif address != AUTO:
-        _require_reachable(address)
+        head = RayHead(num_cpus)
+    else:
+        require_cluster(address)
     os.environ.update(SETTINGS)  # which Ray reads when it is imported
     import ray
 
@@ -77,7 +89,12 @@ def connect(address: str, *, degree: int) -> Cluster:
     cluster = Cluster(connected=True, head=head)
     on_term = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(
+            address=address if head is None else head.address,
+            runtime_env=None if runtime_env is None else dict(runtime_env),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     except BaseException as error:
         cluster.close()
         if isinstance(error, Exception):  # Ray has no type for what may go wrong here
@@ -87,6 +104,21 @@ def connect(address: str, *, degree: int) -> Cluster:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_term)  # Ray's would print a stack trace
     return cluster
+
+
+def join_or_connect(address: str, *, degree: int) -> Cluster:
+    """The cluster for ranks: the one that this process belongs to already, or see `connect`.
+
+    One of this machine's own counts as many CPUs as there are ranks, if there are fewer cores.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UserError(
+            "--tensor-parallel above 1 needs Ray, which is not installed: "
+            "pip install 'astra-artifact[ray]' (in a checkout: .venv/bin/pip install -e '.[ray]')"
+        )
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return Cluster()
+    return connect(address, num_cpus=max(degree, len(os.sched_getaffinity(0))))
 
 
 def reserve(degree: int, device: str) -> Reservation:
@@ -120,36 +152,11 @@ def reserve(degree: int, device: str) -> Reservation:
     return reservation
 
 
-def _require_ray() -> None:
-    if importlib.util.find_spec("ray") is None:
-        raise UserError(
-            "--tensor-parallel above 1 needs Ray, which is not installed: "
-            "pip install 'astra-artifact[ray]' (in a checkout: .venv/bin/pip install -e '.[ray]')"
-        )
-
-
 def _silence() -> None:
     """Keep off standard output what Ray prints there when a process dies: we say it ourselves."""
     from ray._private import worker
 
     worker.print_to_stdstream = lambda *_args, **_named: None
-
-
-def _require_reachable(address: str) -> None:
-    """Fail fast where nobody listens: Ray itself would wait long, then end the process."""
-    host, _, port = address.rpartition(":")
-    if not (host and port.isdecimal() and int(port) < 1 << 16) or "/" in host:
-        raise UserError(
-            f"--ray {address} is no address: write HOST:PORT of the cluster's head (port 6379 by "
-            "default), 'auto' or 'local'"
-        )
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise UserError(
-            f"no Ray cluster answers at {address} ({error}): start its head with 'ray start "
-            "--head', or use --ray local"
-        ) from None
 
 
 def _reason(address: str, text: str) -> str:
@@ -181,7 +188,11 @@ def _inherited(degree: int, device: str) -> Reservation | None:
             f"tensor-parallel degree {degree} needs {degree} GPUs, this Ray task has {len(gpus)}: "
             "give it more, or lower --tensor-parallel"
         )
-    seen = [{**SETTINGS, "CUDA_VISIBLE_DEVICES": str(gpu)} for gpu in gpus[:degree]]
+    keeping = {
+        **SETTINGS,
+        _KEEP_VISIBLE: "1",
+    }  # else Ray may hide all GPUs of one that asks for none
+    seen = [{**keeping, "CUDA_VISIBLE_DEVICES": str(gpu)} for gpu in gpus[:degree]]
     return Reservation([{**options, "runtime_env": {"env_vars": env}} for env in seen])
 
 

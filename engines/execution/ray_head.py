@@ -1,9 +1,9 @@
 """A Ray cluster of this machine's own, in a process that outlives the command by seconds at most.
 
 Ray leaves some of its processes behind for minutes when the program that started it is killed. So
-a process of ours starts it, adopts whatever Ray's own processes leave behind, and ends all of it
-once the pipe from the command closes, however the command went. Having a session of its own, it
-does not hear the terminal's Ctrl-C, which is the command's to handle.
+a process of ours starts it, adopts whatever Ray's own processes leave behind, ends all of it and
+removes its files once the pipe from the command closes, however the command went. Having a session
+of its own, it does not hear the terminal's Ctrl-C, which is the command's to handle.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import functools
 import logging
 import os
 import secrets
+import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,10 +28,12 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as later versions do; else Ray warns of it
 }
-_OBJECT_STORE_BYTES = 80 << 20  # little more than Ray's minimum: nothing large passes through
+_OBJECT_STORE_BYTES = 256 << 20  # results are small, and a machine's shared memory may be too
 _SET_CHILD_SUBREAPER = 36  # of Linux' prctl
 _GRACE_S = 20.0
 _READY, _FAILED = "ready ", "failed "
+_ESSENTIAL = ("gcs_server", "raylet")
+_LOOK_S = 0.5  # between looks at whether they live
 
 
 class RayHead:
@@ -58,6 +62,11 @@ class RayHead:
             )
         self.address = line.removeprefix(_READY)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether all of Ray is there; if a part of it dies, the rest is ended."""
+        return self._process.poll() is None
+
     def close(self) -> None:
         """End Ray and all its processes."""
         for name in _access():
@@ -69,6 +78,9 @@ class RayHead:
                 process.wait(_GRACE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
+        if process.returncode:  # it was killed, and could end nothing
+            with suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @functools.cache
@@ -92,6 +104,7 @@ def main(num_cpus: int) -> None:
     os.environ.update(SETTINGS)
     import ray
 
+    orderly, session = True, ""
     try:
         context = ray.init(
             address="local",
@@ -101,13 +114,45 @@ def main(num_cpus: int) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+        session = context.address_info["session_dir"]
         print(_READY + context.address_info["gcs_address"], file=to_command, flush=True)
-        sys.stdin.read()
+        orderly = _await_end()
     except Exception as error:  # Ray has no type for what may go wrong here
         print(_FAILED + " ".join(str(error).split()), file=to_command, flush=True)
     finally:
-        ray.shutdown()
+        if orderly:
+            ray.shutdown()
         _end_children()
+        if session:
+            _remove_session(Path(session))
+        os._exit(0)  # Ray would now wait for what is gone
+
+
+def _await_end() -> bool:
+    """Return once standard input ends (true), or a process without which there is no Ray."""
+    essential = [child for child in _children() if _name(child) in _ESSENTIAL]
+    while not select.select([sys.stdin], [], [], _LOOK_S)[0]:
+        if not all(_name(child) in _ESSENTIAL for child in essential):
+            return False
+    return True
+
+
+def _name(pid: int) -> str:
+    """The name of a process; nothing of one that has ended."""
+    try:
+        name, _, state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")
+    except OSError:
+        return ""
+    return "" if state.startswith("Z") else name.partition("(")[2]
+
+
+def _remove_session(folder: Path) -> None:
+    """Remove what Ray leaves on the disk, its logs among it, and the link to it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    latest = folder.parent / "session_latest"
+    with suppress(OSError):
+        if latest.is_symlink() and not latest.exists():
+            latest.unlink()
 
 
 def _adopt_orphans() -> None:

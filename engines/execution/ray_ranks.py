@@ -10,8 +10,10 @@ from typing import Any
 
 from engines.core.errors import LostWorkerError, UserError
 from engines.execution.collectives import LOOPBACK
-from engines.execution.ray_cluster import LOCAL, Cluster, Reservation, connect, reserve
+from engines.execution.ray_address import LOCAL
+from engines.execution.ray_cluster import Cluster, Reservation, join_or_connect, reserve
 
+_LOOK_S = 1.0  # between looks at whether the head lives, while answers take longer
 _NEWS_TIMEOUT_S = 3.0  # until a death that made others fail is known
 
 
@@ -50,7 +52,7 @@ class RayRanks:
     @classmethod
     def start(cls, plan: RankPlan) -> RayRanks:
         """Find places on the cluster and let the ranks meet; raises UserError."""
-        cluster = connect(plan.address, degree=plan.degree)
+        cluster = join_or_connect(plan.address, degree=plan.degree)
         reservation = Reservation([])
         try:
             reservation = reserve(plan.degree, plan.device)
@@ -77,18 +79,24 @@ class RayRanks:
     def receive(self, calls: Sequence[Any]) -> list[Any]:
         """Wait for the answers of all ranks.
 
-        If one fails, all are ended. Raises LostWorkerError for a rank that died, else what the
-        first that failed raised.
+        If one fails, all are ended. Raises LostWorkerError for a rank or the cluster's head that
+        died, else what the first that failed raised.
         """
-        from ray.exceptions import RayError
+        from ray.exceptions import GetTimeoutError, RayError
 
-        try:
-            answers: list[Any] = _get(calls)
-        except RayError:
-            failure = self._failure(calls)
+        while True:
+            try:
+                answers: list[Any] = _get(calls, timeout_s=_LOOK_S)
+            except GetTimeoutError:
+                if self._cluster.is_alive():
+                    continue
+                failure: Exception = LostWorkerError("the head of the Ray cluster died")
+            except RayError:
+                failure = self._failure(calls)
+            else:
+                return answers
             self.close()
             raise failure from None
-        return answers
 
     def close(self) -> None:
         """End all ranks, and what was started or held for them."""
@@ -97,11 +105,12 @@ class RayRanks:
         self.is_open = False
         import ray
 
-        for actor in self._actors:
-            with suppress(Exception):  # it may be gone, or the whole cluster
-                ray.kill(actor)
-        with suppress(Exception):
-            self._reservation.release()
+        if self._cluster.is_alive():
+            for actor in self._actors:
+                with suppress(Exception):  # it may be gone
+                    ray.kill(actor)
+            with suppress(Exception):
+                self._reservation.release()
         self._cluster.close()
 
     def _meet(self) -> None:
@@ -130,7 +139,7 @@ class RayRanks:
     def _failure(self, calls: Sequence[Any]) -> Exception:
         """Why not all answers came. A death explains the failures of others, so it goes first."""
         import ray
-        from ray.exceptions import RayActorError, RayError, RayTaskError
+        from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
         ended, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_NEWS_TIMEOUT_S)
         raised: list[Exception] = []
@@ -138,9 +147,13 @@ class RayRanks:
             if call not in ended:
                 continue
             try:
-                _get([call])
+                _get([call], timeout_s=None)
             except RayActorError as error:
                 return LostWorkerError(self._obituary(rank, error))
+            except OutOfMemoryError:
+                return LostWorkerError(
+                    f"Ray killed rank {rank} of {self.degree} for want of memory on its node"
+                )
             except RayTaskError as error:
                 cause = error.cause
                 if isinstance(cause, UserError):
@@ -160,7 +173,7 @@ class RayRanks:
         )
 
 
-def _get(calls: Sequence[Any]) -> Any:
+def _get(calls: Sequence[Any], *, timeout_s: float | None) -> Any:
     import ray
 
-    return ray.get(list(calls))
+    return ray.get(list(calls), timeout=timeout_s)

@@ -5,23 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 
-from bench.cluster.driver import Destination
-from bench.cluster.messages import Loaded
 from bench.point import PointSpec
 from bench.run import Outcome, Progress, run_point
 
 MARKS = "SWEEP_TEST_MARKS"  # names a folder; nodes inherit it from the test that starts them
 CRASHING_SEED = 7
-
-
-def drive_without_token(destination: Destination, channel: Connection) -> None:
-    """A driver that waits for a cluster which wants a token, as Ray notes it."""
-    destination.log.write_text("W: Unauthenticated: RPC error: InvalidAuthToken: ...")
-    channel.send(Loaded())
-    time.sleep(60)
 
 
 def slowly(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcome:

@@ -14,6 +14,7 @@ from bench.cluster.driver import _Driver
 from bench.cluster.messages import Connected, Lost, News
 from bench.cluster.nodes import Placement
 from bench.worker import Advanced, Failed
+from engines.execution.ray_cluster import Cluster
 
 ERRORS = ("NodeDiedError", "TaskUnschedulableError", "OutOfMemoryError", "WorkerCrashedError")
 EXCEPTIONS = SimpleNamespace(**{name: type(name, (Exception,), {}) for name in ERRORS})
@@ -58,7 +59,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
 @pytest.fixture
 def driver(ray: FakeRay) -> Iterator[_Driver]:
     ours, theirs = multiprocessing.Pipe()
-    driver = _Driver(theirs)
+    driver = _Driver(theirs, Cluster())
     driver._look_at_nodes()
     (node,) = ours.recv().nodes
     assert (node.node_id, node.cpus, node.gpus, node.kind) == ("n", 4, 2, "A100")
@@ -119,7 +120,7 @@ def test_whatever_is_lost_with_its_node_counts_as_lost_with_it(
 
 def test_nodes_are_told_when_they_change(ray: FakeRay) -> None:
     ours, theirs = multiprocessing.Pipe()
-    driver = _Driver(theirs)
+    driver = _Driver(theirs, Cluster())
     for there in (ray.there, ray.there, []):
         ray.there, driver.next_look = there, 0.0
         driver._look_at_nodes()

@@ -99,8 +99,11 @@ def order(spec: PointSpec, **values: Any) -> Order:
     return Order(spec, pack(spec), **(settings | values))
 
 
-def test_a_node_serves_a_point_as_this_machine_does(tmp_path: Path) -> None:
+def test_a_node_serves_a_point_as_this_machine_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ray")
+    monkeypatch.chdir(tmp_path)
     profile = tmp_path / "mine.toml"
     profile.write_bytes(PROFILE.read_bytes())
     spec = PointSpec(system="astra", rate=2.0, duration=10.0, device_profile=str(profile))

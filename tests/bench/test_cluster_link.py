@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import socket
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from cluster_fakes import drive_without_token
 
 from bench.cli import main
-from bench.cluster import link
-from bench.cluster.driver import Destination, _reason
-from bench.cluster.link import Link, check_reachable, parse_address
+from bench.cluster.link import Link
 from bench.cluster.place import RayCluster
 from engines.core.errors import UserError
 
@@ -37,12 +35,6 @@ def test_what_is_no_address_is_told_at_once(address: str, tmp_path: Path) -> Non
     assert line == f"Error: --ray takes HOST:PORT of a cluster, auto or local, got '{address}'"
 
 
-def test_addresses() -> None:
-    assert parse_address("local") is None
-    assert parse_address("auto") is None
-    assert parse_address("10.0.0.1:6379") == ("10.0.0.1", 6379)
-
-
 def test_a_port_at_which_nothing_listens_is_told_at_once(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -56,47 +48,21 @@ def test_a_port_at_which_nothing_listens_is_told_at_once(tmp_path: Path) -> None
     )
 
 
-def test_an_unknown_host_is_told() -> None:
-    with pytest.raises(UserError, match=r"no Ray cluster answers at nowhere.invalid:6379"):
-        check_reachable("nowhere.invalid:6379")
-
-
 @pytest.mark.slow
 def test_something_that_is_no_cluster_is_given_up_and_leaves_nothing(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
-    monkeypatch.setattr(link, "_CONNECT_ELSEWHERE_S", 1.0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        with pytest.raises(UserError, match=r"within 1 s: check the address"):
+        with pytest.raises(UserError, match=r"no Ray cluster answers at .* within 6 s: check the"):
             Link(f"127.0.0.1:{port}")
     assert not [p for p in multiprocessing.active_children() if p.name == "ray-driver"]
-
-
-@pytest.mark.slow
-def test_a_cluster_that_wants_a_token_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "_CONNECT_ELSEWHERE_S", 0.5)
-    monkeypatch.setattr(link, "drive", drive_without_token)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-        with pytest.raises(UserError, match=r"who has its token: set RAY_AUTH_MODE=token"):
-            Link(f"127.0.0.1:{port}")
-    assert not [p for p in multiprocessing.active_children() if p.name == "ray-driver"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_ray_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="--ray needs Ray, which is not installed"):
         RayCluster("local")
-
-
-def test_reasons_are_one_line() -> None:
-    where = Destination("10.0.0.1:6379", Path("sources"), Path("log"), 2)
-    versions = _reason(where, RuntimeError("Version mismatch: cluster:\n  Ray: 1\nhere:\n  Ray: 2"))
-    assert versions == (
-        "the cluster at 10.0.0.1:6379 runs other versions. cluster: Ray: 1 here: Ray: 2 Install "
-        "the same versions on both sides"
-    )
-    other = _reason(where, ConnectionError("no\nway"))
-    assert other.startswith("cannot connect to the Ray cluster at 10.0.0.1:6379: no way")

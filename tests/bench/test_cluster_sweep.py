@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -27,7 +29,8 @@ from engines.core.errors import UserError
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
+PROMPT_S = 30.0  # three times what it should be, for busy machines
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 
 
@@ -48,6 +51,7 @@ def cluster(marks: Path) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args=NODE)
+    session = cluster.head_node.get_session_dir_path()
     try:
         cluster.add_node(**{k: v for k, v in NODE.items() if k != "include_dashboard"})
         yield cluster
@@ -56,6 +60,7 @@ def cluster(marks: Path) -> Iterator[Any]:
         for process in ray_processes(str(marks)):  # what killed nodes have left behind
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+        shutil.rmtree(session, ignore_errors=True)
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> None:
@@ -66,7 +71,13 @@ def wait_until(condition: Callable[[], Any], what: str) -> None:
 
 
 def ray_processes(word: str) -> dict[int, str]:
-    """Ray's living processes whose environment holds `word`: their command lines by id."""
+    """Ray's among the `processes`."""
+    ray = r"raylet|gcs_server|ray::|ray/_private|ray_head"
+    return {i: command for i, command in processes(word).items() if re.search(ray, command)}
+
+
+def processes(word: str) -> dict[int, str]:
+    """Living processes whose environment holds `word`: their command lines by id."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -74,7 +85,7 @@ def ray_processes(word: str) -> dict[int, str]:
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        if held and re.search(r"raylet|gcs_server|ray::|ray/_private", command):
+        if held and command:
             found[int(folder.name)] = command
     return found
 
@@ -169,17 +180,42 @@ def test_a_killed_command_is_taken_up_where_it_was(cluster: Any, tmp_path: Path)
     assert len(list(tmp_path.rglob("point.json"))) == 4
 
 
-def test_a_killed_command_takes_its_own_cluster_along(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder with a name short enough for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("victim", ["command", "driver", "gcs_server", "raylet"])
+def test_a_cluster_of_its_own_goes_with_the_command(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, victim: str
 ) -> None:
+    """Whatever of it is killed: the command's process, the one that drives Ray, or Ray's own."""
     monkeypatch.setenv("SWEEP_TEST_LOCAL", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("RAY_TMPDIR", str(temporary))
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)  # it has a token of its own
-    process = sweep("local", tmp_path)
-    wait_until(lambda: list(tmp_path.rglob("point.json")), "a complete point")
+    process = sweep("local", tmp_path, "--full")
+    wait_until(lambda: process.poll() or list(tmp_path.rglob(".*.lock")), "a point to start")
     assert ray_processes(str(tmp_path))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    os.kill(process.pid if victim == "command" else find(victim, tmp_path), signal.SIGKILL)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=DEADLINE_S)
+    if victim != "command":
+        assert process.returncode == 2, err
+        assert "finished points are kept" in err.splitlines()[-1]
+        assert time.monotonic() - began < PROMPT_S
     wait_until(lambda: not ray_processes(str(tmp_path)), "every process of the cluster to end")
+    wait_until(lambda: not list(temporary.rglob("bench-cluster-*")), "its folder to be removed")
+    wait_until(lambda: not list(temporary.rglob("session_*")), "Ray's files to be removed")
+
+
+def find(name: str, mark: Path) -> int:
+    """The process of a sweep that drives Ray, or the one of Ray's that has this name."""
+    pattern = "spawn_main" if name == "driver" else rf"/{name} "
+    (found,) = [p for p, c in processes(str(mark)).items() if re.search(pattern, c)]
+    return found
 
 
 def test_ctrl_c_ends_the_tasks(cluster: Any, tmp_path: Path) -> None:
@@ -207,7 +243,7 @@ def test_other_versions_are_refused_in_one_line(cluster: Any, tmp_path: Path, ke
         put_metadata(client, right)
     assert process.returncode == 2
     last = err.splitlines()[-1]
-    assert last.startswith(f"Error: the cluster at {cluster.address} runs other versions")
+    assert last.startswith(f"Error: the Ray cluster at {cluster.address} runs other versions")
     assert "1.2.3" in last
     assert not list(tmp_path.rglob("*.json"))
 

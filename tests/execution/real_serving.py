@@ -6,7 +6,9 @@ systems and batches add in different orders, and no comparison here allows for t
 
 from __future__ import annotations
 
+import atexit
 import functools
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -65,6 +67,7 @@ def checkpoint(kind: str) -> Pair:
         if parameter.dim() == 1:
             parameter.data.normal_(1.0 if name.endswith("norm.weight") else 0.0, 0.1)
     directory = Path(tempfile.mkdtemp(prefix=f"tiny-{kind}-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     model.save_pretrained(directory)
     return Pair(model, directory, load(str(directory), device="cpu"))
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ from bench.runner import run_points
 if importlib.util.find_spec("ray") is None:
     pytest.skip("tests of tensor parallelism left out: ray needed", allow_module_level=True)
 
+from engines.core.errors import UserError
+from engines.execution.ray_address import require_cluster
 from engines.execution.ray_head import RayHead
 from engines.execution.tensor_parallel import ParallelExecutor
 
@@ -67,8 +70,8 @@ def test_without_ray_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         (("--tensor-parallel", "0"), "0 is not in the range"),
         (("--tensor-parallel", "2", "--dtype", "float16"), "float16 needs --backend cuda"),
         (("--tensor-parallel", "2", "--ray", "127.0.0.1:9"), "no Ray cluster answers at 127.0.0.1"),
-        (("--tensor-parallel", "2", "--ray", "ray://here:1"), "is no address: write HOST:PORT"),
-        (("--tensor-parallel", "2", "--ray", "nowhere"), "is no address: write HOST:PORT"),
+        (("--tensor-parallel", "2", "--ray", "ray://here:1"), "takes HOST:PORT of a cluster"),
+        (("--tensor-parallel", "2", "--ray", "nowhere"), "takes HOST:PORT of a cluster"),
     ],
 )
 def test_what_cannot_run_says_why(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
@@ -105,6 +108,16 @@ def test_a_cluster_of_another_version_is_refused(tmp_path: Path, head: RayHead) 
     assert "runs other versions than this command" in result.stderr
     assert "2.1.0" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_a_cluster_that_wants_a_token_says_so(
+    head: RayHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_cluster(head.address)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    with pytest.raises(UserError, match=r"who has its token: set RAY_AUTH_MODE=token"):
+        require_cluster(head.address)
 
 
 def run_and_lose_a_rank_once(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcome:
@@ -180,12 +193,10 @@ def wait_for(condition, timeout_s: float) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_nothing_is_left_when_the_driver_goes(
-    tmp_path: Path, number: signal.Signals, status: int
-) -> None:
-    trace = tmp_path / "trace.csv"
+@contextmanager
+def serving(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A command that serves a long trace on two ranks, with steps under way."""
+    trace = folder / "trace.csv"
     trace.write_text("arrival_s,input_len,output_len\n" + "0,4,50\n" * 5000, encoding="utf-8")
     words = ["run", "--system", "astra", "--backend", "cpu", "--kv-slots", "512", "--quiet"]
     words += ["--trace", str(trace), "--warmup", "0", "--tensor-parallel", "2"]
@@ -197,13 +208,38 @@ def test_nothing_is_left_when_the_driver_goes(
         start_new_session=True,
     ) as process:
         try:
-            wait_for(lambda: process.poll() is not None or has_steps(process.pid), 90)
-            below = descendants(process.pid)
-            assert len(below) > 5
+            wait_for(lambda: process.poll() is not None or has_steps(process.pid), 120)
+            yield process
         finally:
-            os.killpg(process.pid, number)
-        assert process.wait(20) == status
-        wait_for(lambda: not any(command_of(pid) for pid in below), 20)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_nothing_is_left_when_the_driver_goes(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    with serving(tmp_path) as process:
+        below = descendants(process.pid)
+        assert len(below) > 5
+        os.killpg(process.pid, number)
+        assert process.wait(60) == status
+        wait_for(lambda: not any(command_of(pid) for pid in below), 60)
         assert process.stderr is not None
         lines = process.stderr.read().strip()
     assert lines == ("Error: interrupted" if number == signal.SIGINT else "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["/gcs_server ", "/raylet ", "engines.execution.ray_head"])
+def test_a_head_that_dies_is_told_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+    with serving(tmp_path) as process:
+        below = descendants(process.pid)
+        (victim,) = [pid for pid, command in below.items() if name in command]
+        os.kill(victim, signal.SIGKILL)
+        assert process.wait(30) == 1  # within ten seconds where the machine is not busy
+        wait_for(lambda: not any(command_of(pid) for pid in below), 60)
+        assert process.stderr is not None
+        (line,) = process.stderr.read().strip().splitlines()
+    assert line.startswith(("Error: the head of the Ray cluster died", "Error: rank"))

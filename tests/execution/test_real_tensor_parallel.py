@@ -33,7 +33,8 @@ if importlib.util.find_spec("ray") is None:
     pytest.skip("tests of tensor parallelism left out: ray needed", allow_module_level=True)
 
 from engines.execution import ray_cluster, ray_head
-from engines.execution.ray_cluster import LOCAL, Cluster, connect
+from engines.execution.ray_address import LOCAL
+from engines.execution.ray_cluster import Cluster, join_or_connect
 from engines.execution.ray_ranks import RankPlan, RayRanks
 from engines.execution.tensor_parallel import ParallelModel, load_onto
 
@@ -60,7 +61,7 @@ def cluster() -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         ray_head._access.cache_clear()
-        cluster = connect(LOCAL, degree=4)
+        cluster = join_or_connect(LOCAL, degree=4)
         yield cluster
         cluster.close()
     ray_head._access.cache_clear()
