@@ -16,6 +16,7 @@ from bench.reporting.verdicts import (
     gap_text,
     ours_text,
     paper_text,
+    reason_text,
     tolerance_text,
     why_text,
 )
@@ -45,6 +46,10 @@ def print_report(report: Report, console: Console) -> None:
             line = f"[red]fails[/]: {verdict.claim.text}: {escape(gap_text(verdict))}"
             console.print(line, highlight=False)
         console.print(f"  because {escape(why_text(group[0].claim))}", highlight=False)
+    for verdict in report.verdicts:
+        if verdict.status is Status.OPEN and not verdict.too_short:
+            line = f"[yellow]open[/]: {verdict.claim.text}: {escape(reason_text(verdict))}"
+            console.print(line, highlight=False)
     if report.problems:
         count = len(report.problems)
         points = "1 point is" if count == 1 else f"{count} points are"

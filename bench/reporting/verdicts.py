@@ -17,7 +17,7 @@ class Status(StrEnum):
 
     PASS = "pass"
     FAIL = "fail"
-    OPEN = "open"  # only a bound is known, and it does not decide
+    OPEN = "open"  # neither held nor refuted: a bound, a quick run, or seeds that differ by more
     INCOMPLETE = "incomplete"
     NOT_RUN = "not run"
 
@@ -66,7 +66,8 @@ def judge(
     """Measure a claim and compare. `backend` is that of the tables.
 
     `searched` comes from capacity searches or measured kernels and goes before the tables. The
-    tables of a `quick` run refute nothing: what does not hold there is open.
+    tables of a `quick` run refute nothing: what does not hold there is open. So is what does not
+    hold on average while the 95 % interval over seeds reaches into what is allowed.
     """
     found = searched or MEASURES[claim.measure](tables, **claim.args)
     own = backend if found.num_points or found.estimate is None else "none"
@@ -74,7 +75,7 @@ def judge(
     deviation = None if found.estimate is None else deviation_of(claim, found.estimate.value)
     status = _status(claim, found, deviation)
     too_short = quick and status is Status.FAIL and found.num_points > 0
-    if too_short:
+    if too_short or (status is Status.FAIL and _reaches_inside(claim, found)):
         status = Status.OPEN
     return Verdict(figure, claim, found, status, deviation, used, too_short)
 
@@ -195,31 +196,32 @@ def _open_text(verdict: Verdict) -> str:
         return f"a quick run is too short to decide ({ours_text(verdict)} here)"
     if verdict.ours is None:
         return "neither capacity is known: the rates of both curves do not reach the limit"
+    if verdict.ours.bound is Bound.EXACT:
+        seeds = len(verdict.measurement.seeds)
+        return (
+            f"{gap_text(verdict)}; but the 95 % interval over {seeds} seeds, "
+            f"{interval_text(verdict)}, reaches into what is allowed (`bench capacity --figure "
+            f"{verdict.figure} --seeds {4 * seeds}` narrows it)"
+        )
     return f"only a bound is known ({ours_text(verdict)}): the rates do not reach the limit"
 
 
 def gap_text(verdict: Verdict) -> str:
-    """By how much a claim does not hold, and whether that is less than seeds differ by."""
+    """By how much a claim does not hold."""
     claim = verdict.claim
     allowed = f" where {tolerance_text(claim)} is allowed" if claim.tolerance else ""
-    within = (
-        f" (the 95 % interval over seeds, {interval_text(verdict)}, reaches into what is allowed)"
-        if _reaches_inside(verdict)
-        else ""
-    )
     return (
         f"{ours_text(verdict)} against {paper_text(claim)}, off by {deviation_text(verdict)}"
-        f"{allowed}{within}"
+        f"{allowed}"
     )
 
 
-def _reaches_inside(verdict: Verdict) -> bool:
+def _reaches_inside(claim: Claim, found: Measurement) -> bool:
     """Whether the interval over seeds holds a value with which the claim would hold."""
-    found = verdict.measurement.interval
-    if found is None:
+    if found.interval is None:
         return False
-    low, high = (deviation_of(verdict.claim, end) for end in found)
-    return low <= verdict.claim.tolerance and high >= -verdict.claim.tolerance
+    low, high = (deviation_of(claim, end) for end in found.interval)
+    return low <= claim.tolerance and high >= -claim.tolerance
 
 
 def why_text(claim: Claim) -> str:
