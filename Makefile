@@ -8,8 +8,9 @@ VENV      ?= .venv
 ARTIFACTS ?= artifacts
 BACKEND   ?= auto
 
-# What to install: where models are executed or kernels measured, PyTorch too.
-WHAT  := $(if $(filter cpu cuda,$(BACKEND))$(filter fig18 fig18-a,$(MAKECMDGOALS)),models,$(if $(shell command -v nvidia-smi),models,base))
+# What to install: where models are executed or kernels measured, PyTorch too; containers bring it.
+MODELS = $(filter cpu cuda,$(BACKEND))$(filter fig18 fig18-a,$(MAKECMDGOALS))$(shell command -v nvidia-smi)
+WHAT  := $(if $(filter docker,$(RUNNER)),base,$(if $(MODELS),models,base))
 BENCH := $(VENV)/bin/bench
 STAMP := $(VENV)/.installed-$(WHAT)
 TRACES = $(if $(QUICK),--quick) $(if $(FULL),--full)

@@ -67,6 +67,22 @@ def test_a_cluster_is_used_where_points_run() -> None:
         assert '".[ray]"' not in make("-n", target).stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("fig2", "BACKEND=cpu"), "models"),
+        (("fig18-a",), "models"),
+        (("fig18-a", "RUNNER=docker"), "base"),
+        (("fig2", "BACKEND=cuda", "RUNNER=docker"), "base"),
+    ],
+)
+def test_pytorch_is_installed_where_it_is_used(
+    tmp_path: Path, words: tuple[str, ...], what: str
+) -> None:
+    done = make("-n", *words, f"VENV={tmp_path}")
+    assert f"install.sh {tmp_path} {what}" in done.stdout
+
+
 def test_help_lists_targets_without_installing(tmp_path: Path) -> None:
     done = make("help", f"VENV={tmp_path}/none")
     assert done.returncode == 0
