@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 from collections.abc import Iterator
 
 import pytest
 from small_devices import TINY
 
 from engines.core.config import MODELS
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and with them the commands
+# to which they send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")
