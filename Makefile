@@ -31,8 +31,8 @@ GET_RAY = $(if $(RAY),@$(VENV)/bin/python -c 'import ray' 2>/dev/null || \
         benchmark-models gpu-check gpu-point images lock bundle bundle-check clean always
 
 help:  ## this list, with the figures, their times and hardware
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## */make \1\t/' | expand -t 18
-	@echo "make figN         one figure, or a part of it by its name: fig12, fig12-13b, fig14-beam, ..."
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## */make \1\t/' | expand -t 23
+	@echo "make figN              one figure, or a part of it by its name: fig12, fig12-13b, fig14-beam, ..."
 	@if [ -x $(BENCH) ]; then $(BENCH) figures; else echo "'make install' first shows the figures here"; fi
 
 install: $(STAMP)  ## make the environment in .venv
