@@ -9,15 +9,9 @@ import click
 
 from bench.capacity import LIMIT_S_PER_TOKEN
 from bench.capacity_search import DEFAULT_TOLERANCE, Search, Target
+from bench.commands.backend import tell_backend
 from bench.commands.capacity_output import print_figures, print_one
-from bench.commands.options import (
-    artifacts_option,
-    effort_options,
-    point_options,
-    quiet_option,
-    selection_overrides,
-    tell_backend,
-)
+from bench.commands.options import artifacts_option, quiet_option
 from bench.commands.places import (
     PLACE_OPTIONS,
     choose_place,
@@ -25,6 +19,8 @@ from bench.commands.places import (
     settle,
     tell_runner,
 )
+from bench.commands.point_options import point_options
+from bench.commands.selection import effort_options, selection_overrides
 from bench.point import PointSpec
 from engines.core.errors import UserError
 

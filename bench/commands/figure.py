@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.options import choice_of, quiet_option, selection_options, tell_backend
+from bench.commands.backend import tell_backend
+from bench.commands.options import quiet_option
 from bench.commands.places import (
     choose_measurer,
     choose_place,
@@ -18,6 +19,7 @@ from bench.commands.places import (
     tell_runner,
 )
 from bench.commands.plot import draw_all, figures_folder
+from bench.commands.selection import choice_of, selection_options
 from bench.commands.tables import print_table
 from bench.progress import choose, clock
 from engines.core.errors import UserError

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from bench.commands.options import engine_options, ray_option, resolve_backend
+from bench.commands.backend import resolve_backend
+from bench.commands.options import ray_option
+from bench.commands.point_options import engine_options
 from bench.point import PointSpec
 from engines.core.errors import UserError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bench.commands.options import resolve_backend
+from bench.commands.backend import resolve_backend
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.options import choice_of, selection_options
+from bench.commands.selection import choice_of, selection_options
 
 if TYPE_CHECKING:
     from bench.experiments.tables import Choice

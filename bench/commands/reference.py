@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.options import (
-    artifacts_option,
-    effort_options,
-    quiet_option,
-    resolve_backend,
-)
+from bench.commands.backend import resolve_backend
+from bench.commands.options import artifacts_option, quiet_option
 from bench.commands.places import ray_option
 from bench.commands.reference_output import print_claims, print_points, readme
+from bench.commands.selection import effort_options
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:

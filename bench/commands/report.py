@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bench.commands.options import choice_of, selection_options
+from bench.commands.selection import choice_of, selection_options
 
 
 @click.command("report")

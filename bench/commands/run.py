@@ -12,13 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.options import (
-    point_options,
-    quiet_option,
-    ray_option,
-    resolve_backend,
-    tell_backend,
-)
+from bench.commands.backend import resolve_backend, tell_backend
+from bench.commands.options import quiet_option, ray_option
+from bench.commands.point_options import point_options
 from bench.commands.tables import print_table
 from bench.point import PointSpec
 from engines.core.errors import UserError

@@ -1,0 +1,55 @@
+"""Which backend runs: settled from what was asked for and what is here."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import click
+
+from bench.point import BACKENDS
+from engines.core.errors import UserError, unknown_name
+
+
+def resolve_backend(name: str, *, here: bool = True) -> str:
+    """Settle `auto`, and refuse a backend that is unknown or not installed; raises UserError.
+
+    `auto` runs the model where PyTorch sees a GPU, and simulates elsewhere. What does not run
+    `here` but in a container needs nothing installed.
+    """
+    if name not in BACKENDS:
+        raise unknown_name("backend", name, BACKENDS)
+    if name == "auto":
+        return "cuda" if _has_gpu() else "sim"
+    if here and name != "sim" and importlib.util.find_spec("torch") is None:
+        raise UserError(
+            f"backend '{name}' needs PyTorch, which is not installed: install it "
+            f"(make install BACKEND={name}), or use --backend sim"
+        )
+    return name
+
+
+def _has_gpu() -> bool:
+    """Whether PyTorch sees a GPU; without a driver's device file it need not be asked (2 s)."""
+    devices = Path("/dev")
+    if not (any(devices.glob("nvidia[0-9]*")) or (devices / "dxg").exists()):
+        return False
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+_MEANING = {
+    "sim": "simulating the paper's A100 servers",
+    "cpu": "running a model on this machine's CPU",
+    "cuda": "running the model on this machine's GPU",
+}
+
+
+def tell_backend(asked: str, used: str) -> None:
+    """Say on standard error what runs, and why if `auto` decided."""
+    found = {"sim": "no GPU for PyTorch here: ", "cuda": "PyTorch sees a GPU: "}
+    reason = found.get(used, "") if asked != used else ""
+    click.echo(f"backend {used}: {reason}{_MEANING[used]}", err=True)
