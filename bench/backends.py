@@ -207,12 +207,8 @@ class RealPlatform:
 
 def find_platform(spec: PointSpec, *, ray: str = "local") -> Platform:
     """Find the device of a point, with its model ready; see `load_platform`."""
-    if ray != "local" and (spec.backend == "sim" or (spec.tensor_parallel or 1) == 1):
-        raise UserError(
-            f"--ray {ray} counts only for a model in slices: give --tensor-parallel 2 or more with "
-            "--backend cpu or cuda"
-        )
     if spec.backend == "sim":
+        _check_ray(spec, ray)
         return _simulated(spec)
     if has_library(spec):
         return load_library(spec)
@@ -226,6 +222,7 @@ def load_platform(spec: PointSpec, *, ray: str = "local") -> RealPlatform:
     """
     if spec.backend not in ("cpu", "cuda"):
         raise UserError(f"backend '{spec.backend}' runs no model: use --backend cpu or cuda")
+    _check_ray(spec, ray)
     try:
         return RealPlatform(_load(spec, spec.tensor_parallel or 1, ray), spec)
     except ModuleNotFoundError as error:
@@ -235,6 +232,15 @@ def load_platform(spec: PointSpec, *, ray: str = "local") -> RealPlatform:
             f"backend '{spec.backend}' needs PyTorch, which is not installed: install it "
             f"(make install BACKEND={spec.backend}), or use --backend sim"
         ) from None
+
+
+def _check_ray(spec: PointSpec, ray: str) -> None:
+    """Raise UserError where a cluster was named that nothing would use."""
+    if ray != "local" and (spec.backend == "sim" or (spec.tensor_parallel or 1) == 1):
+        raise UserError(
+            f"--ray {ray} counts only for a model in slices: give --tensor-parallel 2 or more with "
+            "--backend cpu or cuda"
+        )
 
 
 def _load(spec: PointSpec, degree: int, ray: str) -> LoadedModel | ParallelModel:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bench.point import BACKENDS
+from bench.point import BACKENDS, PointSpec
 from engines.core.errors import UserError, unknown_name
 
 
@@ -27,6 +27,15 @@ def resolve_backend(name: str, *, here: bool = True) -> str:
             f"(make install BACKEND={name}), or use --backend sim"
         )
     return name
+
+
+def check_profile(spec: PointSpec) -> None:
+    """Refuse a simulated device where a model runs; raises UserError."""
+    if spec.backend != "sim" and spec.device_profile is not None:
+        raise UserError(
+            f"--device-profile {spec.device_profile} counts only for --backend sim, got backend "
+            f"'{spec.backend}'"
+        )
 
 
 def _has_gpu() -> bool:

@@ -9,7 +9,7 @@ import click
 
 from bench.capacity import LIMIT_S_PER_TOKEN
 from bench.capacity_search import DEFAULT_TOLERANCE, Search, Target
-from bench.commands.backend import tell_backend
+from bench.commands.backend import check_profile, tell_backend
 from bench.commands.capacity_output import print_figures, print_one
 from bench.commands.options import artifacts_option, quiet_option
 from bench.commands.places import (
@@ -109,6 +109,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
             )
     asked, given = given["backend"], settle(given)
     spec = _spec(given)
+    check_profile(spec)
     if spec.backend == "sim":
         check_simulated(spec)
     sought = _run(store, [Search.at(spec)], target=target, given=given)

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.backend import resolve_backend, tell_backend
+from bench.commands.backend import check_profile, resolve_backend, tell_backend
 from bench.commands.options import quiet_option, ray_option
 from bench.commands.point_options import point_options
 from bench.commands.tables import print_table
 from bench.point import PointSpec
-from engines.core.errors import UserError
 
 if TYPE_CHECKING:
     from bench.run import Outcome
@@ -47,11 +46,7 @@ def command(
     """
     asked, ray = settings.pop("backend"), settings.pop("ray")
     spec = PointSpec(**settings, backend=resolve_backend(asked))
-    if spec.backend != "sim" and spec.device_profile is not None:
-        raise UserError(
-            f"--device-profile {spec.device_profile} counts only for --backend sim, got backend "
-            f"'{spec.backend}'"
-        )
+    check_profile(spec)
     if spec.trace is not None:
         spec = _take_from_trace(ctx, spec)
     outcome = serve(spec, out=None if out is None else Path(out), quiet=quiet, ray=ray)

@@ -15,7 +15,7 @@ from bench.point import PointSpec
 
 GIB = 1 << 30
 HOME = "/tmp"
-WORK = "/work"
+WORK = "/sosp23"
 ARTIFACTS = "/artifacts"
 _PROCESSES = 4096
 # Files that a spec may name; they are mounted read-only where the same name leads to them.

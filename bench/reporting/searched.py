@@ -73,13 +73,11 @@ def pairs_in(selection: Selection) -> list[Pair]:
 
 def search_of(panel_name: str, system: str, choice: Choice) -> Search:
     """What is searched for a system's curve: its settings, first among the rates of the figure."""
-    panel = choice.panel(registry.find_panel(panel_name))
-    found = [curve for curve in panel.curves if curve.system == system]
-    assert len(found) == 1, f"panel {panel.name} has {len(found)} curves of {system}"
-    points = [
-        spec for spec in choice.points(registry.find_panel(panel_name)) if spec.system == system
-    ]
-    return Search(points[0], found[0].all_rates)
+    panel = registry.find_panel(panel_name)
+    found = [curve for curve in choice.panel(panel).curves if curve.system == system]
+    assert len(found) == 1, f"panel {panel_name} has {len(found)} curves of {system}"
+    spec = next(spec for spec in choice.points(panel) if spec.system == system)
+    return Search(spec, found[0].all_rates)
 
 
 class StoredSearches:

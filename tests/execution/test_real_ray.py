@@ -68,6 +68,7 @@ def test_without_ray_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     [
         (("--tensor-parallel", "3"), r"degree 3 does not divide .* choose 1, 2"),
         (("--tensor-parallel", "0"), "0 is not in the range"),
+        (("--ray", "127.0.0.1:9"), "counts only for a model in slices"),
         (("--tensor-parallel", "2", "--dtype", "float16"), "float16 needs --backend cuda"),
         (("--tensor-parallel", "2", "--ray", "127.0.0.1:9"), "no Ray cluster answers at 127.0.0.1"),
         (("--tensor-parallel", "2", "--ray", "ray://here:1"), "takes HOST:PORT of a cluster"),

@@ -15,7 +15,7 @@ from fake_docker import frame
 from bench.cli import main
 from bench.commands import places
 from bench.launch import worker
-from bench.launch.container import GIB, Confinement, input_mounts
+from bench.launch.container import GIB, WORK, Confinement, input_mounts
 from bench.launch.daemon import NoDaemonError
 from bench.launch.frames import Frames
 from bench.launch.gpus import Gpu
@@ -71,7 +71,7 @@ def test_a_container_sees_results_and_named_inputs_alone(
     ]
     mounts = input_mounts(specs)
     assert mounts == {
-        "/work/data/lengths.csv": str(tmp_path / "data" / "lengths.csv"),
+        f"{WORK}/data/lengths.csv": str(tmp_path / "data" / "lengths.csv"),
         str(trace): str(trace),
     }
     options = Confinement(tmp_path, inputs=mounts).options()

@@ -56,7 +56,7 @@ print(json.dumps({
     "network": attempt(lambda: socket.create_connection(("192.0.2.1", 80), 3)),
     "root": attempt(lambda: open("/file", "w")),
     "image": attempt(lambda: open("/opt/venv/file", "w")),
-    "work": attempt(lambda: open("/work/file", "w")),
+    "work": attempt(lambda: open("file", "w")),
     "temporary": attempt(lambda: open("/tmp/file", "w").write("x")),
     "results": attempt(lambda: open("/artifacts/file", "w").write("x")),
     "capabilities": status["CapEff"].strip(),
