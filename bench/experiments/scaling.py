@@ -5,7 +5,8 @@ The rule, for every panel of the paper's OPT-13B (and LLaMA-13B) experiments:
 - the model is OPT-125M's shape with dummy weights, in float32;
 - input and output lengths, the model's context, the KV slots and blocks are divided by `SHRINK`
   (a block keeps at least one slot), so that as many requests share the cache, and each reserves and
-  wastes the same share of it, as there;
+  wastes the same share of it, as there; of a panel that varies the block size, those remain that
+  are no larger than this context;
 - request rates are multiplied by `SHRINK * speed`, where `speed` is the paper's step time over this
   device's, both for `TYPICAL_BATCH` decoding requests of typical length (the former from the
   device profile, the latter the quickest of some measured): requests then arrive as often per step
@@ -82,12 +83,15 @@ def scale_panel(panel: Panel, speed: float) -> Panel:
     }
     if window is not None:
         settings["window"] = (max(share * window[0], duration / 4), share * window[1])
+    context = find_model(MODEL).max_positions // SHRINK
+    curves = [c for c in panel.curves if c.settings.get("block_size", 1) <= context]
+    left_out = f", blocks of at most {context} tokens" if len(curves) < len(panel.curves) else ""
     factor = SHRINK * speed * (LARGE_BATCHES if panel.settings["workload"] == "alpaca" else 1.0)
     return replace(
         panel,
         title=panel.title + MINIATURE,
-        note=f"{MODEL} for {model}, lengths / {SHRINK}, rates x {factor:.3g}",
-        curves=tuple(_scale_curve(curve, factor) for curve in panel.curves),
+        note=f"{MODEL} for {model}, lengths / {SHRINK}, rates x {factor:.3g}{left_out}",
+        curves=tuple(_scale_curve(curve, factor) for curve in curves),
         settings=settings,
         full_settings={},
     )

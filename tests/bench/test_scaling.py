@@ -54,6 +54,20 @@ def test_a_figure_in_miniature_takes_less_than_ten_minutes_on_any_device(name: s
         assert min(p.rate * p.duration for p in points) > 4
 
 
+@pytest.mark.parametrize("name", registry.FIGURES)
+def test_every_block_of_a_figure_in_miniature_fits_a_request_and_the_cache(name: str) -> None:
+    for panel in filter(scaling.has_miniature, registry.find(name).panels):
+        small = scaling.scale_panel(panel, SPEED)
+        for spec in small.points(backend="cpu"):
+            context = 2048 // spec.shrink
+            assert spec.block_size <= context
+            assert spec.kv_slots is not None
+            assert spec.kv_slots // spec.block_size >= 2 * -(-context // spec.block_size)
+        left_out = len(small.curves) < len(panel.curves)
+        assert left_out == ("blocks of at most 64 tokens" in small.note)
+        assert left_out == name.startswith(("fig18-b", "fig19-b"))
+
+
 def test_choices_without_a_scale_are_untouched() -> None:
     panel = registry.find_panel("fig13-13b-sharegpt")
     assert Choice.of(backend="sim").panel(panel) is panel
