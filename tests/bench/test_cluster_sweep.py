@@ -7,17 +7,18 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import cluster_fakes as fakes
 import pytest
+from processes import DEADLINE_S, TRIED_TWICE, marked, started, the_one, wait_until
 
 from bench.cluster.place import RayCluster
 from bench.point import PointSpec
@@ -27,9 +28,8 @@ from bench.runner import run_points
 from engines.core.errors import UserError
 
 pytest.importorskip("ray")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, TRIED_TWICE, pytest.mark.filterwarnings("ignore")]
 
-DEADLINE_S = 120.0
 PROMPT_S = 30.0  # three times what it should be, for busy machines
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 
@@ -63,31 +63,10 @@ def cluster(marks: Path) -> Iterator[Any]:
         shutil.rmtree(session, ignore_errors=True)
 
 
-def wait_until(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited too long for {what}"
-        time.sleep(0.1)
-
-
 def ray_processes(word: str) -> dict[int, str]:
-    """Ray's among the `processes`."""
+    """Ray's among the processes whose environment holds a word."""
     ray = r"raylet|gcs_server|ray::|ray/_private|ray_head"
-    return {i: command for i, command in processes(word).items() if re.search(ray, command)}
-
-
-def processes(word: str) -> dict[int, str]:
-    """Living processes whose environment holds `word`: their command lines by id."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            held = word.encode() in (folder / "environ").read_bytes()
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        if held and command:
-            found[int(folder.name)] = command
-    return found
+    return {i: command for i, command in marked(word).items() if re.search(ray, command)}
 
 
 def specs(count: int, trace: Path) -> list[PointSpec]:
@@ -160,20 +139,20 @@ def test_a_sweep_survives_a_killed_process_and_a_lost_node(
     assert not list(swept.root.rglob(".*.lock"))
 
 
-def sweep(address: str, folder: Path, *words: str) -> subprocess.Popen[str]:
+def sweep(address: str, folder: Path, *words: str) -> AbstractContextManager[Popen[str]]:
     command = [sys.executable, "-m", "bench", "figure", "fig13-13b-sharegpt", "--no-plot"]
     command += ["--backend", "sim", "--artifacts", str(folder), "--ray", address, *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return started(command)
 
 
 def test_a_killed_command_is_taken_up_where_it_was(cluster: Any, tmp_path: Path) -> None:
-    process = sweep(cluster.address, tmp_path)
-    wait_until(lambda: list(tmp_path.rglob("point.json")), "a complete point")
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    with sweep(cluster.address, tmp_path) as process:
+        wait_until(lambda: list(tmp_path.rglob("point.json")), "a complete point")
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
     complete = len(list(tmp_path.rglob("point.json")))
-    again = sweep(cluster.address, tmp_path)
-    out, err = again.communicate(timeout=DEADLINE_S)
+    with sweep(cluster.address, tmp_path) as again:
+        out, err = again.communicate(timeout=DEADLINE_S)
     assert again.returncode == 0, err
     assert out == ""
     assert f"{complete} already complete" in err or complete == 4
@@ -196,17 +175,17 @@ def test_a_cluster_of_its_own_goes_with_the_command(
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv("RAY_TMPDIR", str(temporary))
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)  # it has a token of its own
-    process = sweep("local", tmp_path, "--full")
-    wait_until(lambda: process.poll() or list(tmp_path.rglob(".*.lock")), "a point to start")
-    assert ray_processes(str(tmp_path))
-    os.kill(process.pid if victim == "command" else find(victim, tmp_path), signal.SIGKILL)
-    began = time.monotonic()
-    _, err = process.communicate(timeout=DEADLINE_S)
-    if victim != "command":
-        assert process.returncode == 2, err
-        assert "finished points are kept" in err.splitlines()[-1]
-        assert time.monotonic() - began < PROMPT_S
-    wait_until(lambda: not ray_processes(str(tmp_path)), "every process of the cluster to end")
+    with sweep("local", tmp_path, "--full") as process:
+        wait_until(lambda: process.poll() or list(tmp_path.rglob(".*.lock")), "a point to start")
+        assert ray_processes(str(tmp_path))
+        os.kill(process.pid if victim == "command" else find(victim, tmp_path), signal.SIGKILL)
+        began = time.monotonic()
+        _, err = process.communicate(timeout=DEADLINE_S)
+        if victim != "command":
+            assert process.returncode == 2, err
+            assert "finished points are kept" in err.splitlines()[-1]
+            assert time.monotonic() - began < PROMPT_S
+        wait_until(lambda: not ray_processes(str(tmp_path)), "every process of the cluster to end")
     wait_until(lambda: not list(temporary.rglob("bench-cluster-*")), "its folder to be removed")
     wait_until(lambda: not list(temporary.rglob("session_*")), "Ray's files to be removed")
 
@@ -214,15 +193,14 @@ def test_a_cluster_of_its_own_goes_with_the_command(
 def find(name: str, mark: Path) -> int:
     """The process of a sweep that drives Ray, or the one of Ray's that has this name."""
     pattern = "spawn_main" if name == "driver" else rf"/{name} "
-    (found,) = [p for p, c in processes(str(mark)).items() if re.search(pattern, c)]
-    return found
+    return the_one(marked(str(mark)), pattern)
 
 
 def test_ctrl_c_ends_the_tasks(cluster: Any, tmp_path: Path) -> None:
-    process = sweep(cluster.address, tmp_path, "--full")
-    wait_until(lambda: list(tmp_path.rglob(".*.lock")), "a point to start")
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=DEADLINE_S)
+    with sweep(cluster.address, tmp_path, "--full") as process:
+        wait_until(lambda: list(tmp_path.rglob(".*.lock")), "a point to start")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130, err
     assert "the same command again goes on from here" in err
     assert not list(tmp_path.rglob(".*.lock"))
@@ -237,8 +215,8 @@ def test_other_versions_are_refused_in_one_line(cluster: Any, tmp_path: Path, ke
     right = usage_lib.get_cluster_metadata(client)
     put_metadata(client, {**right, key: "1.2.3"})
     try:
-        process = sweep(cluster.address, tmp_path)
-        _, err = process.communicate(timeout=DEADLINE_S)
+        with sweep(cluster.address, tmp_path) as process:
+            _, err = process.communicate(timeout=DEADLINE_S)
     finally:
         put_metadata(client, right)
     assert process.returncode == 2

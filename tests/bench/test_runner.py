@@ -5,14 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import driver_fakes as fakes
 import pytest
+from processes import DEADLINE_S, alive, started, wait_until
 
 from bench.local_pool import LocalProcesses
 from bench.plan import make_plan, weight
@@ -21,8 +20,6 @@ from bench.progress import Display
 from bench.results import State, Store
 from bench.runner import run_points
 from engines.core.errors import UserError
-
-DEADLINE_S = 60.0
 
 
 @pytest.fixture
@@ -61,31 +58,14 @@ def runs_of(marks: Path, seed: int) -> int:
     return len(list(marks.glob(f"run-{seed}-*")))
 
 
-def spawn(store: Store, run_name: str, count: int, marks: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(Path(fakes.__file__)), str(store.root), run_name, str(count)]
-    return subprocess.Popen(
-        [*command, str(marks)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def workers(marks: Path) -> list[int]:
+    """The processes that have left marks."""
+    return [int(path.name.rsplit("-", 1)[1]) for path in marks.iterdir()]
 
 
-def wait_until(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited too long for {what}"
-        time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    """Whether the process still runs (a zombie does not)."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
+def command(store: Store, run_name: str, count: int, marks: Path) -> list[str]:
+    words = [str(Path(fakes.__file__)), str(store.root), run_name, str(count), str(marks)]
+    return [sys.executable, *words]
 
 
 def test_runs_every_point_once_and_skips_complete_ones(store: Store) -> None:
@@ -212,22 +192,21 @@ def test_an_unwritable_place_is_refused_before_anything_runs(tmp_path: Path, mar
 
 
 def test_ctrl_c_ends_workers_and_keeps_what_is_complete(store: Store, marks: Path) -> None:
-    process = spawn(store, "hang", 6, marks)
     specs = fakes.specs(6, marks)
     complete = [store.directory(spec) / "point.json" for spec in specs[:2]]
-    wait_until(
-        lambda: len(list(marks.iterdir())) >= 5 and all(p.exists() for p in complete),
-        "three workers that hang and two points that are complete",
-    )
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all processes get it
-    out, err = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 130, err
+    with started(command(store, "hang", 6, marks)) as process:
+        wait_until(
+            lambda: len(list(marks.iterdir())) >= 5 and all(p.exists() for p in complete),
+            "three workers that hang and two points that are complete",
+        )
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all processes get it
+        out, err = process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 130, err
+        wait_until(lambda: not any(map(alive, workers(marks))), "workers to end")
     told = json.loads(out)
     assert sorted(told["done"]) == [0, 1]
     assert told["unfinished"] == [2, 3, 4, 5]
     assert err == ""
-    pids = [int(path.name.rsplit("-", 1)[1]) for path in marks.iterdir()]
-    wait_until(lambda: not any(alive(pid) for pid in pids), "workers to end")
     assert [store.state(spec) for spec in specs[:3]] == [
         State.COMPLETE,
         State.COMPLETE,
@@ -238,17 +217,16 @@ def test_ctrl_c_ends_workers_and_keeps_what_is_complete(store: Store, marks: Pat
 def test_killing_the_runner_ends_its_workers_and_loses_only_points_in_flight(
     store: Store, marks: Path
 ) -> None:
-    process = spawn(store, "hang", 5, marks)
     specs = fakes.specs(5, marks)
     complete = [store.directory(spec) / "point.json" for spec in specs[:2]]
-    wait_until(
-        lambda: len(list(marks.iterdir())) == 5 and all(p.exists() for p in complete),
-        "three workers that hang",
-    )
-    process.kill()
-    process.communicate(timeout=DEADLINE_S)
-    pids = [int(path.name.rsplit("-", 1)[1]) for path in marks.iterdir()]
-    wait_until(lambda: not any(alive(pid) for pid in pids), "workers to end")
+    with started(command(store, "hang", 5, marks)) as process:
+        wait_until(
+            lambda: len(list(marks.iterdir())) == 5 and all(p.exists() for p in complete),
+            "three workers that hang",
+        )
+        process.kill()
+        process.communicate(timeout=DEADLINE_S)
+        wait_until(lambda: not any(map(alive, workers(marks))), "workers to end")
     summary = run_points(store, specs, place=LocalProcesses(run=fakes.succeed))
     assert set(summary.skipped) == set(specs[:2])
     assert set(summary.done) == set(specs[2:])
@@ -259,12 +237,13 @@ def test_killing_the_runner_ends_its_workers_and_loses_only_points_in_flight(
 
 
 def test_two_runs_over_the_same_artifacts_share_the_work(store: Store, marks: Path) -> None:
-    processes = [spawn(store, "count_runs", 12, marks) for _ in range(2)]
+    words = command(store, "count_runs", 12, marks)
     told = []
-    for process in processes:
-        out, err = process.communicate(timeout=DEADLINE_S)
-        assert process.returncode == 0, err
-        told.append(json.loads(out))
+    with started(words) as one, started(words) as other:
+        for process in (one, other):
+            out, err = process.communicate(timeout=DEADLINE_S)
+            assert process.returncode == 0, err
+            told.append(json.loads(out))
     assert sorted(told[0]["done"] + told[1]["done"]) == list(range(12))
     for each in told:
         assert sorted(each["done"] + each["skipped"]) == list(range(12))
@@ -287,9 +266,9 @@ def test_a_full_disk_ends_the_run_with_one_failure(
 ) -> None:
     script = tmp_path / "limited.py"
     script.write_text(LIMITED)
-    command = [sys.executable, str(script), str(store.root), "large_second", "40", str(marks)]
+    words = [sys.executable, str(script), str(store.root), "large_second", "40", str(marks)]
     environment = {**os.environ, "PYTHONPATH": str(Path(fakes.__file__).parent)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1, done.stderr
     told = json.loads(done.stdout)
     assert told["done"] == [0]

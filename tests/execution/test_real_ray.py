@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from processes import TRIED_TWICE, command_of, descendants, started, the_one, wait_until
 from real_serving import checkpoint, expected
 
 from bench.cli import main
@@ -80,7 +81,7 @@ def test_what_cannot_run_says_why(tmp_path: Path, options: tuple[str, ...], mess
     result = CliRunner().invoke(main, generate(tmp_path, *options))
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30  # eight seconds where the machine is not busy
     (line,) = [line for line in result.stderr.splitlines() if "Error" in line]
     assert re.search(message, line), line
 
@@ -139,6 +140,7 @@ def run_and_lose_a_rank_once(spec: PointSpec, *, on_progress: Progress | None = 
     return run_point(spec, on_progress=on_progress, ray=setting["address"])
 
 
+@TRIED_TWICE
 @pytest.mark.slow
 def test_a_point_that_loses_a_rank_is_run_again(tmp_path: Path, head: RayHead) -> None:
     trace = tmp_path / "trace.csv"
@@ -160,38 +162,8 @@ def test_a_point_that_loses_a_rank_is_run_again(tmp_path: Path, head: RayHead) -
     assert store.state(spec) is State.COMPLETE
 
 
-def descendants(root: int) -> dict[int, str]:
-    """Processes below one, with their command lines."""
-    children: dict[int, list[int]] = {}
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = file.read_text().rpartition(")")[2].split()[1]
-        except OSError:
-            continue
-        children.setdefault(int(parent), []).append(int(file.parent.name))
-    found, todo = [], [root]
-    while todo:
-        found += (below := children.get(todo.pop(), []))
-        todo += below
-    return {pid: command_of(pid) for pid in found}
-
-
-def command_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").replace("\0", " ")
-    except OSError:
-        return ""
-
-
 def has_steps(root: int) -> bool:
     return any("Rank.step" in command for command in descendants(root).values())
-
-
-def wait_for(condition, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
 
 
 @contextmanager
@@ -201,21 +173,13 @@ def serving(folder: Path) -> Iterator[subprocess.Popen[str]]:
     trace.write_text("arrival_s,input_len,output_len\n" + "0,4,50\n" * 5000, encoding="utf-8")
     words = ["run", "--system", "astra", "--backend", "cpu", "--kv-slots", "512", "--quiet"]
     words += ["--trace", str(trace), "--warmup", "0", "--tensor-parallel", "2"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "bench.cli", *words, "--model", str(checkpoint("opt").directory)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            wait_for(lambda: process.poll() is not None or has_steps(process.pid), 120)
-            yield process
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+    words += ["--model", str(checkpoint("opt").directory)]
+    with started([sys.executable, "-m", "bench.cli", *words]) as process:
+        wait_until(lambda: process.poll() is not None or has_steps(process.pid), "a step")
+        yield process
 
 
+@TRIED_TWICE
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_nothing_is_left_when_the_driver_goes(
@@ -226,21 +190,21 @@ def test_nothing_is_left_when_the_driver_goes(
         assert len(below) > 5
         os.killpg(process.pid, number)
         assert process.wait(60) == status
-        wait_for(lambda: not any(command_of(pid) for pid in below), 60)
+        wait_until(lambda: not any(map(command_of, below)), "all its processes to end")
         assert process.stderr is not None
         lines = process.stderr.read().strip()
     assert lines == ("Error: interrupted" if number == signal.SIGINT else "")
 
 
+@TRIED_TWICE
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["/gcs_server ", "/raylet ", "engines.execution.ray_head"])
 def test_a_head_that_dies_is_told_and_leaves_nothing(tmp_path: Path, name: str) -> None:
     with serving(tmp_path) as process:
         below = descendants(process.pid)
-        (victim,) = [pid for pid, command in below.items() if name in command]
-        os.kill(victim, signal.SIGKILL)
+        os.kill(the_one(below, name), signal.SIGKILL)
         assert process.wait(30) == 1  # within ten seconds where the machine is not busy
-        wait_for(lambda: not any(command_of(pid) for pid in below), 60)
+        wait_until(lambda: not any(map(command_of, below)), "all its processes to end")
         assert process.stderr is not None
         (line,) = process.stderr.read().strip().splitlines()
     assert line.startswith(("Error: the head of the Ray cluster died", "Error: rank"))

@@ -12,13 +12,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fake_docker import checkout
+from processes import DEADLINE_S, TRIED_TWICE, started, wait_until
 
 from bench.experiments.scaling import SLOWEST
 from bench.launch.bundle import Contents, write_bundle
@@ -40,7 +40,6 @@ pytestmark = [pytest.mark.docker, pytest.mark.slow]
 BENCH = Path(sys.executable).with_name("bench")
 BUILD_ARGS = parse_build_args(os.environ.get("BENCH_BUILD_ARGS", "").split())
 SYSTEMS = ("astra", "orca", "ft")
-DEADLINE_S = 120.0
 PROBE = """
 import json, os, socket
 def attempt(action):
@@ -99,13 +98,6 @@ def run(*words: str, **extra: Any) -> subprocess.CompletedProcess[str]:
 def ours(client: DockerClient) -> list[Any]:
     label = {"label": LAUNCHER}
     return client.containers.list(all=True, filters=label, ignore_removed=True)  # type: ignore[no-any-return]
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited too long for {what}"
-        time.sleep(0.05)
 
 
 def complete_points(root: Path) -> dict[Path, int]:
@@ -188,6 +180,7 @@ def test_each_system_runs_a_model_on_the_cpu(
         assert record["provenance"]["container"]["image"] == f"sosp23-{image}:cpu"
 
 
+@TRIED_TWICE
 def test_a_model_runs_on_two_ranks(client: DockerClient, images: Images, tmp_path: Path) -> None:
     store = Store(tmp_path / "artifacts")
     spec = PointSpec(system="astra", model="opt-125m", workload="alpaca", backend="cpu", rate=4.0,
@@ -232,23 +225,25 @@ def test_a_bundle_of_one_image_loads_and_runs(
     assert re.search(r"sosp23-ft:cpu .* (\d+) of \1 requests served", done.stdout)
 
 
+@TRIED_TWICE
 def test_a_launched_command_ends_with_its_launcher(
     client: DockerClient, images: Images, tmp_path: Path
 ) -> None:
     words = ("launch", "--system", "astra", "--device", "cpu", "--artifacts", str(tmp_path), "--",
              "run", "--system", "astra", "--duration", "1000000", "--quiet")  # fmt: skip
-    with subprocess.Popen([BENCH, *words], stderr=subprocess.DEVNULL) as launcher:
+    with started([BENCH, *words]) as launcher:
         wait_until(lambda: [c for c in ours(client) if c.status == "running"], "a container")
         launcher.send_signal(signal.SIGKILL)
     wait_until(lambda: not ours(client), "the container to end by itself")
 
 
+@TRIED_TWICE
 def test_a_killed_launcher_leaves_nothing_and_the_next_goes_on(
     client: DockerClient, images: Images, tmp_path: Path
 ) -> None:
     words = ("figure", "fig12-13b-sharegpt", "--backend", "sim", "--quick", "--runner", "docker",
              "--no-plot", "--artifacts", str(tmp_path))  # fmt: skip
-    with subprocess.Popen([BENCH, *words, "--jobs", "1"], stderr=subprocess.DEVNULL) as launcher:
+    with started([BENCH, *words, "--jobs", "1"]) as launcher:
         wait_until(lambda: len(complete_points(tmp_path)) >= 2, "two complete points")
         launcher.send_signal(signal.SIGKILL)
     kept = complete_points(tmp_path)
@@ -279,14 +274,15 @@ def test_a_container_left_behind_is_removed_at_the_next_start(
     assert left.id not in [container.id for container in ours(client)]
 
 
+@TRIED_TWICE
 def test_ctrl_c_ends_the_containers(client: DockerClient, images: Images, tmp_path: Path) -> None:
     words = ("figure", "fig12-13b-sharegpt", "--backend", "sim", "--quick", "--runner", "docker",
              "--no-plot", "--artifacts", str(tmp_path))  # fmt: skip
-    launcher = subprocess.Popen([BENCH, *words], stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: ours(client), "a container")
-    launcher.send_signal(signal.SIGINT)
-    _, errors = launcher.communicate(timeout=DEADLINE_S)
-    assert launcher.returncode == 130, errors
+    with started([BENCH, *words]) as launcher:
+        wait_until(lambda: ours(client), "a container")
+        launcher.send_signal(signal.SIGINT)
+        _, errors = launcher.communicate(timeout=DEADLINE_S)
+        assert launcher.returncode == 130, errors
     assert ours(client) == []
 
 
@@ -349,6 +345,7 @@ def test_results_of_somebody_else_are_refused(images: Images, tmp_path: Path) ->
     assert "Permission denied" in summary.failed[0].error
 
 
+@TRIED_TWICE
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make a small disk")
 def test_a_full_disk_ends_the_run(images: Images, tmp_path: Path) -> None:
     store = Store(tmp_path / "artifacts")
