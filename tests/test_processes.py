@@ -4,7 +4,7 @@ import sys
 
 from processes import alive, command_of, descendants, started, the_one, wait_until
 
-FORKING = "import os; os.fork(); print('two', flush=True); import time; time.sleep(600)  # marker"
+FORKING = "import os; os.fork(); os.write(1, b'two\\n'); import time; time.sleep(600)  # marker"
 
 
 def test_a_copy_that_has_not_become_another_program_yet_is_not_meant() -> None:
