@@ -10,18 +10,26 @@ in the same order, since what to capture follows from the rows, which are alike 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from engines.execution.rows import Rows
+from engines.kernels.interface import Kernels
 
 MAX_ROWS = 512  # larger batches keep the device busy without
 _SMALLEST_CONTEXT = 256
 _SMALLEST_ROWS = 8
 
 Decode = Callable[[int, int], Tensor]
+
+
+def can_capture(device: torch.device, kernels: Kernels) -> bool:
+    """Whether decode steps can be captured: the kernels' reference reads lengths on the host."""
+    return device.type == "cuda" and kernels.compiled
 
 
 class DecodeGraphs:
@@ -46,10 +54,9 @@ class DecodeGraphs:
             self._capacity = rows.capacity
         lens = rows.device.context_lens
         lens.add_(lens > 0)
-        count = padded_rows(len(rows))
-        if len(rows) > MAX_ROWS or count > rows.capacity:
+        if len(rows) > MAX_ROWS:
             return self._decode(len(rows), longest)
-        key = (count, padded_context(longest))
+        key = (min(padded_rows(len(rows)), rows.capacity), padded_context(longest))
         if key not in self._graphs:
             if key not in self._warm:
                 self._warm.add(key)
@@ -64,9 +71,24 @@ class DecodeGraphs:
         torch.cuda.synchronize(self._device)
         # NCCL's watchdog asks for the state of events on a thread of its own, which the default
         # mode would take for a mistake in this capture.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        mode = "thread_local"
+        with _without_gc(), torch.cuda.graph(graph, pool=self._pool, capture_error_mode=mode):
             logits = self._decode(*key)
         return graph, logits
+
+
+@contextmanager
+def _without_gc() -> Iterator[None]:
+    """Keep Python from collecting garbage: executors are part of cycles, and a graph of one that
+    is gone, freed in the middle of a capture, would make that capture invalid.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def padded_rows(count: int) -> int:

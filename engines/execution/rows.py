@@ -50,6 +50,7 @@ class Rows:
         self._cache = cache
         self._max_len = max_len
         self._device = device
+        self._apart = device.type != "cpu"  # whether the device's rows are copies of the host's
         self._row_of: dict[Output, int] = {}
         self._stale_rows: set[int] = set()  # of which the device has no copy yet
         self._stale_cells: list[tuple[int, int]] = []  # of `tables`
@@ -89,7 +90,7 @@ class Rows:
         """Let the first `count` rows hold one more token, once the device knows of all changes."""
         self._upload()
         self.context_lens[:count] += 1
-        if self.device.context_lens.is_cuda:
+        if self._apart:
             self.device.context_lens[:count].add_(1)
 
     def advance_host(self, count: int) -> None:
@@ -116,7 +117,7 @@ class Rows:
         last = self.num_outputs[places] - 1
         self.outputs[places] = self.outputs[places[list(parents)]]
         self.outputs[places, last] = tokens
-        if self.device.last_tokens.is_cuda:
+        if self._apart:
             self._stale_rows.update(rows)
         else:
             self.device.last_tokens[list(rows)] = torch.tensor(tokens)
@@ -216,7 +217,7 @@ class Rows:
 
     def _upload(self) -> None:
         """Bring the device's copy up to date; on a CPU there is none."""
-        if self.device.tables.is_cuda:
+        if self._apart:
             self._upload_rows()
             self._upload_cells()
         self._stale_rows.clear()

@@ -23,7 +23,7 @@ from engines.core.request import Sequence as Output
 from engines.core.request import Status
 from engines.execution.attention import StepAttention
 from engines.execution.beam_search import best_first
-from engines.execution.graphs import DecodeGraphs
+from engines.execution.graphs import DecodeGraphs, can_capture
 from engines.execution.kv_cache import KVCache, RowView
 from engines.execution.memory import activation_bytes
 from engines.execution.prompts import PromptBatch, PromptTokens, build_prompts
@@ -97,7 +97,9 @@ class TorchExecutor:
         self._on_cuda = model.device.type == "cuda"
         self._graphs = (
             DecodeGraphs(self._decode, model.device)
-            if self._on_cuda and self._options.graphs and not cache.pads_prompts
+            if self._options.graphs
+            and not cache.pads_prompts
+            and can_capture(model.device, kernels)
             else None
         )
 

@@ -10,7 +10,6 @@ from real_serving import MAX_LEN, checkpoint, engine_over, request
 
 from engines.core.config import GIB, EngineConfig, System
 from engines.core.errors import UserError
-from engines.execution.graphs import padded_context, padded_rows
 from engines.execution.memory import UTILISATION, WORKSPACE_BYTES, activation_bytes
 from engines.execution.setup import load
 
@@ -66,13 +65,3 @@ def test_running_out_of_memory_while_loading_says_what_would_fit(
     monkeypatch.setattr("engines.models.load.Builder", exhausted)
     with pytest.raises(UserError, match=r"opt-1\.3b in float32 needs 4\.9 GiB.*is opt-350m\)"):
         load("opt-1.3b", device="cpu")
-
-
-def test_graphs_are_padded_to_few_sizes() -> None:
-    sizes = [padded_rows(count) for count in range(1, 513)]
-    assert all(size >= count for count, size in enumerate(sizes, 1))
-    assert len(set(sizes)) <= 20
-    assert all(padded_rows(size) == size for size in sizes)
-    bounds = [padded_context(longest) for longest in range(1, 2049)]
-    assert all(bound >= longest for longest, bound in enumerate(bounds, 1))
-    assert set(bounds) == {256, 512, 1024, 2048}
