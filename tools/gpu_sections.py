@@ -94,7 +94,10 @@ def check_kernels(run: Run) -> dict[str, Any]:
     for case in wanted:
         if run.is_over:
             break
-        results.append(CheckResult(case.name, case.run(target), case.limit))
+        try:
+            results.append(CheckResult(case.name, case.run(target), case.limit))
+        except RuntimeError as error:
+            raise RuntimeError(f"case {case.name}: {error}") from error
     failed = [asdict(result) for result in results if not result.passed]
     worst: dict[str, float] = {}
     for result in results:

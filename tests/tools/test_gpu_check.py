@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,60 @@ def test_a_section_that_fails_is_recorded_and_the_rest_goes_on(
     assert found["refuses"]["traceback"] == []
     assert [found[name]["passed"] for name in ("refuses", "wrong", "right")] == [False, False, True]
     assert found["right"]["answer"] == 42
+
+
+def test_a_device_that_is_lost_is_recorded_after_each_section(
+    modules: tuple[ModuleType, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a kernel's illegal access every call fails, those that clear up among them."""
+    check, sections = modules
+    seen: list[dict[str, Any]] = []
+
+    def lose(device: str) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def look(run: object) -> dict[str, Any]:
+        seen.append(json.loads((tmp_path / check.FILE).read_text()))
+        return {}
+
+    parts = [sections.Section(name, 1, work) for name, work in (("a", lambda run: {}), ("b", look))]
+    monkeypatch.setattr(check, "SECTIONS", parts)
+    monkeypatch.setattr(check, "release", lose)
+    status, record = run(check, tmp_path)
+    assert status == 1
+    lost = "the device is lost: CUDA error: an illegal memory access was encountered"
+    assert {name: part["error"] for name, part in record["sections"].items()} == {
+        "a": lost,
+        "b": lost,
+    }
+    assert list(seen[0]["sections"]) == ["a"]
+    assert not seen[0]["passed"]
+
+
+def test_a_part_of_the_record_has_not_passed(
+    modules: tuple[ModuleType, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, sections = modules
+    parts = [sections.Section(name, 1, lambda run: {}) for name in "ab"]
+    monkeypatch.setattr(check, "SECTIONS", parts)
+    records = check.check_device("cpu", quick=True)
+    assert [record["passed"] for record in records] == [False, True]
+
+
+def test_a_case_that_raises_is_named(
+    modules: tuple[ModuleType, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engines.kernels import check as kernel_check
+
+    def explode(target: object) -> float:
+        raise RuntimeError("CUDA error: misaligned address")
+
+    case = kernel_check.Case("paged float16 head 80", 0.0, explode)
+    monkeypatch.setattr(kernel_check, "whole_grid", lambda device: [case])
+    section = modules[1].Section("kernels", 1, modules[1].check_kernels)
+    record = modules[0].run_section(section, modules[1].Run("cpu", quick=True, deadline=math.inf))
+    message = "RuntimeError: case paged float16 head 80: CUDA error: misaligned address"
+    assert record["error"] == message
 
 
 def test_no_section_starts_once_the_time_is_used_up(
