@@ -177,25 +177,32 @@ def write_differences(target: Target, shape: Shape, num_tokens: int) -> float:
     return _differences(*results)
 
 
-def copy_differences(target: Target, shape: Shape, num_caches: int) -> float:
+def copy_differences(
+    target: Target, shape: Shape, num_caches: int, *, more_pairs: int = 0
+) -> float:
     """Copy blocks, some of them written before they are read, within several caches."""
-    size = (12, shape.num_kv_heads, shape.block_size, shape.head_size)
+    size = (12 + 2 * more_pairs, shape.num_kv_heads, shape.block_size, shape.head_size)
     caches = [torch.randn(size, dtype=torch.float32).to(shape.dtype) for _ in range(num_caches)]
-    pairs = torch.tensor([[0, 5], [1, 6], [5, 7], [2, 5], [3, 3], [7, 0], [9, 10]])
+    more = [[12 + i, 12 + more_pairs + i] for i in range(more_pairs)]
+    pairs = torch.tensor([[0, 5], [1, 6], [5, 7], [2, 5], [3, 3], [7, 0], [9, 10], *more])
     results = [cache.clone().to(target.device) for cache in caches]
     target.kernels.copy_blocks(results, pairs)
     REFERENCE.copy_blocks(caches, pairs)
     return _differences(results, caches)
 
 
-def swap_differences(target: Target, shape: Shape, num_caches: int, staging_blocks: int) -> float:
+def swap_differences(
+    target: Target, shape: Shape, num_caches: int, staging_blocks: int, *, more_pairs: int = 0
+) -> float:
     """Swap blocks out and others in; compares host pool and caches with the reference's."""
-    size = (9, shape.num_kv_heads, shape.block_size, shape.head_size)
+    size = (9 + 2 * more_pairs, shape.num_kv_heads, shape.block_size, shape.head_size)
     caches = [torch.randn(size, dtype=torch.float32).to(shape.dtype) for _ in range(num_caches)]
     row = caches[0][0].numel() * num_caches
-    pool = torch.randn(8, row, dtype=torch.float32).to(shape.dtype)
-    out_pairs = torch.tensor([[4, 2], [0, 3], [8, 4], [1, 7], [6, 0]])
-    in_pairs = torch.tensor([[3, 5], [4, 2], [1, 8], [7, 0]])
+    pool = torch.randn(8 + more_pairs, row, dtype=torch.float32).to(shape.dtype)
+    more_out = [[9 + i, 8 + i] for i in range(more_pairs)]
+    more_in = [[8 + i, 9 + more_pairs + i] for i in range(more_pairs)]
+    out_pairs = torch.tensor([[4, 2], [0, 3], [8, 4], [1, 7], [6, 0], *more_out])
+    in_pairs = torch.tensor([[3, 5], [4, 2], [1, 8], [7, 0], *more_in])
     on_device = [cache.clone().to(target.device) for cache in caches]
     own_pool = pool.clone()
     if target.device == "cuda":

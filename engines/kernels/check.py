@@ -139,10 +139,14 @@ def movement_cases(dtype: torch.dtype) -> Iterator[Case]:
             name = f"swap {shape} staging {staging}"
             yield Case(name, 0, partial(_swap, shape=shape, num_caches=4, staging=staging))
     shape = Shape(dtype, 64, 2, 2, 1)
-    # More caches than the parameters of one CUDA launch hold.
+    # More caches, then more pairs, than the parameters of one CUDA launch hold.
     yield Case(f"copy {shape} 300 caches", 0, partial(_copy, shape=shape, num_caches=300))
-    run = partial(_swap, shape=shape, num_caches=300, staging=3)
-    yield Case(f"swap {shape} 300 caches", 0, run)
+    swap = partial(_swap, shape=shape)
+    yield Case(f"swap {shape} 300 caches", 0, partial(swap, num_caches=300, staging=3))
+    run = partial(_copy, shape=shape, num_caches=3, more_pairs=300)
+    yield Case(f"copy {shape} 300 pairs", 0, run)
+    run = partial(swap, num_caches=3, staging=200, more_pairs=300)
+    yield Case(f"swap {shape} 300 pairs", 0, run)
 
 
 def _paged(target: Target, *, shape: Shape, lengths: list[int]) -> float:
@@ -171,12 +175,14 @@ def _write(target: Target, *, shape: Shape) -> float:
     return write_differences(target, shape, 29)
 
 
-def _copy(target: Target, *, shape: Shape, num_caches: int) -> float:
-    return copy_differences(target, shape, num_caches)
+def _copy(target: Target, *, shape: Shape, num_caches: int, more_pairs: int = 0) -> float:
+    return copy_differences(target, shape, num_caches, more_pairs=more_pairs)
 
 
-def _swap(target: Target, *, shape: Shape, num_caches: int, staging: int) -> float:
-    return swap_differences(target, shape, num_caches, staging)
+def _swap(
+    target: Target, *, shape: Shape, num_caches: int, staging: int, more_pairs: int = 0
+) -> float:
+    return swap_differences(target, shape, num_caches, staging, more_pairs=more_pairs)
 
 
 def all_cases(device: str) -> Iterator[Case]:

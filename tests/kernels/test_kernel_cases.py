@@ -19,8 +19,9 @@ CUDA_CASES = list(all_cases("cuda"))
 def _emulated() -> list[Case]:
     """Sample the CUDA cases (emulation is slow), each kind and every size among them."""
     short = [case for case in CUDA_CASES if "context" not in case.name]
-    many = [case for case in short if "300 caches" in case.name]
-    return [*short[::17], *CUDA_REST[: -3 * 64 : 400], *many[:2]]
+    long = [case for case in CUDA_CASES if "context" in case.name]
+    many = [case for case in short if " 300 " in case.name]
+    return [*short[::17], *CUDA_REST[: -3 * 64 : 400], *many[:4], *long[::8]]
 
 
 def _check(case: Case, target: Target) -> None:

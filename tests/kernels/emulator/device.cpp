@@ -85,17 +85,29 @@ void start(int index, dim3 grid, uint3 at) {
   ++block.warps[index / kWarp].members;
 }
 
-void run_block(int threads) {
-  for (bool busy = true; busy;) {
-    busy = false;
-    const long before = block.progress;
-    for (int i = 0; i < threads; ++i) {
-      if (block.fibers[i].done) continue;
-      busy = true;
-      block.current = i;
-      swapcontext(&block.scheduler, &block.fibers[i].context);
+// Lets the threads of a warp go on, in turns, until all wait for other warps or are done.
+void run_warp(int first, int last, bool forward) {
+  for (long before = -1; block.progress != before;) {
+    before = block.progress;
+    for (int turn = 0; turn < last - first; ++turn) {
+      block.current = forward ? first + turn : last - 1 - turn;
+      Fiber& fiber = block.fibers[block.current];
+      if (!fiber.done) swapcontext(&block.scheduler, &fiber.context);
     }
-    if (busy && block.progress == before) {
+  }
+}
+
+// Warps run as far ahead of each other as barriers allow, from the first to the last and then the
+// other way: what lacks a barrier meets what the others have yet to write, or wrote too soon.
+void run_block(int threads) {
+  for (bool forward = true; block.all.members > 0; forward = !forward) {
+    const long before = block.progress;
+    for (int turn = 0; turn * kWarp < threads; ++turn) {
+      const int index = forward ? turn : (threads - 1) / kWarp - turn;
+      const int last = (index + 1) * kWarp < threads ? (index + 1) * kWarp : threads;
+      run_warp(index * kWarp, last, forward);
+    }
+    if (block.progress == before) {
       std::fprintf(stderr, "emulated device: threads wait for each other in vain\n");
       std::abort();
     }
@@ -124,10 +136,10 @@ int run(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()
   block.fibers.resize(count);
   block.lanes.resize(count);
   block.thread = &thread;
-  shared.assign(shared_bytes / sizeof(float) + 4, std::numeric_limits<float>::quiet_NaN());
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x; ++x) {
+        shared.assign(shared_bytes / sizeof(float) + 4, std::numeric_limits<float>::quiet_NaN());
         block.warps.assign((count + kWarp - 1) / kWarp, Barrier{});
         block.all = Barrier{};
         for (int i = 0; i < count; ++i) start(i, grid, uint3{x, y, z});
