@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.core.errors import UserError, unknown_name
+from engines.kernels import fatbinary
 
 TARGET_TORCH = 0x020B000000000000  # 2.11, the oldest torch that a library loads into
 DEVICES = ("cpu", "cuda")
@@ -78,6 +79,13 @@ def library_folder() -> Path:
 def library_path(device: str, folder: Path, *, into: Path | None = None) -> Path:
     """Return the path of the library that the sources in `folder` make for a device."""
     return (into or library_folder()) / f"_{device}-{source_hash(device, folder)}.so"
+
+
+def is_built(path: Path, device: str, architectures: Sequence[str]) -> bool:
+    """Whether a device's library is there; for CUDA, with code for every architecture named."""
+    if device == "cpu" or not path.exists():
+        return path.exists()
+    return {str(image) for image in fatbinary.list_images(path)} >= set(architectures)
 
 
 def find_torch() -> Path | None:
@@ -169,7 +177,8 @@ def build(
     sets: Sequence[str] | None = None,
     into: Path | None = None,
 ) -> Path:
-    """Compile a device's library and return its path; one that is there already is kept.
+    """Compile a device's library and return its path; one that is there already is kept
+    (see `is_built`).
 
     architectures: for CUDA. sets: for a CPU, names of instruction sets, "plain" among them
     (default: all that this kind of processor may have). into: another folder to build in.
@@ -186,7 +195,7 @@ def build(
         raise UserError(f"{name} was not found on PATH: install it to compile the {device} kernels")
     target = library_path(device, folder, into=into)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
+    if is_built(target, device, architectures):
         return target
     units = compile_units(device, folder, sets or instruction_sets())
     flags = [*_device_flags(device, architectures), "-isystem", str(torch / "include")]

@@ -144,6 +144,30 @@ def test_a_library_for_another_architecture_is_refused(
         library.check_architecture(tmp_path / "_cuda.so")
 
 
+@NEEDS_TORCH
+def test_a_library_without_an_architecture_asked_for_is_built_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A compiler of the test's own writes what it was asked for; the file's name stays the same."""
+
+    def compile_it(command: list[str]) -> None:
+        Path(command[command.index("-o") + 1]).write_text("\n".join(command))
+
+    def images(path: Path) -> list[fatbinary.Image]:
+        found = re.findall(r"code=sm_(\d+)", path.read_text())
+        return [fatbinary.Image(int(number), is_ptx=False) for number in found]
+
+    monkeypatch.setattr(build, "find_compiler", lambda _device: "nvcc")
+    monkeypatch.setattr(build, "_call", compile_it)
+    monkeypatch.setattr(fatbinary, "list_images", images)
+    path = build.build("cuda", into=tmp_path)
+    whole = path.read_text()
+    assert build.build("cuda", architectures=("sm_80",), into=tmp_path) == path
+    assert path.read_text() == whole, "code for both is there already"
+    assert build.build("cuda", architectures=("sm_75",), into=tmp_path) == path
+    assert [str(image) for image in images(path)] == ["sm_75"]
+
+
 @pytest.mark.slow
 @NEEDS_TORCH
 def test_the_cuda_library_compiles_for_both_architectures(tmp_path: Path) -> None:
