@@ -24,6 +24,7 @@ from torch import Tensor
 from engines.core.batch import Copy, Swap
 from engines.core.config import EngineConfig, System
 from engines.core.request import Sequence as Output
+from engines.execution.transfer import send
 from engines.kernels.interface import ContiguousContext, Kernels, PagedContext
 from engines.kernels.swap import SwapSpace
 
@@ -289,7 +290,9 @@ class PaddedCache(KVCache):
 
     def continue_rows(self, targets: Sequence[int], sources: Sequence[int]) -> None:
         """Copy rows; none is both a source and a target."""
-        self._rows[:, list(targets)] = self._rows[:, list(sources)]
+        device = self._rows.device
+        to, origin = (send(np.array(rows), device) for rows in (targets, sources))
+        self._rows[:, to] = self._rows[:, origin]
 
 
 def create_cache(shape: CacheShape, config: EngineConfig, kernels: Kernels) -> KVCache:
