@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -65,6 +66,37 @@ def test_bases_are_pinned_and_nothing_stands_before_the_command(path: Path) -> N
     assert text.endswith('ENTRYPOINT []\nCMD ["bench", "--help"]\n')
     assert re.search(r"^USER 10001:10001$", text, re.M)
     assert re.search(r"@sha256:[0-9a-f]{64}$", CPU_BASE)
+
+
+def put(program: Path, script: str) -> None:
+    program.parent.mkdir(parents=True, exist_ok=True)
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+
+
+def test_a_base_whose_python_is_too_old_gets_one_that_finds_its_modules(tmp_path: Path) -> None:
+    text = (ROOT / "Dockerfile.ft").read_text(encoding="utf-8")
+    step = re.search(r"^RUN (mkdir -p /opt/python .*?fi)$", text, re.M | re.S)
+    venv = re.search(r'^RUN PATH="/opt/python/(\S+):\$\{PATH\}" && python3 -m venv', text, re.M)
+    assert step is not None
+    assert venv is not None
+    put(tmp_path / "bin" / "python3", 'test "$1" != -c')
+    put(
+        tmp_path / "bin" / "uv",
+        f"cd {tmp_path}/python/all\n"
+        "mkdir -p cpython-3.12.11-linux/bin cpython-3.12.11-linux/lib\n"
+        "ln -s cpython-3.12.11-linux cpython-3.12-linux",
+    )
+    (tmp_path / "python" / "all").mkdir(parents=True)
+    script = step[1].replace("/opt/python", f"{tmp_path}/python")
+    environment = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "PIP_CERT": ""}
+    done = subprocess.run(
+        ["sh", "-euc", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "python" / venv[1]  # of its programs, as the next step names it
+    assert folder.is_dir()
+    assert folder.with_name("lib").is_dir()
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
