@@ -79,6 +79,12 @@ class LazyGroup(click.Group):
             _fail(error.format_message(), error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             _fail("interrupted", 130)
+        except Exception as error:
+            from bench.launch.daemon import trouble
+
+            if (reason := trouble(error)) is None:
+                raise
+            _fail(reason, 2)
         sys.exit(status if isinstance(status, int) else 0)
 
 

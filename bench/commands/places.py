@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -165,15 +166,20 @@ def tell_runner(settled: Mapping[str, Any]) -> None:
 
 def _why_local(backend: str) -> str:
     """The reason to do without containers, or nothing."""
-    from bench.launch.daemon import NoDaemonError, connect
-    from bench.launch.gpus import find_gpus
+    from bench.launch.daemon import NoDaemonError, connect, trouble
+    from bench.launch.gpus import docker_gives_gpus, find_gpus
 
     if backend in ("sim", "cpu"):
         return f"containers are for GPUs (--runner docker uses them with --backend {backend} too)"
     if not find_gpus():
         return "no GPU here"
     try:
-        connect(timeout_s=_CHECK_TIMEOUT_S).close()
+        with closing(connect(timeout_s=_CHECK_TIMEOUT_S)) as client:
+            can = docker_gives_gpus(client)
     except NoDaemonError as error:
         return str(error)
-    return ""
+    except Exception as error:
+        if (reason := trouble(error)) is None:
+            raise
+        return reason
+    return "" if can else "Docker here gives no GPUs to containers (bench doctor: the remedy)"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from bench.doctor import Finding, Level
 from bench.launch.context import SYSTEMS
-from bench.launch.daemon import NoDaemonError, connect
-from bench.launch.gpus import Gpu, find_gpus
+from bench.launch.daemon import NoDaemonError, connect, trouble
+from bench.launch.gpus import Gpu, docker_gives_gpus, find_gpus
 from bench.launch.images import Images, ImageState, build_args_of_environment
 from engines.core.config import GIB
 from engines.core.errors import UserError
@@ -45,15 +45,27 @@ def container_findings(
         yield Finding("Docker", Level.WARN, found, f"{remedy} (only containers need it)")
         return
     with closing(client):
-        yield Finding("Docker", Level.OK, f"daemon {client.version().get('Version')}")
-        yield check_docker_disk(client)
-        if gpus:
-            yield check_nvidia_runtime(client)
-        yield from check_images(client, device="cuda" if gpus else "cpu")
+        try:
+            yield from _findings_of_daemon(client, gpus)
+        except Exception as error:
+            if (reason := trouble(error)) is None:
+                raise
+            found, _, remedy = reason.rpartition(": ")
+            yield Finding("Docker", Level.WARN, found, remedy)
+
+
+def _findings_of_daemon(client: DockerClient, gpus: list[Gpu]) -> Iterator[Finding]:
+    yield Finding("Docker", Level.OK, f"daemon {client.version().get('Version')}")
+    yield check_docker_disk(client)
+    if gpus:
+        yield check_nvidia_runtime(client)
+    yield from check_images(client, device="cuda" if gpus else "cpu")
 
 
 def check_gpus(gpus: list[Gpu]) -> Finding:
     """GPUs are welcome and not needed; those that others use are told."""
+    if not gpus and shutil.which("nvidia-smi"):
+        return Finding("GPU", Level.WARN, "none that nvidia-smi shows", "nvidia-smi says why")
     if not gpus:
         return Finding("GPU", Level.OK, "none: figures are simulated")
     names = [f"{gpu.name} {gpu.memory_bytes / GIB:.0f} GiB" for gpu in gpus]
@@ -90,9 +102,7 @@ def check_docker_disk(client: DockerClient) -> Finding:
 
 def check_nvidia_runtime(client: DockerClient) -> Finding:
     """Docker can hand GPUs to containers."""
-    information = client.info()
-    devices = [d.get("ID", "") for d in information.get("DiscoveredDevices") or ()]
-    if "nvidia" in (information.get("Runtimes") or {}) or any("nvidia" in d for d in devices):
+    if docker_gives_gpus(client):
         return Finding("NVIDIA runtime", Level.OK, "known to Docker")
     return Finding(
         "NVIDIA runtime",

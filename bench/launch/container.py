@@ -106,4 +106,15 @@ def input_mounts(specs: Sequence[PointSpec]) -> dict[str, str]:
             if value is not None and Path(value).exists():
                 target = posixpath.normpath(posixpath.join(WORK, value))
                 found[target] = str(Path(value).resolve())
+                found |= _linked(Path(value), target)
     return found
+
+
+def _linked(folder: Path, target: str) -> dict[str, str]:
+    """What links in a folder lead to outside, such as a checkpoint in Hugging Face's cache."""
+    found = {
+        posixpath.normpath(posixpath.join(target, path.readlink())): str(path.resolve())
+        for path in folder.glob("*")
+        if path.is_symlink() and path.exists()
+    }
+    return {place: source for place, source in found.items() if not place.startswith(f"{target}/")}

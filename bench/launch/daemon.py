@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 from typing import TYPE_CHECKING, Any
 
 from engines.core.errors import UserError
@@ -61,6 +62,24 @@ def explain(error: BaseException) -> str:
             "or use --runner local"
         )
     return f"Docker does not answer: {_one_line(error)}: check `docker info`, or use --runner local"
+
+
+def trouble(error: BaseException) -> str | None:
+    """What an error means that Docker's SDK has raised, in one line; None for any other."""
+    if "docker" not in sys.modules:
+        return None
+    import docker
+    import requests
+    import urllib3
+
+    if isinstance(error, docker.errors.APIError):
+        return f"Docker refuses: {refusal(error)}: check `docker info`"
+    of_the_sdk = (
+        docker.errors.DockerException,
+        requests.exceptions.RequestException,
+        urllib3.exceptions.HTTPError,
+    )
+    return explain(error) if isinstance(error, of_the_sdk) else None
 
 
 def _errno_of(error: BaseException | None) -> int | None:

@@ -6,14 +6,20 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bench.point import PointSpec
 from engines.core.errors import UserError
+
+if TYPE_CHECKING:
+    from docker import DockerClient
 
 _TIMEOUT_S = 20
 _MIB = 1 << 20
 # A GPU with more than this in use serves somebody else; a driver alone holds less.
 _IDLE_BYTES = 1024 * _MIB
+# The toolkit's programs: where they are, Docker gives GPUs without having been told of a runtime.
+_HOOKS = ("nvidia-container-runtime-hook", "nvidia-cdi-hook")
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,17 @@ def find_gpus() -> list[Gpu]:
     except (OSError, subprocess.SubprocessError):
         return []
     return [gpu for line in done.stdout.splitlines() if (gpu := parse_gpu(line)) is not None]
+
+
+def docker_gives_gpus(client: DockerClient) -> bool:
+    """Whether Docker can hand GPUs to containers, as far as can be seen without doing it."""
+    information = client.info()
+    devices = [device.get("ID", "") for device in information.get("DiscoveredDevices") or ()]
+    return (
+        "nvidia" in (information.get("Runtimes") or {})
+        or any("nvidia" in device for device in devices)
+        or any(shutil.which(program) for program in _HOOKS)
+    )
 
 
 def parse_gpu(line: str) -> Gpu | None:

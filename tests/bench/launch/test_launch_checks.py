@@ -5,8 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import docker
 import pytest
+import requests
+from click.testing import CliRunner
 
+from bench.cli import main
 from bench.doctor import Finding, Level
 from bench.launch import checks
 from bench.launch.checks import container_findings
@@ -89,6 +93,47 @@ def test_what_is_wrong_has_a_remedy(programs: Path, monkeypatch: pytest.MonkeyPa
     assert examine(daemon(), [])["Docker"].found == "not installed (optional)"
 
 
+def test_the_toolkits_program_serves_without_a_runtime(programs: Path) -> None:
+    put(programs / "nvidia-container-runtime-hook", "")
+    assert examine(daemon(("runc",)), [IDLE])["NVIDIA runtime"].level is Level.OK
+
+
+def test_a_driver_that_shows_no_gpu_is_told(programs: Path) -> None:
+    put(programs / "nvidia-smi", "exit 18")
+    assert examine(daemon(), [])["GPU"].level is Level.WARN
+
+
+def test_a_daemon_that_stops_answering_is_told(programs: Path) -> None:
+    def info() -> Any:
+        raise requests.ReadTimeout("Read timed out.")
+
+    client = daemon()
+    client.info = info
+    found = examine(client, [])["Docker"]
+    assert (found.level, found.found) == (Level.WARN, "Docker does not answer: Read timed out.")
+    assert "docker info" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (requests.ConnectionError("broken"), "Error: Docker does not answer: broken: check"),
+        (docker.errors.APIError("no", explanation="odd"), "Error: Docker refuses: odd: check"),
+    ],
+)
+def test_what_docker_says_at_any_time_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+) -> None:
+    def fail(**_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("bench.launch.daemon.connect", fail)
+    result = CliRunner().invoke(main, ["images", "--list"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(line)
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_daemon_that_does_not_run_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
     with pytest.raises(NoDaemonError, match="no Docker daemon answers: start it"):
@@ -99,7 +144,6 @@ def test_a_daemon_that_does_not_run_is_explained(monkeypatch: pytest.MonkeyPatch
 
 
 def test_missing_permission_is_explained() -> None:
-    import requests
     from docker.errors import DockerException
     from urllib3.exceptions import ProtocolError
 

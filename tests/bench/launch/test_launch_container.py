@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
 from click.testing import CliRunner
 from fake_docker import frame
 
@@ -86,6 +87,25 @@ def test_a_container_sees_results_and_named_inputs_alone(
     assert "device_requests" not in options
 
 
+def test_a_checkpoint_of_links_comes_with_what_they_lead_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    snapshot, blobs = tmp_path / "hub" / "snapshots" / "1", tmp_path / "hub" / "blobs"
+    for folder in (snapshot, blobs):
+        folder.mkdir(parents=True)
+    (blobs / "abc").touch()
+    (snapshot / "config.json").symlink_to("../../blobs/abc")
+    (snapshot / "same.json").symlink_to("config.json")
+    (snapshot / "own").touch()
+    (snapshot / "alias").symlink_to("own")
+    (snapshot / "gone").symlink_to("../../blobs/none")
+    absolute = input_mounts([PointSpec(system="astra", model=str(snapshot))])
+    assert absolute == {str(snapshot): str(snapshot), str(blobs / "abc"): str(blobs / "abc")}
+    relative = input_mounts([PointSpec(system="astra", model="hub/snapshots/1")])
+    assert relative[f"{WORK}/hub/blobs/abc"] == str(blobs / "abc")
+
+
 def test_gpus_come_with_shared_memory_and_pinned_memory(tmp_path: Path) -> None:
     gpus = tuple(Gpu(f"GPU-{i}", "A100", 40 * GIB, 0, "580") for i in range(4))
     confinement = Confinement(tmp_path, gpus=gpus)
@@ -139,28 +159,35 @@ def test_what_cannot_be_written_or_read_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "trouble", "backend", "runner", "used", "reason"),
+    ("gpus", "runtimes", "backend", "runner", "used", "reason"),
     [
-        (1, "", "auto", "docker", "cuda", "Docker and GPUs are here"),
-        (1, "", "cuda", "docker", "cuda", "Docker and GPUs are here"),
+        (1, ["nvidia"], "auto", "docker", "cuda", "Docker and GPUs are here"),
+        (1, ["nvidia"], "cuda", "docker", "cuda", "Docker and GPUs are here"),
         (1, "no daemon: start it", "sim", "local", "sim", "containers are for GPUs"),
-        (0, "", "auto", "local", "sim", "no GPU here"),
+        (0, ["nvidia"], "auto", "local", "sim", "no GPU here"),
         (1, "no daemon: start it", "auto", "local", "sim", "no daemon: start it"),
+        (1, ["runc"], "auto", "local", "sim", "Docker here gives no GPUs to containers"),
+        (1, [], "auto", "local", "sim", "Docker does not answer: Read timed out"),
     ],
 )
 def test_auto_takes_containers_where_docker_and_gpus_are(
     monkeypatch: pytest.MonkeyPatch,
     gpus: int,
-    trouble: str,
+    runtimes: list[str] | str,
     backend: str,
     runner: str,
     used: str,
     reason: str,
 ) -> None:
+    def info() -> dict[str, Any]:
+        if not runtimes:
+            raise requests.ReadTimeout("Read timed out")
+        return {"Runtimes": dict.fromkeys(runtimes)}
+
     def connect(**_: Any) -> Any:
-        if trouble:
-            raise NoDaemonError(trouble)
-        return io.BytesIO()  # has close()
+        if isinstance(runtimes, str):
+            raise NoDaemonError(runtimes)
+        return SimpleNamespace(info=info, close=lambda: None)
 
     monkeypatch.setattr("bench.launch.daemon.connect", connect)
     monkeypatch.setattr("bench.launch.gpus.find_gpus", lambda: ["gpu"] * gpus)
