@@ -47,6 +47,8 @@ def command(
     from bench.launch.images import Images, image_system, parse_build_args
     from bench.launch.owner import sweep
 
+    results = Path(artifacts).absolute()
+    check_writable(results)
     client = connect()
     sweep(client, note)
     images = Images(client, build_args=parse_build_args(build_arg))
@@ -55,8 +57,6 @@ def command(
     if device == "cuda" and not gpus:
         raise UserError("no GPU is free here for a CUDA image: free one, or use --device cpu")
     image = images.ensure(images.recipe(image_system(system), device), note)
-    results = Path(artifacts).absolute()
-    check_writable(results)
     results.mkdir(parents=True, exist_ok=True)
     confinement = Confinement(results, gpus=gpus, results_at=f"{WORK}/artifacts")
     ctx.exit(run_command(client, image, ("bench", *words), confinement))

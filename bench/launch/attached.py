@@ -13,9 +13,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from bench.launch.container import Confinement
-from bench.launch.daemon import LAUNCHER, refusal
+from bench.launch.daemon import LAUNCHER, explain, refusal
 from bench.launch.images import Image
-from bench.launch.owner import launcher_name, remove
+from bench.launch.owner import launcher_name, remove, remove_ours
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 _GRACE_S = 60  # for the daemon to tell the exit status of a container whose streams have ended
-_NO_GPU_DRIVER = "could not select device driver"
+_NO_GPUS = ("could not select device driver", "no known GPU vendor")  # Docker to 28, and from 29
 
 
 class Attached:
@@ -47,7 +47,13 @@ class Attached:
             self._container.start()
         except (docker.errors.APIError, OSError) as error:
             self.stop()
-            raise UserError(_explain(refusal(error), image.name)) from error
+            known = isinstance(error, docker.errors.APIError)
+            reason = refusal(error) if known else explain(error)
+            raise UserError(_explain(reason, image.name)) from error
+        except KeyboardInterrupt:
+            self.stop()
+            remove_ours(client)  # it may have come before we knew what was made
+            raise
         except BaseException:
             self.stop()
             raise
@@ -61,19 +67,26 @@ class Attached:
         return None
 
     def stop(self) -> None:
-        """End the program and remove the container."""
+        """End the program and remove the container.
+
+        If the daemon does not, then the container ends with its standard input, and the next start
+        removes it.
+        """
+        import docker
+
         for name in ("stream", "_owner", "_exit"):
             if hasattr(self, name):
                 with suppress(OSError):
                     getattr(self, name).close()
         if hasattr(self, "_container"):
-            remove(self._container)
+            with suppress(docker.errors.DockerException, OSError):
+                remove(self._container)
 
 
 def _create(
     client: DockerClient, image: Image, words: Sequence[str], confinement: Confinement
 ) -> Container:
-    """Create a container; on Ctrl-C, wait until the daemon has made it, and remove it."""
+    """Create a container; on Ctrl-C, wait until the daemon has made it."""
     with ThreadPoolExecutor(1) as beside:  # which Ctrl-C does not reach
         made = beside.submit(
             client.containers.create,
@@ -84,11 +97,7 @@ def _create(
             labels={LAUNCHER: launcher_name()},
             **confinement.options(),
         )
-        try:
-            return made.result()
-        except KeyboardInterrupt:
-            remove(made.result())
-            raise
+        return made.result()
 
 
 def _attach(client: DockerClient, container_id: str) -> tuple[Any, socket.socket]:
@@ -121,7 +130,7 @@ def _await_exit(client: DockerClient, container_id: str) -> Any:
 
 
 def _explain(reason: str, image: str) -> str:
-    if _NO_GPU_DRIVER in reason:
+    if any(words in reason for words in _NO_GPUS):
         return (
             f"Docker cannot give a GPU to {image}: install the NVIDIA container toolkit and run "
             "`sudo nvidia-ctk runtime configure --runtime=docker`, or use --runner local"

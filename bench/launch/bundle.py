@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +102,7 @@ def load_images(client: DockerClient, folder: Path) -> list[Image]:
     recorded = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["images"]
     images = [Image(**values) for values in recorded]
     try:
-        with (folder / IMAGES).open("rb") as archive:
+        with (folder / IMAGES).open("rb") as archive, _patient(client):
             loaded = {image.id for image in client.images.load(archive)}
     except (OSError, docker.errors.APIError, docker.errors.ImageLoadError) as error:
         raise UserError(f"{folder / IMAGES} does not load: {refusal(error)}") from error
@@ -109,6 +110,16 @@ def load_images(client: DockerClient, folder: Path) -> list[Image]:
         if image.image_id not in loaded:
             raise UserError(f"{IMAGES} holds another {image.name} than {MANIFEST} says")
     return images
+
+
+@contextmanager
+def _patient(client: DockerClient) -> Iterator[None]:
+    """Wait for answers without a limit: to take in the images for GPUs lasts minutes."""
+    before, client.api.timeout = client.api.timeout, None
+    try:
+        yield
+    finally:
+        client.api.timeout = before
 
 
 def _save(client: DockerClient, names: Sequence[str], path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 _UNDER_WAY = 409  # the daemon's status for a container whose removal has begun already
+_PATIENCE_S = 60  # with such a removal, which may fail, too
+_AGAIN_S = 0.05
+_ENDED = ("Z", "X")  # states of processes that Linux still lists
 
 
 def launcher_name(pid: int | None = None) -> str:
@@ -40,10 +44,14 @@ def is_alive(name: str) -> bool:
 
 
 def _started(pid: int) -> str:
-    """When a process started, in ticks since the machine did; empty where /proc does not tell."""
+    """When a process started, in ticks since the machine did; empty where /proc does not tell.
+
+    Empty too for one that has ended, whether its parent has noticed or not.
+    """
     with suppress(OSError):
         after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]
-        return after_name.split()[19]
+        state, *numbers = after_name.split()
+        return "" if state in _ENDED else numbers[18]
     return ""
 
 
@@ -85,12 +93,14 @@ def remove(container: Container) -> None:
     """Kill and remove a container, and wait until it is gone; one that is gone is no error."""
     import docker
 
-    try:
-        container.remove(force=True)
-    except docker.errors.NotFound:
-        return
-    except docker.errors.APIError as error:
-        if error.status_code != _UNDER_WAY:
-            raise
-        with suppress(docker.errors.NotFound):
-            container.wait(condition="removed")
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            container.remove(force=True)
+            return
+        except docker.errors.NotFound:
+            return
+        except docker.errors.APIError as error:
+            if error.status_code != _UNDER_WAY or time.monotonic() > deadline:
+                raise
+        time.sleep(_AGAIN_S)

@@ -41,6 +41,7 @@ class FakeContainer:
         self.orders: list[Order] = []
         self.ended = threading.Event()
         self.status = 0
+        self.refusals: list[Exception] = []  # what the next removals fail with
         self._daemon = daemon
 
     def attach(self) -> socket.socket:
@@ -89,6 +90,8 @@ class FakeContainer:
 
     def remove(self, *, force: bool) -> None:
         assert force
+        if self.refusals:
+            raise self.refusals.pop(0)
         if self not in self._daemon.alive:
             raise docker.errors.NotFound("gone")
         self._daemon.remove(self)

@@ -29,7 +29,9 @@ class FakeClient:
     def __init__(self) -> None:
         self.loads = [image.image_id for image in IMAGES]
         self.asked: list[Any] = []
-        self.api = SimpleNamespace(base_url="http+docker://x", api_version="1.41", get=self._get)
+        self.api = SimpleNamespace(
+            base_url="http+docker://x", api_version="1.41", timeout=60, get=self._get
+        )
         self.images = SimpleNamespace(load=self._load)
 
     def _get(self, url: str, params: Any, **_: Any) -> Any:
@@ -41,6 +43,7 @@ class FakeClient:
 
     def _load(self, archive: Any) -> list[Any]:
         assert archive.read() == b"layers of images"
+        assert self.api.timeout is None, "large images take longer than any other answer"
         return [SimpleNamespace(id=found) for found in self.loads]
 
 
@@ -82,6 +85,7 @@ def test_a_bundle_holds_all_and_verifies(
     )
     assert verify_sums(folder) == len(list(folder.rglob("*.*"))) == 6
     assert load_images(client, folder) == IMAGES  # type: ignore[arg-type]
+    assert client.api.timeout == 60
     assert json.loads((folder / "manifest.json").read_text())["images"][0]["image_id"] == "sha256:1"
 
 

@@ -87,6 +87,22 @@ def test_a_command_passes_its_streams_and_status_through(
         ask_command(daemon, IMAGE, words, Confinement(tmp_path))  # type: ignore[arg-type]
 
 
+def test_ctrl_c_while_a_commands_container_is_made_leaves_none(
+    tmp_path: Path, daemon: FakeDaemon
+) -> None:
+    make = daemon.containers.create
+
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        make(*arguments, **options)
+        raise KeyboardInterrupt
+
+    daemon.containers.create = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        run_command(daemon, IMAGE, ("bench",), Confinement(tmp_path))  # type: ignore[arg-type]
+    assert daemon.created
+    assert daemon.alive == []
+
+
 def test_kernels_are_timed_on_one_free_gpu_and_their_provenance_names_the_container(
     tmp_path: Path, daemon: FakeDaemon
 ) -> None:

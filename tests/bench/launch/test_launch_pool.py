@@ -1,20 +1,23 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import docker
 import numpy as np
 import pytest
+import requests
 from fake_docker import FakeContainer, FakeDaemon
 
 from bench.launch import pool as pools
 from bench.launch.daemon import LAUNCHER
 from bench.launch.gpus import Gpu
 from bench.launch.images import Image
-from bench.launch.owner import launcher_name, sweep
+from bench.launch.owner import is_alive, launcher_name, remove, sweep
 from bench.launch.pool import Containers
 from bench.launch.wire import Message, Order, Ready
 from bench.point import PointSpec
@@ -23,6 +26,7 @@ from bench.results import Store
 from bench.run import Outcome
 from bench.runner import Summary, run_points
 from bench.worker import Advanced, Failed, Task, attempt
+from engines.core.errors import UserError
 
 GIB = 1 << 30
 
@@ -227,9 +231,18 @@ def test_ctrl_c_while_a_container_is_made_leaves_none(
     assert daemon.alive == []
 
 
-def test_a_missing_gpu_driver_is_explained(store: Store, program: Any, images: list[str]) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        'could not select device driver "" with capabilities: [[gpu]]',
+        "failed to discover GPU vendor from CDI: no known GPU vendor found",
+    ],
+)
+def test_a_missing_gpu_driver_is_explained(
+    store: Store, program: Any, images: list[str], error: str
+) -> None:
     daemon = FakeDaemon(program)
-    daemon.start_error = 'could not select device driver "" with capabilities: [[gpu]]'
+    daemon.start_error = error
     with pytest.raises(Exception, match="install the NVIDIA container toolkit"):
         start(daemon, store, measured(1), gpus=1)
     assert daemon.alive == []
@@ -261,6 +274,59 @@ def test_containers_of_dead_launchers_are_removed_and_no_others(
     assert any("removed 2 containers" in note for note in display.notes)
     start(daemon, store, simulated(1))  # a run leaves none of its own process either
     assert daemon.alive == [foreign, elsewhere]
+
+
+def test_a_launcher_that_nobody_has_buried_is_dead() -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        name = launcher_name(process.pid)
+        assert is_alive(name)
+        assert process.stdin is not None
+        process.stdin.close()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert not is_alive(name)
+
+
+def conflict(status: int = 409) -> docker.errors.APIError:
+    response = requests.Response()
+    response.status_code = status
+    return docker.errors.APIError("no", response=response, explanation="removal is in progress")
+
+
+def test_a_removal_under_way_is_waited_for_and_one_that_failed_is_done_again(
+    store: Store, program: Any
+) -> None:
+    daemon = FakeDaemon(program)
+    container = daemon.containers.create("image", [])
+    container.refusals = [conflict(), conflict()]
+    remove(container)
+    assert daemon.alive == []
+    container.refusals = [conflict(500)]
+    with pytest.raises(docker.errors.APIError):
+        remove(container)
+
+
+def test_a_daemon_that_removes_nothing_ends_no_run(
+    store: Store, program: Any, images: list[str]
+) -> None:
+    def follow(container: FakeContainer, order: Order) -> Iterable[Message]:
+        container.refusals = [conflict(500), requests.ConnectionError("refused")]
+        return program(container, order)
+
+    specs = simulated(1)
+    summary, _ = start(FakeDaemon(follow), store, specs, jobs=1)
+    assert summary.done == tuple(specs)
+
+
+def test_a_daemon_that_goes_away_is_told(
+    store: Store, program: Any, images: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(container: FakeContainer) -> None:
+        container.theirs.close()
+        raise requests.ConnectionError(ConnectionRefusedError(errno.ECONNREFUSED, "refused"))
+
+    monkeypatch.setattr(FakeContainer, "start", refuse)
+    with pytest.raises(UserError, match="does not start: no Docker daemon answers: start it"):
+        start(FakeDaemon(program), store, simulated(1), jobs=1)
 
 
 def test_what_a_point_fails_with_is_told(store: Store, images: list[str]) -> None:
