@@ -27,7 +27,13 @@ CPU_BASE = (
     "@sha256:d5d3f9c23164ea16f31852f95bd5959aad1c5e854332fe00f7b3a20fcc9f635c"
 )
 # Build arguments that decide what an image holds; all others only say how to get it.
-_DECIDING = ("BASE_IMAGE", "DEVICE", "CUDA_ARCHITECTURES", "FT_LIBRARY")
+_DECIDING = ("BASE_IMAGE", "DEVICE", "CUDA_ARCHITECTURES", "FT_LIBRARY", "FT_IMAGE")
+_OF_LIBRARY = ("FT_LIBRARY", "FT_IMAGE")  # for FasterTransformer's image alone
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+_KNOWN = (
+    *("BASE_IMAGE", "CUDA_ARCHITECTURES", "EXTRA_CA", "PIP_INDEX_URL", "TORCH_INDEX"),
+    *(*_OF_LIBRARY, *_PROXIES, *map(str.upper, _PROXIES)),
+)
 _TAIL = 10  # lines of a failed step to show
 _STEP_WIDTH = 90
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # the daemon's, for what a step prints as errors
@@ -89,12 +95,19 @@ class Recipe:
 
 
 def parse_build_args(words: Iterable[str]) -> dict[str, str]:
-    """Read NAME=VALUE words; raises UserError for any other."""
+    """Read NAME=VALUE words; raises UserError for any other, and for names without a meaning."""
     found = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name.isidentifier():
             raise UserError(f"build argument must be NAME=VALUE, got '{word}'")
+        if name == "DEVICE":
+            raise UserError(
+                "the device is no build argument here: it follows the backend, or --device of "
+                "bench images (by make: DEVICE=)"
+            )
+        if name not in _KNOWN:
+            raise unknown_name("build argument", name, _KNOWN)
         found[name] = value
     return found
 
@@ -116,9 +129,9 @@ class Images:
 
     def recipe(self, system: str, device: str) -> Recipe:
         """Return how a system's image is made with the build arguments that were given."""
-        given = {k: v for k, v in self._build_args.items() if k not in ("DEVICE", "FT_LIBRARY")}
-        if system == "ft" and self._build_args.get("FT_LIBRARY"):
-            given["FT_LIBRARY"] = self._build_args["FT_LIBRARY"]
+        with_library = system == "ft" and bool(self._build_args.get("FT_LIBRARY"))
+        left_out = () if with_library else _OF_LIBRARY
+        given = {k: v for k, v in self._build_args.items() if k not in left_out}
         return Recipe(system, device, given)
 
     def find(self, recipe: Recipe) -> Image | None:

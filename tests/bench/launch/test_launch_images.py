@@ -100,18 +100,26 @@ def test_a_failed_build_shows_the_last_lines_of_its_step(root: Path, daemon: Fak
 
 
 def test_the_library_is_for_ft_alone() -> None:
-    images = Images(None, build_args=parse_build_args(["FT_LIBRARY=1"]))  # type: ignore[arg-type]
-    assert images.recipe("ft", "cuda").arguments["FT_LIBRARY"] == "1"
-    assert "FT_LIBRARY" not in images.recipe("astra", "cuda").arguments
+    given = parse_build_args(["FT_LIBRARY=1", "FT_IMAGE=pinned"])
+    images = Images(None, build_args=given)  # type: ignore[arg-type]
+    assert given.items() <= images.recipe("ft", "cuda").arguments.items()
+    assert images.recipe("astra", "cuda").arguments == {"DEVICE": "cuda"}
+    without = Images(None, build_args={"FT_IMAGE": "pinned"})  # type: ignore[arg-type]
+    assert without.recipe("ft", "cuda").arguments == {"DEVICE": "cuda"}
 
 
 def test_names_and_arguments() -> None:
     assert image_system("orca-pow2") == "orca"
     assert image_system("ft") == "ft"
     assert Recipe("astra", "cuda").name == "sosp23-astra:latest"
-    assert parse_build_args(["A=1", "B="]) == {"A": "1", "B": ""}
+    found = parse_build_args(["BASE_IMAGE=a=b", "TORCH_INDEX=", "https_proxy=c"])
+    assert found == {"BASE_IMAGE": "a=b", "TORCH_INDEX": "", "https_proxy": "c"}
     for word in ("A", "=1", "a b=1"):
         with pytest.raises(UserError, match="NAME=VALUE"):
             parse_build_args([word])
+    with pytest.raises(UserError, match="'FT_LIBARY': did you mean FT_LIBRARY"):
+        parse_build_args(["FT_LIBARY=1"])
+    with pytest.raises(UserError, match="--device of bench images"):
+        parse_build_args(["DEVICE=cpu"])
     with pytest.raises(UserError, match="unknown device of an image 'gpu'"):
         Recipe("astra", "gpu")

@@ -145,11 +145,11 @@ def test_the_speed_of_a_cpu_is_measured_in_its_image(tmp_path: Path, daemon: Fak
 
 
 def test_who_measures_follows_the_runner(tmp_path: Path) -> None:
-    given = {"runner": "local", "build_arg": ("A=1",)}
+    given = {"runner": "local", "build_arg": ("BASE_IMAGE=a",)}
     assert places.choose_measurer(given, tmp_path) == Here(tmp_path)
     chosen = places.choose_measurer({**given, "runner": "docker"}, tmp_path)
     assert isinstance(chosen, ContainedMeasurer)
-    assert chosen.build_args == {"A": "1"}
+    assert chosen.build_args == {"BASE_IMAGE": "a"}
 
 
 def test_a_cuda_image_is_not_launched_without_a_gpu(
