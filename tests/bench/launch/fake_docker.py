@@ -92,9 +92,8 @@ class FakeContainer:
         assert force
         if self.refusals:
             raise self.refusals.pop(0)
-        if self not in self._daemon.alive:
+        if not self._daemon.remove(self):
             raise docker.errors.NotFound("gone")
-        self._daemon.remove(self)
 
 
 class FakeDaemon:
@@ -112,6 +111,7 @@ class FakeDaemon:
         self.builds: list[dict[str, Any]] = []
         self.removed_images: list[str] = []
         self._numbers = itertools.count(1)
+        self._removing = threading.Lock()
         self.containers = SimpleNamespace(create=self._create, list=self._list)
         self.images = SimpleNamespace(get=self._image, remove=self.removed_images.append)
         self.api = SimpleNamespace(
@@ -122,10 +122,14 @@ class FakeDaemon:
     def version(self) -> dict[str, str]:
         return {"Version": "0.0-fake"}
 
-    def remove(self, container: FakeContainer) -> None:
-        if container in self.alive:
-            self.alive.remove(container)
+    def remove(self, container: FakeContainer) -> bool:
+        """Whether the container was there; it may end by itself at this moment."""
+        with self._removing:
+            present = container in self.alive
+            if present:
+                self.alive.remove(container)
         container.ended.set()
+        return present
 
     def _create(self, image: str, command: list[str], **options: Any) -> FakeContainer:
         container = FakeContainer(self, next(self._numbers), image, options)
@@ -140,7 +144,8 @@ class FakeDaemon:
         assert all
         assert ignore_removed, "the list would fail if a container goes meanwhile"
         name, equals, value = filters["label"].partition("=")
-        found = [c for c in self.alive if name in c.labels]
+        with self._removing:
+            found = [c for c in self.alive if name in c.labels]
         return [c for c in found if c.labels[name] == value] if equals else found
 
     def _find(self, container_id: str) -> FakeContainer:
