@@ -115,12 +115,13 @@ def check_nvidia_runtime(client: DockerClient) -> Finding:
 
 def check_images(client: DockerClient, *, device: str) -> Iterator[Finding]:
     """Each system's image is there and fresh; the launcher builds it otherwise."""
-    images = Images(client, build_args=build_args_of_environment())
     try:
+        images = Images(client, build_args=build_args_of_environment())
         recipes = [images.recipe(system, device) for system in SYSTEMS]
         states = [images.state(recipe) for recipe in recipes]
     except UserError as error:
-        yield Finding("images", Level.WARN, str(error), "run from a clone of the repository")
+        found, _, remedy = str(error).partition(": ")
+        yield Finding("images", Level.WARN, found, remedy)
         return
     for recipe, state in zip(recipes, states, strict=True):
         remedy = "" if state is ImageState.FRESH else "make images (or let the first run build it)"

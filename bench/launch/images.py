@@ -29,10 +29,10 @@ CPU_BASE = (
 # Build arguments that decide what an image holds; all others only say how to get it.
 _DECIDING = ("BASE_IMAGE", "DEVICE", "CUDA_ARCHITECTURES", "FT_LIBRARY", "FT_IMAGE")
 _OF_LIBRARY = ("FT_LIBRARY", "FT_IMAGE")  # for FasterTransformer's image alone
-_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")  # or capitals
 _KNOWN = (
     *("BASE_IMAGE", "CUDA_ARCHITECTURES", "EXTRA_CA", "PIP_INDEX_URL", "TORCH_INDEX"),
-    *(*_OF_LIBRARY, *_PROXIES, *map(str.upper, _PROXIES)),
+    *(*_OF_LIBRARY, *_PROXIES),
 )
 _TAIL = 10  # lines of a failed step to show
 _STEP_WIDTH = 90
@@ -106,7 +106,7 @@ def parse_build_args(words: Iterable[str]) -> dict[str, str]:
                 "the device is no build argument here: it follows the backend, or --device of "
                 "bench images (by make: DEVICE=)"
             )
-        if name not in _KNOWN:
+        if name not in _KNOWN and name.lower() not in _PROXIES:
             raise unknown_name("build argument", name, _KNOWN)
         found[name] = value
     return found

@@ -103,6 +103,13 @@ def test_a_driver_that_shows_no_gpu_is_told(programs: Path) -> None:
     assert examine(daemon(), [])["GPU"].level is Level.WARN
 
 
+def test_a_misspelt_build_argument_is_told(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_BUILD_ARGS", "FT_LIBARY=1")
+    found = examine(daemon(), [])["images"]
+    assert found.found == "unknown build argument 'FT_LIBARY'"
+    assert found.remedy.startswith("did you mean FT_LIBRARY")
+
+
 def test_a_daemon_that_stops_answering_is_told(programs: Path) -> None:
     def info() -> Any:
         raise requests.ReadTimeout("Read timed out.")
