@@ -114,6 +114,12 @@ def check_writable(directory: Path) -> None:
 
     Nothing is left behind: the nearest existing folder is tried with an unnamed file.
     """
+    try:
+        directory.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # the nearest existing folder says more
+    except OSError as error:  # a name that the file system refuses, a loop of links
+        raise describe(error, directory) from error
     existing = directory.absolute()
     while not os.path.lexists(existing):
         existing = existing.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -81,6 +82,12 @@ def _generate_on(platform: RealPlatform, spec: PointSpec, job: Job) -> list[Sequ
             raise UserError(f"{job.where(request)}: {error}") from None
     while engine.has_work:
         engine.step()
+    for request, group in zip(job.requests, groups, strict=True):
+        if not all(math.isfinite(s.cumulative_logprob) for s in group.sequences):
+            raise UserError(
+                f"{job.where(request)}: {platform.model.name} gives no finite probabilities: its "
+                f"weights are damaged, or too large for {platform.loaded.dtype_name}"
+            )
     return groups
 
 
@@ -95,7 +102,7 @@ def outputs_of(group: SequenceGroup) -> list[dict[str, Any]]:
 def _parse(line: str, index: int) -> Request:
     try:
         values = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"not valid JSON: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"expected a JSON object, got {type(values).__name__}")
@@ -130,7 +137,10 @@ def _sampling(values: Mapping[str, Any]) -> SamplingParams:
             value = values[key]
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise UserError(f"{key} must be a number, got {value!r}")
-            numbers[key] = float(value)
+            try:
+                numbers[key] = float(value)
+            except OverflowError:
+                raise UserError(f"{key} must be a number below 1e308, got {value!r:.60}") from None
     ignore_eos = values.get("ignore_eos", sampling.ignore_eos)
     if not isinstance(ignore_eos, bool):
         raise UserError(f"ignore_eos must be true or false, got {ignore_eos!r}")

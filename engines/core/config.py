@@ -18,11 +18,11 @@ def parse_size(text: str) -> int:
         if digits == text:
             continue
         try:
-            size = float(digits)
+            size = float(digits) * factor
         except ValueError:
             break
-        if 0 < size < float("inf"):
-            return int(size * factor)
+        if 1 <= size < float("inf"):
+            return int(size)
     raise UserError(f"memory size '{text}' is not understood: write it as 40GiB or 512MiB")
 
 

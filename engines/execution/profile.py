@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
@@ -93,7 +94,7 @@ def load_profile(name_or_path: str) -> DeviceProfile:
         folder = resources.files("engines.execution") / "profiles"
         return _parse((folder / f"{name_or_path}.toml").read_bytes(), name_or_path)
     path = Path(name_or_path)
-    if path.suffix != ".toml" and not path.is_file():
+    if path.suffix != ".toml" and not os.path.isfile(path):
         raise unknown_name("device profile", name_or_path, profile_names())
     try:
         return _parse(path.read_bytes(), str(path))
@@ -104,7 +105,7 @@ def load_profile(name_or_path: str) -> DeviceProfile:
 def _parse(text: bytes, source: str) -> DeviceProfile:
     try:
         values = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"device profile {source} is not valid TOML: {error}") from None
     known = {f.name: f for f in fields(DeviceProfile) if f.name != "sha256"}
     tables = {"kv_block_efficiency", "calibrated"}
@@ -120,13 +121,16 @@ def _parse(text: bytes, source: str) -> DeviceProfile:
             raise UserError(f"device profile {source}: {name} has the wrong type: {value!r}")
     if "kv_block_efficiency" in values:
         values["kv_block_efficiency"] = _block_table(values["kv_block_efficiency"], source)
-    return DeviceProfile(**values, sha256=hashlib.sha256(text).hexdigest())
+    try:
+        return DeviceProfile(**values, sha256=hashlib.sha256(text).hexdigest())
+    except OverflowError:
+        raise UserError(f"device profile {source} has a whole number beyond 1e308") from None
 
 
 def _block_table(table: dict[str, Any], source: str) -> dict[int, float]:
     try:
         return {int(size): float(factor) for size, factor in table.items()}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(
             f"device profile {source}: kv_block_efficiency maps block sizes to "
             f"numbers, got {table!r}"

@@ -198,7 +198,7 @@ class Rows:
         self.max_outputs = np.zeros(capacity, dtype=np.int32)
         self.logprobs = np.zeros(capacity, dtype=np.float64)
         self.temperatures = np.zeros(capacity, dtype=np.float32)
-        self.top_ps = np.ones(capacity, dtype=np.float32)
+        self.top_ps = np.ones(capacity, dtype=np.float64)
         self.stops_early = np.zeros(capacity, dtype=np.bool_)
         self.keys = np.zeros(capacity, dtype=np.uint64)
         self._last_tokens = np.zeros(capacity, dtype=np.int64)  # on a CPU the device's, else unused

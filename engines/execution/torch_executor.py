@@ -259,7 +259,7 @@ class TorchExecutor:
             self._options.seed, rows.keys[drawing], rows.num_outputs[drawing]
         )
 
-        device, top_ps = logits.device, rows.top_ps[drawing].astype(np.float64)
+        device, top_ps = logits.device, rows.top_ps[drawing]
         drawn = sample(
             logits[send(source[drawing], device)],
             send(uniforms, device),

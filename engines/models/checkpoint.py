@@ -7,6 +7,7 @@ here are without it.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import zipfile
@@ -113,10 +114,10 @@ def _indexed_files(index: Path) -> list[Path]:
     """The shards that an index names; raises UserError where one is absent."""
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is not an index of shards: {error!r}") from None
     files = [index.parent / str(name) for name in sorted(names)]
-    absent = [file.name for file in files if not file.is_file()]
+    absent = [file.name for file in files if not os.path.isfile(file)]
     if absent:
         raise UserError(f"{index.parent} lacks {_some(absent)}, named in {index.name}")
     return files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def describe_model(name_or_path: str | Path) -> tuple[ModelSpec, ArchConfig]:
     if _is_known(name_or_path):
         spec = MODELS[str(name_or_path)]
         return spec, arch_from_spec(spec)
-    if Path(name_or_path).is_dir():
+    if os.path.isdir(name_or_path):
         return spec_from_config(name_or_path)
     if len(Path(name_or_path).parts) > 1 or str(name_or_path).startswith("."):
         raise UserError(f"{name_or_path} is not a directory: give a Hugging Face checkpoint")

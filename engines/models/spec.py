@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from engines.core.errors import UserError
 
 CONFIG_FILE = "config.json"
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+# Beyond every model, and within what can be laid out before it is held against the weights.
+_MOST = 1 << 24
+_MOST_LAYERS = 1024
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} does not exist: give a Hugging Face checkpoint") from None
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid JSON: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{file} must hold a JSON object, got {type(values).__name__}")
@@ -107,13 +110,15 @@ class _Config:
     file: Path
     values: dict[str, Any]
 
-    def size(self, key: str, default: int | None = None) -> int:
+    def size(self, key: str, default: int | None = None, *, most: int = _MOST) -> int:
         value = self.values.get(key)
         value = default if value is None else value
         if value is None:
             raise UserError(f"{self.file}: {key} is missing")
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"{self.file}: {key} must be a positive integer, got {value!r}")
+        if value > most:
+            raise UserError(f"{self.file}: {key} must be at most {most:,}, got {value:,}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -123,7 +128,7 @@ class _Config:
             raise UserError(f"{self.file}: {key} is missing")
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise UserError(f"{self.file}: {key} must be a positive number, got {value!r}")
-        if not math.isfinite(value):
+        if value > sys.float_info.max:
             raise UserError(f"{self.file}: {key} must be finite, got {value!r}")
         return float(value)
 
@@ -150,16 +155,16 @@ class _Config:
     def dtype(self) -> str:
         """The stored type: `torch_dtype` before transformers 5; the paper's FP16 if neither."""
         name = self.values.get("dtype") or self.values.get("torch_dtype") or "float16"
-        if name not in _DTYPE_BYTES:
+        if not isinstance(name, str) or name not in _DTYPE_BYTES:
             known = ", ".join(_DTYPE_BYTES)
             raise UserError(f"{self.file}: unsupported dtype {name!r}: supported: {known}")
-        return str(name)
+        return name
 
     def eos_token_ids(self) -> tuple[int, ...]:
         value = self.values.get("eos_token_id")
         ids = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(isinstance(token, int) for token in ids):
-            raise UserError(f"{self.file}: eos_token_id must be integers, got {value!r}")
+        if not all(isinstance(token, int) and abs(token) < 1 << 31 for token in ids):
+            raise UserError(f"{self.file}: eos_token_id must be token ids, got {value!r}")
         return tuple(ids)
 
 
@@ -170,7 +175,7 @@ def _spec(config: _Config, *, ffn_key: str, **shape: Any) -> ModelSpec:
         raise UserError(f"{config.file}: {heads} heads do not divide hidden_size {hidden}")
     return ModelSpec(
         name=config.file.resolve().parent.name,
-        num_layers=config.size("num_hidden_layers"),
+        num_layers=config.size("num_hidden_layers", most=_MOST_LAYERS),
         num_heads=heads,
         hidden_size=hidden,
         ffn_size=config.size(ffn_key),

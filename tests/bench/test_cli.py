@@ -93,6 +93,8 @@ BAD = {
     "run --system astra --trace none.csv": "'none.csv' does not exist",
     "run --system astra --trace bad.csv": "bad.csv line 3",
     "run --system astra --out file/out": "is not a directory",
+    f"run --system astra --out {'x' * 300}": "File name too long",
+    "run --system astra --out loop/out": "Too many levels of symbolic links",
     "run --system astra --speed 3": "No such option",
     "figure fig122": "did you mean fig12",
     "figure": "Missing argument 'NAME...'",
@@ -119,6 +121,7 @@ def test_bad_input_is_one_line_and_exit_status_2_and_nothing_written(
     pending = Figure("pending", "P", "0", "", tiny.panels, pending="it cannot run yet")
     monkeypatch.setitem(registry.FIGURES, "pending", pending)
     (here / "file").touch()
+    (here / "loop").symlink_to("loop")
     (here / "bad.csv").write_text("arrival_s,input_len,output_len\n0,5,5\n1,x,5\n")
     before = sorted(here.rglob("*"))
     result = bench(*line.split())

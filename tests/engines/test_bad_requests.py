@@ -177,7 +177,9 @@ def test_unknown_sampling(name: str) -> None:
     ("values", "problem"),
     [
         ({"n": 0}, "number of sequences must be at least 1, got 0"),
-        ({"temperature": -1.0}, "temperature must not be negative, got -1.0"),
+        ({"temperature": -1.0}, "temperature must be finite and not negative, got -1.0"),
+        ({"temperature": float("nan")}, "temperature must be finite and not negative, got nan"),
+        ({"temperature": float("inf")}, "temperature must be finite and not negative, got inf"),
         ({"top_p": 0.0}, "top_p must be in (0, 1], got 0.0"),
         ({"top_p": 1.5}, "top_p must be in (0, 1], got 1.5"),
     ],

@@ -100,7 +100,9 @@ def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["40", "GiB", "-1GiB", "0GiB", "infGiB", "nanGiB", "40 Gi"])
+@pytest.mark.parametrize(
+    "text", ["40", "GiB", "-1GiB", "0GiB", "infGiB", "nanGiB", "40 Gi", "1e305GiB"]
+)
 def test_bad_sizes(text: str) -> None:
     with pytest.raises(UserError, match="is not understood"):
         parse_size(text)

@@ -65,6 +65,9 @@ def test_file_of_ones_own(tmp_path: Path) -> None:
         ("memory_bytes = 8e9", 'memory_bytes = "8e9"', "memory_bytes has the wrong type: '8e9'"),
         ("memory_bytes = 8e9", "memory_bytes = true", "memory_bytes has the wrong type: True"),
         ("memory_bytes = 8e9", "memory_bytes = inf", "memory_bytes must be finite"),
+        ("memory_bytes = 8e9", f"memory_bytes = {10**400}", "a whole number beyond 1e308"),
+        ("memory_bytes = 8e9", f"memory_bytes = {'9' * 5000}", "is not valid TOML"),
+        ("memory_bytes = 8e9", f"memory_bytes = {'[' * 5000}", "is not valid TOML"),
         (
             "memory_bytes = 8e9",
             "memory_bytes = 8e9\nelement_bytes = 3",
@@ -82,6 +85,11 @@ def test_file_of_ones_own(tmp_path: Path) -> None:
         (
             "step_overhead_s",
             'kv_block_efficiency = {"big" = 0.5}\nstep_overhead_s',
+            "kv_block_efficiency maps block sizes to numbers",
+        ),
+        (
+            "step_overhead_s",
+            f"kv_block_efficiency = {{16 = {10**400}}}\nstep_overhead_s",
             "kv_block_efficiency maps block sizes to numbers",
         ),
         (
@@ -122,3 +130,5 @@ def test_misspelt_name_gets_the_nearest() -> None:
         UserError, match=r"unknown device profile 'a100-40': did you mean a100-40gb"
     ):
         load_profile("a100-40")
+    with pytest.raises(UserError, match=r"unknown device profile 'x+'"):
+        load_profile("x" * 300)  # longer than a file's name may be

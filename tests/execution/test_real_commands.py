@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from real_serving import checkpoint, expected
+from safetensors.torch import load_file, save_file
 
 from bench import backends
 from bench.cli import main
@@ -65,12 +67,15 @@ BAD = {
     '{"prompt_token_ids": [1], "max_tokens": 3, "sampling": "bean4"}': "line 2: unknown sampling",
     '{"prompt_token_ids": [1], "max_tokens": 3, "temperature": -1}': "line 2: temperature",
     '{"prompt_token_ids": [1], "max_tokens": 3, "top_p": 0}': "line 2: top_p",
+    '{"prompt_token_ids": [1], "max_tokens": 3, "temperature": NaN}': "line 2: temperature",
+    f'{{"prompt_token_ids": [1], "max_tokens": 3, "top_p": {10**400}}}': "line 2: top_p must",
+    "[" * 100_000: "line 2: not valid JSON",
     '{"prompt_token_ids": [1], "max_tokens": 3, "topp": 1}': "line 2: unknown key 'topp'",
     '{"prompt_token_ids": [1], "max_tokens": 64}': "line 2: request 1: 1 + 64 tokens exceed",
 }
 
 
-@pytest.mark.parametrize("line", BAD)
+@pytest.mark.parametrize("line", BAD, ids=BAD.values())
 def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
     result = generate(tmp_path, GOOD, line)
     assert result.exit_code == 2
@@ -103,6 +108,22 @@ def test_a_cache_beyond_the_memory_says_what_fits(
     assert result.exit_code == 2
     assert "a KV cache of 1000000 slots needs 1.9 GiB, cpu has 1.0 GiB free" in result.stderr
     assert f"lower --kv-slots to {int(0.9 * 2**30) // 2048} or fewer" in result.stderr
+
+
+@pytest.mark.parametrize("sampling", ["n1", "n2", "beam2"])
+@pytest.mark.parametrize("system", ["astra", "orca-max", "ft"])
+def test_weights_that_are_not_finite_are_told(tmp_path: Path, system: str, sampling: str) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint("opt").directory, model)
+    weights = load_file(model / "model.safetensors")
+    weights["model.decoder.layers.0.fc1.bias"].fill_(float("nan"))
+    save_file(weights, model / "model.safetensors")
+    options = ("--model", str(model), "--system", system)
+    result = generate(tmp_path, {**GOOD, "sampling": sampling}, options=options)
+    assert result.exit_code == 2
+    assert "line 1: model gives no finite probabilities: its weights are damaged" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
 
 
 def test_gpu_memory_must_be_a_size(tmp_path: Path) -> None:

@@ -107,3 +107,13 @@ def test_a_tiny_top_p_is_greedy() -> None:
         top_ps=torch.full((7,), 1e-6, dtype=torch.float64),
     )
     assert drawn.tolist() == logits.argmax(-1).tolist()
+
+
+def test_the_smallest_share_keeps_the_likeliest_token() -> None:
+    """A top-p below the smallest number of FP32, in which temperatures are kept."""
+    config = EngineConfig(system=System.ASTRA, num_slots=512)
+    drawn, greedy = (
+        serve(engine_over(checkpoint("opt"), config), [request(0, PROMPT, 9, sampling=params)])
+        for params in (SamplingParams(temperature=1.0, top_p=1e-50), SamplingParams())
+    )
+    assert tokens(drawn) == tokens(greedy)

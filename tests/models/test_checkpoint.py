@@ -202,13 +202,19 @@ def test_absent_files(opt_copy, tmp_path):
     index.write_text(json.dumps({"weight_map": {"a": "one.safetensors"}}))
     with pytest.raises(UserError, match=r"lacks one\.safetensors, named in model\.safetensors\.in"):
         load(opt_copy)
-    index.write_text("[]")
-    with pytest.raises(UserError, match="is not an index of shards"):
+    index.write_text(json.dumps({"weight_map": {"a": "x" * 300}}))  # no file system has it
+    with pytest.raises(UserError, match=r"lacks x+, named in model\.safetensors\.in"):
         load(opt_copy)
+    for text in ("[]", "[" * 100_000):
+        index.write_text(text)
+        with pytest.raises(UserError, match="is not an index of shards"):
+            load(opt_copy)
     with pytest.raises(UserError, match=r"absent is not a directory"):
         load(tmp_path / "absent")
     with pytest.raises(UserError, match=r"^\./absent is not a directory"):
         load("./absent")
+    with pytest.raises(UserError, match=r"^\./x+ is not a directory"):
+        load("./" + "x" * 300)
     with pytest.raises(UserError, match=r"unknown model 'opt-14b': did you mean opt-13b"):
         load("opt-14b")
     with pytest.raises(UserError, match=r"config\.json does not exist"):

@@ -93,13 +93,18 @@ def test_old_spelling_of_linear_rope(tmp_path):
         (OPT, {"vocab_size": -1}, "vocab_size must be a positive integer, got -1"),
         (OPT, {"vocab_size": "many"}, "vocab_size must be a positive integer, got 'many'"),
         (OPT, {"enable_bias": 1}, "enable_bias must be true or false, got 1"),
-        (OPT, {"eos_token_id": "</s>"}, "eos_token_id must be integers, got '</s>'"),
+        (OPT, {"vocab_size": 10**30}, "vocab_size must be at most 16,777,216, got 1,000"),
+        (OPT, {"num_hidden_layers": 10**30}, "num_hidden_layers must be at most 1,024, got 1,000"),
+        (OPT, {"eos_token_id": "</s>"}, "eos_token_id must be token ids, got '</s>'"),
+        (OPT, {"eos_token_id": [2, 10**30]}, r"eos_token_id must be token ids, got \[2, 1000"),
         (OPT, {"torch_dtype": "int8"}, "unsupported dtype 'int8': supported: float32, float16"),
+        (OPT, {"torch_dtype": ["float16"]}, r"unsupported dtype \['float16'\]"),
         (OPT, {"quantization_config": {}}, "quantized checkpoints are not supported"),
         (LLAMA, {"hidden_act": "gelu"}, "unsupported hidden_act 'gelu': supported: 'silu'"),
         (LLAMA, {"head_dim": 64}, "unsupported head_dim 64: supported: 128"),
         (LLAMA, {"num_key_value_heads": 5}, "num_key_value_heads 5 does not divide"),
         (LLAMA, {"rms_norm_eps": 0}, "rms_norm_eps must be a positive number, got 0"),
+        (LLAMA, {"rms_norm_eps": 10**400}, "rms_norm_eps must be finite, got 1000"),
         (LLAMA, {"rope_scaling": {"type": "yarn"}}, "unsupported rope type 'yarn'"),
         (LLAMA, {"rope_scaling": {"type": "linear"}}, "factor is missing"),
         (LLAMA, {"rope_scaling": [1]}, r"rope_scaling must be an object, got \[1\]"),
@@ -116,6 +121,9 @@ def test_unreadable_files(tmp_path):
     with pytest.raises(UserError, match=r"config\.json does not exist"):
         spec_from_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="is not valid JSON"):
+        spec_from_config(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 100_000)  # deeper than the parser goes
     with pytest.raises(UserError, match="is not valid JSON"):
         spec_from_config(tmp_path)
     (tmp_path / "config.json").write_text("[]")
