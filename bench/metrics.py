@@ -66,7 +66,7 @@ def summarize(
         "p99_normalized_latency_s": p99,
         "mean_ttft_s": float(ttft.mean()) if len(ttft) else None,
         "mean_tpot_s": float(tpot.mean()) if len(tpot) else None,
-        "throughput_tok_s": total_tokens / last_s,
+        "throughput_tok_s": total_tokens / last_s if last_s > 0 else math.inf,
         "preemptions": sum(engine.scheduler.num_preemptions for engine in engines),
         "kv_slots": setting.config.num_slots,
     }

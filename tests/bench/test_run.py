@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -100,6 +101,17 @@ def test_throughput_counts_all_sequences(tmp_path: Path) -> None:
     metrics = run_trace(tmp_path, "astra", ["0,4,5"], sampling="n4").metrics
     assert metrics["throughput_tok_s"] == pytest.approx(4 * 5 / 5)
     assert metrics["mean_normalized_latency_s"] == pytest.approx(1.0)
+
+
+def test_a_device_on_which_everything_is_free(tmp_path: Path) -> None:
+    """All is done at the moment of arrival: no time, an endless rate."""
+    trace = tmp_path / "trace.csv"
+    trace.write_text("arrival_s,input_len,output_len\n0,10,3\n0,10,4\n")
+    profile = write_profile(tmp_path / "free.toml", step_overhead_s=0.0)
+    spec = small(trace=str(trace), device_profile=str(profile), model="opt-125m", warmup=0.0)
+    metrics = run_point(spec).metrics
+    assert metrics["mean_normalized_latency_s"] == 0
+    assert metrics["throughput_tok_s"] == math.inf
 
 
 def test_warmup_drops_early_arrivals_from_latency(tmp_path: Path) -> None:
