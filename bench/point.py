@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from engines.core.config import Preemption, System, parse_size
+from engines.core.config import MOST_KV_SLOTS, Preemption, System, parse_size
 from engines.core.errors import UserError, unknown_name
 from engines.core.request import SamplingParams
 
@@ -22,7 +22,7 @@ _AT_MOST: Mapping[str, float] = {
     "seed": MAX_SEED,
     "tensor_parallel": 1024,
     "replicas": 10_000,
-    "kv_slots": 100_000_000,
+    "kv_slots": MOST_KV_SLOTS,
     "swap_space_gib": 100_000,
 }
 # Settings that say nothing to the simulation, and what to give it instead.

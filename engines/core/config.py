@@ -8,6 +8,7 @@ from enum import StrEnum
 from engines.core.errors import UserError, unknown_name
 
 GIB = 1 << 30
+MOST_KV_SLOTS = 100_000_000  # beyond every machine, and within what lists may hold here
 
 
 def parse_size(text: str) -> int:

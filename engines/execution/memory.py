@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engines.core.config import GIB, ModelSpec
+from engines.core.config import GIB, MOST_KV_SLOTS, ModelSpec
 from engines.core.errors import UserError
 from engines.execution.profile import DeviceProfile
 
@@ -53,7 +53,12 @@ def slots_from_memory(
     parameters = model.num_parameters * model.dtype_bytes
     overhead = WORKSPACE_BYTES + activation_bytes(model, tensor_parallel, num_tokens)
     left = usable - parameters - tensor_parallel * overhead
-    slots = int(left // model.kv_bytes_per_token)
+    slots = left // model.kv_bytes_per_token
+    if not slots <= MOST_KV_SLOTS:  # a number that is none included
+        raise UserError(
+            f"{tensor_parallel} x {profile.name} hold more than {MOST_KV_SLOTS:,} KV slots of "
+            f"{model.name}: give --kv-slots"
+        )
     if slots < 1:
         raise UserError(
             f"{model.name} does not fit: {parameters / GIB:.1f} GiB of parameters and "
@@ -61,7 +66,7 @@ def slots_from_memory(
             f"{profile.name} with {usable / GIB:.1f} GiB usable: raise --tensor-parallel or take "
             "a larger device"
         )
-    return slots
+    return int(slots)
 
 
 def default_slots(model: ModelSpec, profile: DeviceProfile, tensor_parallel: int) -> int:

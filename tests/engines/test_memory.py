@@ -78,6 +78,14 @@ def test_model_too_large_names_the_sizes_and_a_remedy() -> None:
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("memory_bytes", [1e14, 1e308])
+def test_memory_beyond_every_machine_is_refused(memory_bytes: float) -> None:
+    """Lists of so many blocks would not fit here; 8 x 1e308 is no number at all."""
+    profile = make_profile(memory_bytes=memory_bytes)
+    with pytest.raises(UserError, match=r"8 x free hold more than 100,000,000 KV slots of opt-13b"):
+        slots_from_memory(find_model("opt-13b"), profile, 8)
+
+
 @pytest.mark.parametrize(
     ("name", "billions"),
     [("opt-125m", 0.125), ("opt-350m", 0.331), ("opt-13b", 12.85), ("opt-66b", 65.7),
