@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from odd_values import JSON_VALUES
 
 from engines.core.config import MODELS
 from engines.core.errors import UserError
@@ -115,6 +118,34 @@ def test_unsupported_or_malformed(tmp_path, config, changes, message):
     with pytest.raises(UserError, match=message) as caught:
         parse(tmp_path, config, **changes)
     assert "config.json" in str(caught.value)
+
+
+KEYS = st.sampled_from(sorted(
+    {*OPT, *LLAMA, "num_key_value_heads", "head_dim", "rope_parameters", "rope_theta", "dtype",
+     "attention_bias", "tie_word_embeddings", "_remove_final_layer_norm"}
+))  # fmt: skip
+ROPE = st.sampled_from(["type", "factor", "rope_theta", "original_max_position_embeddings"])
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@given(
+    config=st.sampled_from([OPT, LLAMA]),
+    changes=st.dictionaries(KEYS, JSON_VALUES, max_size=2),
+    rope=st.none() | st.dictionaries(ROPE, JSON_VALUES, max_size=2),
+)
+def test_any_values_are_a_model_or_an_error(tmp_path_factory, config, changes, rope):
+    if rope is not None:
+        config = {**config, "rope_scaling": {"type": "llama3", **LLAMA3, **rope}}
+    problem = ""
+    try:
+        spec, arch = parse(tmp_path_factory.getbasetemp(), config, **changes)
+    except UserError as error:
+        problem = str(error)
+    if problem:
+        assert "config.json" in problem
+        return
+    assert spec.num_parameters > 0
+    assert all(-(1 << 31) < token < 1 << 31 for token in arch.eos_token_ids)
 
 
 def test_unreadable_files(tmp_path):
