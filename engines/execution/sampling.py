@@ -35,18 +35,21 @@ def sample(
     """Draw a token for each row by inverting its distribution at `uniforms`.
 
     logits is [n, vocab]; the others are float64 [n], temperatures positive. top_p keeps the
-    likeliest tokens up to the one that brings their probability to top_p (None: all). Returns
-    int64 [n].
+    likeliest tokens up to the one that brings their probability to top_p (None: all, in every row).
+    Returns int64 [n].
+
+    Rows that keep all tokens are drawn in the tokens' own order, whoever else is in the batch.
     """
     scores = logits.double() / temperatures[:, None]
+    of_all = _invert(scores.softmax(-1).cumsum(-1), uniforms)
     if top_ps is None:
-        return _invert(scores.softmax(-1).cumsum(-1), uniforms)
+        return of_all
     ordered, tokens = scores.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
     kept = probabilities.masked_fill(before >= top_ps[:, None], 0)
     drawn = _invert(kept.cumsum(-1), uniforms)
-    return tokens.gather(1, drawn[:, None]).squeeze(1)
+    return torch.where(top_ps < 1, tokens.gather(1, drawn[:, None]).squeeze(1), of_all)
 
 
 def _invert(cumulative: Tensor, uniforms: Tensor) -> Tensor:

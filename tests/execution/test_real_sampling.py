@@ -72,8 +72,9 @@ def test_a_wrong_distribution_would_be_seen() -> None:
 
 @pytest.mark.parametrize("system", [System.ORCA_MAX, System.FT])
 def test_sampled_tokens_depend_on_nothing_but_seed_and_request(system: System) -> None:
-    params = SamplingParams(n=3, temperature=1.5, top_p=0.9)
-    requests = [request(i, PROMPT[: 1 + i % 4], 8, sampling=params) for i in range(6)]
+    """Nor on whether others of the batch are cut to the likeliest tokens; FT batches them apart."""
+    kinds = [SamplingParams(n=3, temperature=1.5, top_p=top_p) for top_p in (0.9, 1.0)]
+    requests = [request(i, PROMPT[: 1 + i % 4], 8, sampling=kinds[i % 2]) for i in range(6)]
     paged = EngineConfig(system=System.ASTRA, num_slots=96, swap_slots=512, block_size=4)
     engine = engine_over(checkpoint("llama"), paged)
     drawn = tokens(serve(engine, requests))
