@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -34,33 +34,43 @@ PROMPT_S = 30.0  # three times what it should be, for busy machines
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 
 
-@pytest.fixture(scope="module")
-def marks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@contextmanager
+def cluster_of(nodes: int, marks: Path) -> Iterator[Any]:
+    """A head and further nodes, each with one core and with a folder for what points leave."""
+    from ray.cluster_utils import Cluster
+
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("marks")
-        patch.setenv(fakes.MARKS, str(folder))
+        patch.setenv(fakes.MARKS, str(marks))
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "10")  # to end soon without a head
-        yield folder
+        cluster = Cluster(initialize_head=True, head_node_args=NODE)
+        session = cluster.head_node.get_session_dir_path()
+        try:
+            for _ in range(nodes - 1):
+                cluster.add_node(**{k: v for k, v in NODE.items() if k != "include_dashboard"})
+            yield cluster
+        finally:
+            cluster.shutdown()
+            for process in ray_processes(str(marks)):  # what killed nodes have left behind
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            shutil.rmtree(session, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
-def cluster(marks: Path) -> Iterator[Any]:
-    """A head and another node, each with one core."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args=NODE)
-    session = cluster.head_node.get_session_dir_path()
-    try:
-        cluster.add_node(**{k: v for k, v in NODE.items() if k != "include_dashboard"})
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One node, for tests that leave it as it is."""
+    with cluster_of(1, tmp_path_factory.mktemp("marks")) as cluster:
         yield cluster
-    finally:
-        cluster.shutdown()
-        for process in ray_processes(str(marks)):  # what killed nodes have left behind
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        shutil.rmtree(session, ignore_errors=True)
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Iterator[Any]:
+    """Two nodes for a single test, which kills one of them."""
+    (tmp_path / "marks").mkdir()
+    with cluster_of(2, tmp_path / "marks") as cluster:
+        yield cluster
 
 
 def ray_processes(word: str) -> dict[int, str]:
@@ -84,6 +94,16 @@ def trace(tmp_path: Path) -> Path:
     rows = "".join(f"{i / 2},20,10\n" for i in range(40))
     path.write_text("arrival_s,input_len,output_len\n" + rows)
     return path
+
+
+def complete(artifacts: Path) -> list[Path]:
+    """Points that are complete; those that are still being written lie one folder below."""
+    return list(artifacts.glob("results/*/*/point.json"))
+
+
+def held(artifacts: Path) -> list[Path]:
+    """Locks of points that are under way."""
+    return list(artifacts.glob("results/*/.*.lock"))
 
 
 class Watch(Display):
@@ -113,13 +133,13 @@ def assert_same_results(one: Store, other: Store, points: list[PointSpec]) -> No
 
 
 def test_a_sweep_survives_a_killed_process_and_a_lost_node(
-    cluster: Any, tmp_path: Path, trace: Path
+    mortal: Any, tmp_path: Path, trace: Path
 ) -> None:
     points = specs(6, trace)
     swept, plain = Store(tmp_path / "swept"), Store(tmp_path / "plain")
-    (node,) = cluster.worker_nodes
-    watch = Watch(lambda: cluster.remove_node(node, allow_graceful=False))
-    place = RayCluster(cluster.address, run=fakes.slowly, further=[Path(fakes.__file__)])
+    (node,) = mortal.worker_nodes
+    watch = Watch(lambda: mortal.remove_node(node, allow_graceful=False))
+    place = RayCluster(mortal.address, run=fakes.slowly, further=[Path(fakes.__file__)])
     with closing(place):
         summary = run_points(swept, points, place=place, display=watch)
         again = run_points(swept, points[:1], place=place, force=True)
@@ -136,7 +156,7 @@ def test_a_sweep_survives_a_killed_process_and_a_lost_node(
     assert set(ours["ray"]) == {"version", "node"}
     assert ours["command"] == theirs["command"]
     assert ours["git_commit"] == theirs["git_commit"]
-    assert not list(swept.root.rglob(".*.lock"))
+    assert not held(swept.root)
 
 
 def sweep(address: str, folder: Path, *words: str) -> AbstractContextManager[Popen[str]]:
@@ -147,16 +167,16 @@ def sweep(address: str, folder: Path, *words: str) -> AbstractContextManager[Pop
 
 def test_a_killed_command_is_taken_up_where_it_was(cluster: Any, tmp_path: Path) -> None:
     with sweep(cluster.address, tmp_path) as process:
-        wait_until(lambda: list(tmp_path.rglob("point.json")), "a complete point")
+        wait_until(lambda: complete(tmp_path), "a complete point")
         process.send_signal(signal.SIGKILL)
-        process.communicate()
-    complete = len(list(tmp_path.rglob("point.json")))
+        process.communicate(timeout=DEADLINE_S)
+    kept = len(complete(tmp_path))
     with sweep(cluster.address, tmp_path) as again:
         out, err = again.communicate(timeout=DEADLINE_S)
     assert again.returncode == 0, err
     assert out == ""
-    assert f"{complete} already complete" in err or complete == 4
-    assert len(list(tmp_path.rglob("point.json"))) == 4
+    assert f"{kept} already complete" in err or kept == 4
+    assert len(complete(tmp_path)) == 4
 
 
 @pytest.fixture
@@ -176,7 +196,7 @@ def test_a_cluster_of_its_own_goes_with_the_command(
     monkeypatch.setenv("RAY_TMPDIR", str(temporary))
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)  # it has a token of its own
     with sweep("local", tmp_path, "--full") as process:
-        wait_until(lambda: process.poll() or list(tmp_path.rglob(".*.lock")), "a point to start")
+        wait_until(lambda: process.poll() or held(tmp_path), "a point to start")
         assert ray_processes(str(tmp_path))
         os.kill(process.pid if victim == "command" else find(victim, tmp_path), signal.SIGKILL)
         began = time.monotonic()
@@ -198,12 +218,12 @@ def find(name: str, mark: Path) -> int:
 
 def test_ctrl_c_ends_the_tasks(cluster: Any, tmp_path: Path) -> None:
     with sweep(cluster.address, tmp_path, "--full") as process:
-        wait_until(lambda: list(tmp_path.rglob(".*.lock")), "a point to start")
+        wait_until(lambda: held(tmp_path), "a point to start")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130, err
     assert "the same command again goes on from here" in err
-    assert not list(tmp_path.rglob(".*.lock"))
+    assert not held(tmp_path)
 
 
 @pytest.mark.parametrize("key", ["ray_version", "python_version"])
@@ -248,15 +268,15 @@ def test_points_too_large_for_the_cluster_name_what_is_there(cluster: Any, tmp_p
 
 
 def test_the_loss_of_the_head_ends_the_run_and_keeps_what_is_complete(
-    cluster: Any, tmp_path: Path, trace: Path
+    mortal: Any, tmp_path: Path, trace: Path
 ) -> None:
     points, store = specs(4, trace), Store(tmp_path / "swept")
-    watch = Watch(lambda: cluster.remove_node(cluster.head_node, allow_graceful=False))
-    place = RayCluster(cluster.address, run=fakes.slowly, further=[Path(fakes.__file__)])
+    watch = Watch(lambda: mortal.remove_node(mortal.head_node, allow_graceful=False))
+    place = RayCluster(mortal.address, jobs=1, run=fakes.slowly, further=[Path(fakes.__file__)])
     with (
         closing(place),
         pytest.raises(UserError, match=r"finished points are kept"),
     ):
         run_points(store, points, place=place, display=watch)
-    assert len(list(store.root.rglob("point.json"))) == 1
+    assert len(complete(store.root)) == 1
     assert run_points(store, points).exit_status == 0
