@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -64,6 +65,7 @@ class LazyGroup(click.Group):
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run and exit: 2 for what the user can mend, 1 for a lost process, 130 after Ctrl-C."""
         extra["standalone_mode"] = False
+        _write_any_text()
         try:
             status = super().main(*args, **extra)
         except UserError as error:
@@ -86,6 +88,13 @@ class LazyGroup(click.Group):
                 raise
             _fail(reason, 2)
         sys.exit(status if isinstance(status, int) else 0)
+
+
+def _write_any_text() -> None:
+    """Let a terminal or a pipe without Unicode show what it lacks as escapes, not stop at it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -264,3 +264,11 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
     os.close(writing)
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+def test_signs_that_a_terminal_lacks_are_escapes_and_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "report", "--artifacts", str(tmp_path)]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=env, capture_output=True, encoding="ascii", check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"\xb15.0 %" in done.stdout
