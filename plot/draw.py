@@ -75,8 +75,8 @@ def draw(
     drawn = [content for content in loaded if content is not None]
     if not drawn:
         raise UserError(
-            f"no results of '{name}' with backend {choice.backend}: run 'bench figure "
-            f"{' '.join([name, '--backend', choice.backend, *choice.effort.options])}' first"
+            f"no results of '{name}' with backend {choice.backend}: "
+            f"run '{choice.command(name)}' first"
         )
     return [path for content in drawn for path in _draw_content(content, out_dir)]
 
@@ -100,7 +100,7 @@ def _content(figure: Figure, store: PointStore, choice: Choice) -> _Content | No
         drawer = MEASURED_DRAWERS[figure.microbenchmark]
         return _Content(figure, partial(drawer, found), measured_footer(found))
     tables = [load_panel(store, panel, choice) for panel in figure.panels]
-    _refuse_corrupt(tables)
+    _refuse_corrupt(tables, choice)
     if figure.panels and all(table.sound.empty for table in tables):
         return None
     draw_it = partial(DRAWERS[figure.plot], figure, tables)
@@ -128,10 +128,10 @@ def _save(canvas: Canvas, path: Path, kind: str) -> Path:
     return path
 
 
-def _refuse_corrupt(tables: Iterable[PanelTable]) -> None:
+def _refuse_corrupt(tables: Iterable[PanelTable], choice: Choice) -> None:
     for table in tables:
         for row in table.frame[table.frame["state"] == "corrupt"].itertuples():
             raise UserError(
                 f"result of {row.system} at {row.rate:g} req/s in {table.panel.name} is corrupt "
-                f"({row.reason}): run 'bench figure {table.panel.name}' again"
+                f"({row.reason}): run '{choice.command(table.panel.name)}' again"
             )

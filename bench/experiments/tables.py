@@ -6,6 +6,7 @@ what is there, what is missing and what is corrupt.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -63,6 +64,12 @@ class Choice:
     ) -> Choice:
         """Build a choice from a mapping of overrides."""
         return cls(backend, effort, tuple(sorted((overrides or {}).items())))
+
+    def command(self, name: str) -> str:
+        """The command that makes the results of a figure which are meant."""
+        changed = [word for key, value in self.overrides for word in (f"--{key}", str(value))]
+        options = ["--backend", self.backend, *self.effort.options, *changed]
+        return shlex.join(["bench", "figure", name, *options])
 
     def panel(self, panel: Panel) -> Panel:
         """The panel as it is run under this choice: in miniature where a scale is given."""

@@ -188,11 +188,7 @@ def _panels(name: str) -> set[str]:
 def _made(report: Report, name: str) -> str:
     """The command behind a figure, and how much of it has been run."""
     progress = report.progress[name]
-    choice = report.choice
-    options = [f"--backend {choice.backend}"] if choice.backend != "sim" else []
-    options += choice.effort.options
-    options += [f"--{option} {value}" for option, value in choice.overrides]
-    command = " ".join(["bench figure", name, *options])
+    command = report.choice.command(name)
     if not progress.num_points:
         return f"Made by `{command}`."
     points = f"{progress.num_sound} of {progress.num_points} points"

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.text import Text
 
 from bench.experiments import registry
+from bench.experiments.effort import Effort
 from bench.experiments.tables import Choice, load_panel
 from bench.results import State
 from engines.core.errors import UserError
@@ -65,6 +66,16 @@ def test_corrupt_results_are_named_and_never_drawn(made_up, tmp_path):
     with pytest.raises(UserError, match=r"orca-max at 4 req/s .* corrupt"):
         draw("fig2", store, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("state", [State.CORRUPT, State.MISSING])
+def test_the_command_in_a_message_makes_the_very_results_that_were_asked_for(
+    made_up, tmp_path, state
+):
+    choice = Choice.of(effort=Effort.QUICK, overrides={"seed": 3, "lengths": "my lengths.csv"})
+    options = r"--backend sim --quick --lengths 'my lengths\.csv' --seed 3"
+    with pytest.raises(UserError, match=rf"run 'bench figure fig2\S* {options}'"):
+        draw("fig2", made_up(lambda spec: state), tmp_path, choice)
 
 
 def test_nothing_to_draw_says_how_to_get_results(made_up, tmp_path):
