@@ -29,6 +29,7 @@ device, and claims about rates hold only as ratios between systems.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -135,13 +136,26 @@ def with_speed(
         return dict(overrides)
     path = root / _FILE
     if path.is_file():
-        return {**overrides, "scale": float(json.loads(path.read_text(encoding="utf-8"))["speed"])}
+        return {**overrides, "scale": _kept_speed(path)}
     if measure is None:
         raise UserError(f"no results of backend cpu in {root}: run 'bench figure' first")
     speed = measure()
     if keeps:
         write_file(path, json_bytes({"speed": speed, "model": MODEL, "shrink": SHRINK}))
     return {**overrides, "scale": speed}
+
+
+def _kept_speed(path: Path) -> float:
+    """The speed that results were made with; raises UserError if the file is damaged."""
+    try:
+        speed = float(json.loads(path.read_bytes())["speed"])
+    except (ValueError, TypeError, KeyError):
+        speed = math.nan
+    if not 0 < speed < math.inf:
+        raise UserError(
+            f"{path} does not tell this CPU's speed: remove it, and 'bench figure' measures anew"
+        )
+    return speed
 
 
 def measure_speed() -> float:

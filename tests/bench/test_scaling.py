@@ -97,6 +97,14 @@ def test_the_speed_is_measured_once(tmp_path: Path) -> None:
     assert scaling.with_speed({}, tmp_path, backend="sim", measure=lambda: 0.5) == {}
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"speed": "fast"}', '{"speed": 0}'])
+def test_a_damaged_speed_is_one_clear_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "scale-cpu.json").write_text(content)
+    with pytest.raises(UserError, match=r"scale-cpu\.json does not tell this CPU's speed"):
+        scaling.with_speed({}, tmp_path, backend="cpu")
+    assert scaling.with_speed({"scale": 2.0}, tmp_path, backend="cpu") == {"scale": 2.0}
+
+
 def test_shrunk_workloads_keep_arrivals_and_fit_the_shrunk_context() -> None:
     whole = build_workload("sharegpt", rate=50.0, duration=60.0, seed=0)
     small = whole.shrunk(32)
