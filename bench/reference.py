@@ -11,6 +11,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,6 @@ def claim_rows(report: Report, searched: Report) -> list[dict[str, Any]]:
             "reason": reason_text(verdict),
         }
         for verdict, other in zip(report.verdicts, searched.verdicts, strict=True)
-        if verdict.backend in (report.choice.backend, "none")  # no kernels measured beside
     ]
 
 
@@ -124,16 +124,23 @@ def capacity_rows(report: Report) -> list[dict[str, Any]]:
     return rows
 
 
+def reference_report(store: ReportStore, choice: Choice, *, searched: bool = False) -> Report:
+    """The report that a reference tells of: without kernels that were measured beside it."""
+    from bench.report import build_report
+
+    report = build_report(store, choice, searched=searched)
+    own = (choice.backend, "none")
+    return replace(report, verdicts=tuple(v for v in report.verdicts if v.backend in own))
+
+
 def reference_files(
     store: ReportStore, choice: Choice, pictures: Mapping[str, bytes]
 ) -> dict[str, bytes]:
     """All tables and pictures of the reference by relative path. `pictures` are PNGs by figure."""
-    from bench.report import build_report
-
-    searched = build_report(store, choice)
+    searched = reference_report(store, choice, searched=True)
     tables = {
         POINTS: point_rows(store, choice),
-        CLAIMS: claim_rows(build_report(store, choice, searched=False), searched),
+        CLAIMS: claim_rows(reference_report(store, choice), searched),
         CAPACITIES: capacity_rows(searched),
     }
     return {
@@ -184,7 +191,8 @@ def read_points(directory: Path) -> dict[str, dict[str, Any]]:
 def read_claims(directory: Path) -> list[dict[str, str]]:
     """The reference's claims as text; raises UserError if there are none or a number is bad."""
     path = directory / CLAIMS
-    rows = _rows(path, {"figure", "claim", "ours", "searched", "unit", "verdict"})
+    columns = {"figure", "claim", "ours", "searched", "unit", "verdict", "searched_verdict"}
+    rows = _rows(path, columns)
     for row in rows:
         try:
             for name in ("ours", "searched"):

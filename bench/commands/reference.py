@@ -91,8 +91,8 @@ def _compare(store: Store, directory: Path, choice: Choice, *, tolerance: float)
     found = compare(store, directory, choice, tolerance=tolerance)
     report = build_report(store, choice)
     if not report.summary.num_points:
-        words = " ".join(["bench figure all --backend", choice.backend, *choice.effort.options])
-        raise UserError(f"no results to compare in {store.root}: '{words}' makes them")
+        command = choice.command("all")
+        raise UserError(f"no results to compare in {store.root}: '{command}' makes them")
     print_claims(compare_claims(report, directory))
     if choice.backend != "sim":
         click.echo(f"{choice.backend} results share no points with the simulated reference")
@@ -133,11 +133,9 @@ def _renew(store: Store, choice: Choice, directory: Path) -> None:
     from bench.experiments import registry
     from bench.experiments.effort import Effort
     from bench.files import write_file
-    from bench.reference import FIGURES, reference_files
-    from bench.report import build_report
+    from bench.reference import FIGURES, reference_files, reference_report
     from bench.reporting.pictures import draw_all, shrink
 
-    report = build_report(store, choice, searched=False)
     drawings = {} if choice.effort is Effort.QUICK else draw_all(store, choice)
     pictures = {
         name: shrink(drawing.png, width=PICTURE_WIDTH)
@@ -145,7 +143,7 @@ def _renew(store: Store, choice: Choice, directory: Path) -> None:
         if drawing.png and not registry.FIGURES[name].is_measured("sim")
     }
     files = reference_files(store, choice, pictures)
-    files["README.md"] = readme(report, choice)
+    files["README.md"] = readme(reference_report(store, choice), choice)
     for name, content in files.items():
         write_file(directory / name, content)
     for path in (directory / FIGURES).glob("*.png"):

@@ -11,7 +11,9 @@ import pytest
 from capacity_fakes import serve
 from click.testing import CliRunner
 
+from bench.capacity import Bound, Estimate
 from bench.commands.reference import command
+from bench.commands.reference_output import readme
 from bench.comparison import (
     TOLERANCE,
     compare,
@@ -22,6 +24,7 @@ from bench.comparison import (
 )
 from bench.experiments import registry
 from bench.experiments.effort import Effort
+from bench.experiments.model import Claim
 from bench.experiments.tables import Choice
 from bench.point import PointSpec
 from bench.reference import (
@@ -35,8 +38,11 @@ from bench.reference import (
     read_claims,
     read_points,
     reference_files,
+    reference_report,
 )
 from bench.report import build_report, write_report
+from bench.reporting.measures import Measurement
+from bench.reporting.verdicts import judge
 from bench.results import Store, _flatten, name_of
 from bench.run import run_point
 from engines.core.errors import UserError
@@ -85,6 +91,24 @@ def test_tables_hold_every_point_claim_and_curve(store, tmp_path):
     report = build_report(store, Choice())
     assert len(rows[CLAIMS]) == len(report.verdicts)
     assert {row["system"] for row in rows[CAPACITIES]} >= {"astra", "ft"}
+
+
+def test_kernels_measured_beside_are_no_part_of_the_reference(store, tmp_path, monkeypatch):
+    fill(store)
+    ratios = [{"paged_over_contiguous": 1.1, "batch_size": 8, "context_len": 64}]
+    measured = {"backend": "cpu", "device": "CPU, made up", "ratios": ratios}
+    monkeypatch.setattr(Store, "kernels", lambda *_, **__: measured)
+    beside = build_report(store, Choice())
+    assert "measured" in {verdict.basis for verdict in beside.verdicts}
+    rows = claims_in(write_reference(store, tmp_path / "reference"))
+    page = readme(reference_report(store, Choice()), Choice()).decode()
+    assert len(rows) == len(beside.verdicts) - 1
+    assert f"of {len(rows)} claims hold" in page
+    assert "Fig. 18a" not in page
+
+
+def claims_in(files: dict[str, bytes]) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(files[CLAIMS].decode())))
 
 
 def test_numbers_are_read_back_exactly(tmp_path):
@@ -228,7 +252,11 @@ def test_missing_or_damaged_reference_is_one_clear_line(tmp_path):
     (tmp_path / POINTS).write_text("digest,steps\n1,2\n")
     with pytest.raises(UserError, match="lack columns"):
         read_points(tmp_path)
-    (tmp_path / CLAIMS).write_text("figure,claim,ours,searched,unit,verdict\nfig2,a,many,,%,pass\n")
+    columns = "figure,claim,ours,searched,unit,verdict"
+    (tmp_path / CLAIMS).write_text(f"{columns}\nfig2,a,1,,%,pass\n")
+    with pytest.raises(UserError, match="lack columns: searched_verdict"):
+        read_claims(tmp_path)
+    (tmp_path / CLAIMS).write_text(f"{columns},searched_verdict\nfig2,a,many,,%,pass,\n")
     with pytest.raises(UserError, match="bad number"):
         read_claims(tmp_path)
 
@@ -271,5 +299,34 @@ def test_committed_reference_is_whole_and_small():
         assert set(read_points(COMMITTED / effort.folder)) == set(
             registered_specs(Choice.of(effort=effort))
         ), RENEW
+        page = (COMMITTED / effort.folder / "README.md").read_text(encoding="utf-8")
+        held = sum(row["verdict"] == "pass" for row in rows)
+        assert f"{held} of {len(rows)} claims hold" in page, RENEW
     drawn = {path.stem for path in (COMMITTED / "figures").glob("*.png")}
     assert drawn == {figure.name for figure in runnable if figure.plot}, RENEW
+
+
+@committed
+@pytest.mark.parametrize("effort", [Effort.QUICK, Effort.SCRIPTS])
+def test_committed_verdicts_are_those_of_the_present_rules(effort):
+    known = {(name, claim.text): claim for name, claim in registered_claims()}
+    bounds = {bound.value.strip(): bound for bound in Bound}
+    for row in read_claims(COMMITTED / effort.folder):
+        claim = known[row["figure"], row["claim"]]
+        found = []
+        if row["ours"]:
+            ours = Estimate(float(row["ours"]), bounds[row["bound"]])
+            found.append((Measurement(ours, num_points=1), row["verdict"]))
+        if row["searched"]:
+            ends = (float(row["interval_low"]), float(row["interval_high"]))
+            over_seeds = Measurement(Estimate(float(row["searched"])), num_points=1, interval=ends)
+            found.append((over_seeds, row["searched_verdict"]))
+        for measured, verdict in found:
+            quick = effort is Effort.QUICK
+            judged = judge(row["figure"], claim, {}, "sim", searched=measured, quick=quick)
+            assert judged.status.value == verdict, f"{claim.text}: {RENEW}"
+
+
+def registered_claims() -> list[tuple[str, Claim]]:
+    claims = [("table1", claim) for claim in registry.TABLE1_CLAIMS]
+    return claims + [(f.name, claim) for f in registry.FIGURES.values() for claim in f.claims]
