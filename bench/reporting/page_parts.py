@@ -149,8 +149,8 @@ def _reason(group: Sequence[Verdict]) -> Html:
     return element("li", *parts, class_=f"reason {first.status.name.lower()}")
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+def _sentence(text: str) -> Html:
+    return prose(text[:1].upper() + text[1:] + ("" if text.endswith(".") else "."))
 
 
 def _link(name: str) -> Html:

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 from capacity_fakes import serve
 
+from bench.capacity import Estimate
 from bench.experiments import registry
 from bench.experiments.tables import Choice
 from bench.report import build_report, write_report
 from bench.reporting.markup import Html, element, join, prose
+from bench.reporting.measures import Measurement
 from bench.reporting.page import to_html
+from bench.reporting.page_parts import failure_list
 from bench.reporting.pictures import Drawing, draw_all, shrink
 from bench.reporting.scale import scale
-from bench.reporting.verdicts import Status, by_reason
+from bench.reporting.verdicts import Status, by_reason, judge
 from bench.results import Store
 from bench.workloads import assumptions
 
@@ -183,6 +186,14 @@ def test_missing_and_corrupt_results_are_named(store):
     words = page_of(store).words
     assert f"{spoilt.system} at 4 req/s is corrupt" in words
     assert f"{missing.system} at 4 req/s is " in words
+
+
+def test_commands_in_reasons_are_marked_as_code():
+    over_seeds = Measurement(Estimate(1.4), num_points=4, interval=(1.2, 1.9), seeds=(0, 1, 2))
+    claim = registry.FIGURES["fig17"].claims[0]
+    reasons = failure_list([judge("fig17", claim, {}, "sim", searched=over_seeds)])
+    assert "<code>bench capacity --figure fig17 --seeds 12</code>" in reasons
+    assert "`" not in reasons
 
 
 def test_without_results_the_page_says_what_to_do(store):
