@@ -23,8 +23,8 @@ LINK = re.compile(r"\]\(([^)#:]*)(#[^)]*)?\)")
 # Files that a document's own example makes or that the reader is asked to have.
 GIVEN = ("my-gpu.toml", "trace.csv")
 
-BLOCKS = [(readme.README, name) for name in ("claims", "figures", "calibrations", "quick")]
-BLOCKS.append((readme.RUNNING, "run"))
+PARTS = ("claims", "figures", "calibrations", "quick", "evidence")
+BLOCKS = [*((readme.README, name) for name in PARTS), (readme.RUNNING, "run")]
 
 
 def commands() -> list[tuple[str, str]]:
@@ -89,6 +89,13 @@ def test_every_claim_has_a_headline() -> None:
 )
 def test_numbers_in_a_row(texts: list[str], joined: str) -> None:
     assert readme._joined(texts) == joined
+
+
+def test_an_empty_part_is_filled_and_the_rest_stays() -> None:
+    text = "above\n<!-- claims -->\n<!-- end of claims -->\nbelow\n"
+    filled = readme.replace_blocks(text, {"claims": "text"})
+    assert filled == "above\n<!-- claims -->\ntext\n<!-- end of claims -->\nbelow\n"
+    assert readme.replace_blocks(filled, {"claims": "text"}) == filled
 
 
 def test_missing_marks_are_noticed() -> None:
