@@ -5,8 +5,8 @@ both with that profile and tells how far off the simulation is. On a GPU: OPT-13
 in FP16 on ShareGPT, 120 s of arrivals, as if the GPU had 40 GiB. On a CPU: OPT-125M in FP32, 60 s
 of arrivals, all lengths and the cache a quarter. Requests arrive as often per decode step as
 1 req/s on the paper's server. Takes about six minutes, needs torch and numpy and no network, and
-writes `fig12-point.json` and `profile.toml`, small enough to be committed. Exit status: 0, or 2
-without the device.
+writes `fig12-point.json` (after each system) and `profile.toml`, small enough to be committed. Exit
+status: 0, or 2 without the device.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -151,12 +151,13 @@ def error_pct(predicted: float | None, measured: float | None) -> float | None:
     return 100 * (predicted / measured - 1)
 
 
-def run(plan: Plan, out: Path, *, quick: bool) -> dict[str, Any]:
-    """Measure and simulate; returns the record that is kept."""
+def run(plan: Plan, out: Path, *, quick: bool) -> Iterator[dict[str, Any]]:
+    """Measure and simulate; yields the record after each system, whole after the last."""
     from tools.gpu_check import describe_machine
     from tools.gpu_sections import release
 
     started = datetime.now(UTC)
+    machine = describe_machine(plan.device)
     measure_profile_file(plan, out / PROFILE, quick=quick)
     rate = comparable_rate(plan, out / PROFILE)
     points = []
@@ -164,18 +165,18 @@ def run(plan: Plan, out: Path, *, quick: bool) -> dict[str, Any]:
         print(f"{system}: {plan.model} at {rate:g} req/s for {plan.duration_s:g} s", flush=True)
         release(plan.device)
         points.append(compare(plan.spec(system, rate), out / PROFILE))
-    return {
-        "format": 1,
-        "quick": quick,
-        "paper_rate": PAPER_RATE,
-        "rate": rate,
-        "points": points,
-        "provenance": {
-            **describe_machine(plan.device),
-            "started": started.isoformat(timespec="seconds"),
-            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
-    }
+        yield {
+            "format": 1,
+            "quick": quick,
+            "paper_rate": PAPER_RATE,
+            "rate": rate,
+            "points": points,
+            "provenance": {
+                **machine,
+                "started": started.isoformat(timespec="seconds"),
+                "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+        }
 
 
 def print_record(record: dict[str, Any]) -> None:
@@ -212,8 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError("no CUDA device here: run this on a machine with a GPU")
         name = device_name(torch.device(options.device))
         out = options.out or Path("artifacts") / "reference" / folder_of(name)
-        record = run(Plan.of(options.device, quick=options.quick), out, quick=options.quick)
-        write_file(out / FILE, json_bytes(record))
+        plan = Plan.of(options.device, quick=options.quick)
+        for record in run(plan, out, quick=options.quick):
+            write_file(out / FILE, json_bytes(record))
     except ImportError as error:
         print(f"error: {error}: torch and numpy are needed", file=sys.stderr)
         return 2

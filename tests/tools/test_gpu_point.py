@@ -88,6 +88,28 @@ def test_measured_and_simulated_stand_side_by_side_with_the_error(
     assert {"torch", "source_sha256", "device"} <= set(record["provenance"])
 
 
+def test_the_first_system_is_kept_where_the_second_cannot_be_served(
+    point: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def compare(spec: PointSpec, profile: Path) -> dict[str, Any]:
+        if spec.system == "orca-oracle":
+            raise UserError("the device ran out of memory")
+        return {"system": spec.system}
+
+    def measure(plan: Any, path: Path, *, quick: bool) -> None:
+        write_profile(path, step_overhead_s=0.01)
+
+    monkeypatch.setattr(point, "compare", compare)
+    monkeypatch.setattr(point, "measure_profile_file", measure)
+    assert point.main(["--device", "cpu", "--quick", "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == "error: the device ran out of memory\n"
+    record = json.loads((tmp_path / "out" / point.FILE).read_text())
+    assert record["points"] == [{"system": "astra"}]
+
+
 def test_without_compiled_kernels_nothing_is_measured(
     point: ModuleType,
     tmp_path: Path,
