@@ -15,6 +15,7 @@ from bench.point import PointSpec
 from engines.core.clock import Clock, VirtualClock, WallClock
 from engines.core.config import (
     GIB,
+    MOST_KV_SLOTS,
     EngineConfig,
     ModelSpec,
     Preemption,
@@ -268,7 +269,7 @@ def engine_config(spec: PointSpec, platform: Platform, sampling: SamplingParams)
     return EngineConfig(
         system=system,
         num_slots=num_slots,
-        swap_slots=platform.swap_bytes // model.kv_bytes_per_token if swaps else 0,
+        swap_slots=_swap_slots(platform) if swaps else 0,
         block_size=spec.block_size,
         max_batched_tokens=spec.max_batched_tokens,
         max_num_seqs=max_seqs if spec.max_num_seqs is None else spec.max_num_seqs,
@@ -281,6 +282,17 @@ def engine_config(spec: PointSpec, platform: Platform, sampling: SamplingParams)
         preemption=Preemption(spec.preemption),
         share_prefix=spec.share_prefix,
     )
+
+
+def _swap_slots(platform: Platform) -> int:
+    """KV slots that the swap space holds; raises UserError if lists of them would not fit here."""
+    slots = platform.swap_bytes // platform.model.kv_bytes_per_token
+    if slots > MOST_KV_SLOTS:
+        raise UserError(
+            f"swap space of {platform.swap_bytes / GIB:,.0f} GiB holds more than "
+            f"{MOST_KV_SLOTS:,} KV slots of {platform.model.name}: lower --swap-space"
+        )
+    return slots
 
 
 def _simulated(spec: PointSpec) -> SimPlatform:

@@ -77,6 +77,7 @@ BAD = {
     "run --system astra --replicas 10001": "replicas must be at most 10,000",
     "run --system astra --kv-slots 100000001": "kv_slots must be at most 100,000,000",
     "run --system astra --swap-space 1e9": "swap_space_gib must be at most 100,000",
+    "run --system astra --swap-space 1e5 --backend sim": "more than 100,000,000 KV slots",
     "run --system astra --backend sim --gpu-memory 40GiB": "give --kv-slots or --device-profile",
     "run --system astra --backend sim --dtype float16": "counts only where a model runs",
     "run --system astra --backend sim --ray here:1": "--tensor-parallel 2 or more",
