@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,9 @@ class Gpu:
 
 
 def find_gpus() -> list[Gpu]:
-    """Return the GPUs that the driver shows; none where there is no driver."""
+    """Return the GPUs that the driver shows, or those of them that CUDA_VISIBLE_DEVICES names; none
+    where there is no driver.
+    """
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -54,7 +57,34 @@ def find_gpus() -> list[Gpu]:
         )
     except (OSError, subprocess.SubprocessError):
         return []
-    return [gpu for line in done.stdout.splitlines() if (gpu := parse_gpu(line)) is not None]
+    gpus = [parse_gpu(line) for line in done.stdout.splitlines()]
+    return visible(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def visible(gpus: Sequence[Gpu | None], setting: str | None) -> list[Gpu]:
+    """The GPUs that a value of CUDA_VISIBLE_DEVICES names, in its order; all without one.
+
+    gpus: in the driver's order, None for what could not be read.
+
+    As in CUDA, a number counts from 0, a name is a UUID or the beginning of one, and what names no
+    GPU ends the list. Numbers are the driver's, CUDA's own with CUDA_DEVICE_ORDER=PCI_BUS_ID: they
+    differ only where the GPUs of a machine do.
+    """
+    if setting is None:
+        return [gpu for gpu in gpus if gpu is not None]
+    chosen: list[Gpu] = []
+    for word in map(str.strip, setting.split(",")):
+        found = _named(gpus, word)
+        if len(found) != 1 or found[0] in chosen:
+            break
+        chosen += found
+    return chosen
+
+
+def _named(gpus: Sequence[Gpu | None], word: str) -> list[Gpu]:
+    if word.isdecimal():
+        return [gpu for gpu in gpus[int(word) : int(word) + 1] if gpu is not None]
+    return [gpu for gpu in gpus if gpu is not None and word and gpu.uuid.startswith(word)]
 
 
 def docker_gives_gpus(client: DockerClient) -> bool:

@@ -15,7 +15,7 @@ from bench.doctor import Finding, Level
 from bench.launch import checks
 from bench.launch.checks import container_findings
 from bench.launch.daemon import NoDaemonError, connect, explain
-from bench.launch.gpus import Gpu, GpuLedger, find_gpus, parse_gpu
+from bench.launch.gpus import Gpu, GpuLedger, find_gpus, parse_gpu, visible
 from bench.point import PointSpec
 from engines.core.errors import UserError
 
@@ -31,6 +31,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     put(folder / "docker", "")
     return folder
 
@@ -173,6 +174,26 @@ def test_gpus_are_read_from_the_drivers_table(programs: Path) -> None:
     assert parse_gpu("GPU-1, odd, [N/A], 3, 580") is None
     put(programs / "nvidia-smi", "exit 9")
     assert find_gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "names"),
+    [
+        (None, "abc"), ("", ""), ("-1", ""), ("0", "a"), ("3,1", "cb"), ("1,-1,0", "b"),
+        ("2", ""), ("4", ""), ("GPU-c", "c"), (" GPU-b , 0", "ba"), ("GPU-", ""), ("0,0", "a"),
+        ("NoDevFiles", ""), ("MIG-1", ""), ("²", ""),
+    ],
+)  # fmt: skip
+def test_gpus_that_are_hidden_from_cuda_are_not_used(setting: str | None, names: str) -> None:
+    a, b, c = (Gpu(f"GPU-{name}1", "A100", 40 * GIB, 0, "580") for name in "abc")
+    chosen = visible([a, b, None, c], setting)
+    assert "".join(gpu.uuid[4] for gpu in chosen) == names
+
+
+def test_the_environment_hides_gpus(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(programs / "nvidia-smi", 'for i in 0 1; do echo "GPU-$i, A100, 40960, 3, 580"; done')
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert [gpu.uuid for gpu in find_gpus()] == ["GPU-1"]
 
 
 def test_gpus_in_use_are_not_given_out() -> None:
