@@ -23,6 +23,7 @@ _AT_MOST: Mapping[str, float] = {
     "tensor_parallel": 1024,
     "replicas": 10_000,
     "kv_slots": MOST_KV_SLOTS,
+    "max_batched_tokens": MOST_KV_SLOTS,
     "swap_space_gib": 100_000,
 }
 # Settings that say nothing to the simulation, and what to give it instead.

@@ -26,6 +26,14 @@ _SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 _FLOATING = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 # Left in files by older versions of transformers; they follow from the configuration.
 _DERIVED = re.compile(r"(.*\.rotary_emb\.inv_freq|decoder\.version)$")
+# What the unpickler raises where bytes are wrong; it checks few of its own steps.
+_DAMAGED_PICKLE = (
+    pickle.UnpicklingError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
 _SHOWN = 3  # names of each kind that an error lists
 
 
@@ -149,7 +157,7 @@ def _open_bin(file: Path) -> dict[str, StoredTensor]:
         )
     try:
         tensors = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError:
+    except _DAMAGED_PICKLE:
         raise UserError(
             f"{file} holds more than tensors, or is damaged: save it again as safetensors"
         ) from None

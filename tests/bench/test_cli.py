@@ -76,6 +76,7 @@ BAD = {
     "run --system astra --tensor-parallel 1025": "at most 1,024, got 1,025",
     "run --system astra --replicas 10001": "replicas must be at most 10,000",
     "run --system astra --kv-slots 100000001": "kv_slots must be at most 100,000,000",
+    f"run --system astra --max-batched-tokens {10**400}": "max_batched_tokens must be at most 100",
     "run --system astra --swap-space 1e9": "swap_space_gib must be at most 100,000",
     "run --system astra --swap-space 1e5 --backend sim": "more than 100,000,000 KV slots",
     "run --system astra --backend sim --gpu-memory 40GiB": "give --kv-slots or --device-profile",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -192,6 +193,25 @@ def test_pickled_objects_are_not_executed(checkpoint, tmp_path, writer):
         file.write_bytes(pickle.dumps({"weight": _Trap()}))
     with pytest.raises(UserError, match=r"pytorch_model\.bin"):
         load(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")  # of a protocol that PyTorch does not know
+def test_any_byte_of_a_pickle_may_be_wrong(tmp_path):
+    file = tmp_path / "pytorch_model.bin"
+    torch.save({f"weight{i}": torch.ones(2, i + 1) for i in range(8)}, file)
+    good = file.read_bytes()
+    first, size = good.index(b"data.pkl"), 700
+    draw = random.Random(0)
+    refused = 0
+    for _ in range(600):
+        damaged = bytearray(good)
+        damaged[first + draw.randrange(size)] = draw.randrange(256)
+        file.write_bytes(damaged)
+        try:
+            Checkpoint(tmp_path)
+        except UserError as error:
+            refused += str(file) in str(error)
+    assert refused > 100
 
 
 def test_absent_files(opt_copy, tmp_path):
