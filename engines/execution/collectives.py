@@ -9,10 +9,21 @@ from datetime import timedelta
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is compiled
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 LOOPBACK = "127.0.0.1"
 _JOIN_TIMEOUT = timedelta(seconds=120)
+
+
+def open_store(host: str) -> TCPStore:
+    """Where ranks meet, opened by rank 0 at a port that is free (LOOPBACK: for this machine)."""
+    return TCPStore(host, 0, is_master=True, timeout=_JOIN_TIMEOUT, wait_for_workers=False)
+
+
+def reach_store(host: str, port: int) -> TCPStore:
+    """The same from another rank."""
+    return TCPStore(host, port, is_master=False, timeout=_JOIN_TIMEOUT)
 
 
 @dataclass(frozen=True)
@@ -26,13 +37,15 @@ class TorchCommunicator:
     size: int
 
     @classmethod
-    def join(cls, address: str, *, rank: int, size: int, device: torch.device) -> TorchCommunicator:
-        """Meet the other ranks at rank 0's `address` (HOST:PORT); returns when all are there."""
-        if address.startswith(LOOPBACK):  # gloo would look up this machine's name to be found
+    def join(
+        cls, store: TCPStore, *, rank: int, size: int, device: torch.device
+    ) -> TorchCommunicator:
+        """Meet the other ranks at rank 0's store; returns when all are there."""
+        if store.host == LOOPBACK:  # gloo would look up this machine's name to be found
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         dist.init_process_group(
             BACKENDS[device.type],
-            init_method=f"tcp://{address}",
+            store=store,
             rank=rank,
             world_size=size,
             timeout=_JOIN_TIMEOUT,

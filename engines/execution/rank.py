@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
 import time
-from contextlib import closing
 from dataclasses import dataclass
 
 import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is compiled
 
 from engines.core.config import EngineConfig, ModelSpec
 from engines.core.executor import StepResult
-from engines.execution.collectives import TorchCommunicator
+from engines.execution.collectives import TorchCommunicator, open_store, reach_store
 from engines.execution.mirror import Mirror
 from engines.execution.setup import LoadedModel, load
 from engines.execution.step_message import Inputs, StepCodec
@@ -52,6 +51,7 @@ class Rank:
     def __init__(self, rank: int, size: int, device: str) -> None:
         self._rank, self._size = rank, size
         self._device = device
+        self._store: TCPStore | None = None
         self._communicator: TorchCommunicator | None = None
         self._sharers = 1
         self._loaded: LoadedModel | None = None
@@ -67,19 +67,19 @@ class Rank:
         node_id = ray.get_runtime_context().get_node_id()
         return RankPlace(os.getpid(), ray.util.get_node_ip_address(), node_id, torch.__version__)
 
-    def free_port(self) -> int:
-        """A port on which this rank could be met."""
-        with closing(socket.socket()) as probe:
-            probe.bind(("", 0))
-            return int(probe.getsockname()[1])
+    def open_store(self, host: str) -> int:
+        """Let the others meet this rank, at the port that it returns."""
+        self._store = open_store(host)
+        return int(self._store.port)
 
-    def join(self, address: str, sharers: int) -> None:
+    def join(self, host: str, port: int, sharers: int) -> None:
         """Meet the other ranks; `sharers` of them are on this rank's machine."""
+        self._store = self._store or reach_store(host, port)
         self._sharers = sharers
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // sharers))
         device = torch.device(self._device, 0) if self._device == "cuda" else torch.device("cpu")
         self._communicator = TorchCommunicator.join(
-            address, rank=self._rank, size=self._size, device=device
+            self._store, rank=self._rank, size=self._size, device=device
         )
 
     def load(self, name_or_path: str, dtype: str | None, seed: int) -> Slice:

@@ -115,8 +115,6 @@ class RayRanks:
 
     def _meet(self) -> None:
         """Let the ranks find each other, and refuse those that do not match."""
-        import ray
-
         places = self.ask("place")
         self.pids = [place.pid for place in places]
         self._whereabouts = [f"process {p.pid} on {p.node}" for p in places]
@@ -126,12 +124,12 @@ class RayRanks:
         if len(versions) > 1:
             found = ", ".join(f"{version} ({where})" for version, where in versions.items())
             raise UserError(f"the cluster's nodes have different versions of PyTorch: {found}")
-        port = ray.get(self._actors[0].free_port.remote())
         sharers = Counter(place.node_id for place in places)
-        address = f"{LOOPBACK if len(sharers) == 1 else places[0].node}:{port}"
+        host = LOOPBACK if len(sharers) == 1 else places[0].node
+        (port,) = self.receive([self._actors[0].open_store.remote(host)])
         self.receive(
             [
-                actor.join.remote(address, sharers[place.node_id])
+                actor.join.remote(host, port, sharers[place.node_id])
                 for actor, place in zip(self._actors, places, strict=True)
             ]
         )

@@ -16,7 +16,15 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from processes import TRIED_TWICE, command_of, descendants, started, the_one, wait_until
+from processes import (
+    DEADLINE_S,
+    TRIED_TWICE,
+    command_of,
+    descendants,
+    started,
+    the_one,
+    wait_until,
+)
 from real_serving import checkpoint, expected
 
 from bench.cli import main
@@ -77,8 +85,9 @@ def test_without_ray_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     ],
 )
 def test_what_cannot_run_says_why(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    words = generate(tmp_path, *options)
     began = time.monotonic()
-    result = CliRunner().invoke(main, generate(tmp_path, *options))
+    result = CliRunner().invoke(main, words)
     assert result.exit_code == 2
     assert result.stdout == ""
     assert time.monotonic() - began < 30  # eight seconds where the machine is not busy
@@ -104,7 +113,9 @@ def test_a_cluster_of_another_version_is_refused(tmp_path: Path, head: RayHead) 
     )
     options = ("--tensor-parallel", "2", "--ray", head.address)
     command = [sys.executable, "-c", program, *generate(tmp_path, *options)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    result = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=DEADLINE_S
+    )
     assert result.returncode == 2
     assert result.stdout == ""
     assert "runs other versions than this command" in result.stderr

@@ -6,13 +6,14 @@ import importlib.util
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 import torch
-from processes import TRIED_TWICE, alive
+from processes import DEADLINE_S, TRIED_TWICE, alive
 from real_serving import (
     VOCAB,
     all_expected,
@@ -33,6 +34,7 @@ if importlib.util.find_spec("ray") is None:
     pytest.skip("tests of tensor parallelism left out: ray needed", allow_module_level=True)
 
 from engines.execution import ray_cluster, ray_head
+from engines.execution.collectives import LOOPBACK, open_store, reach_store
 from engines.execution.ray_address import LOCAL
 from engines.execution.ray_cluster import Cluster, join_or_connect
 from engines.execution.ray_ranks import RankPlan, RayRanks
@@ -182,6 +184,14 @@ def test_steps_overlap_with_scheduling_where_no_token_decides(
     assert step_overlap.serve(model, beams, overlap=True).timing.hidden_s == 0
 
 
+def test_nobody_can_take_the_port_at_which_ranks_will_meet() -> None:
+    store = open_store(LOOPBACK)
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("", store.port))
+    reach_store(LOOPBACK, store.port).set("here", "1")
+    assert store.get("here") == b"1"
+
+
 @pytest.mark.slow
 def test_slots_are_what_every_rank_has_room_for(ranks: Callable[[int], RayRanks]) -> None:
     pair, model = checkpoint("llama-wide"), sliced(ranks, "llama-wide", 2)
@@ -228,7 +238,8 @@ def test_within_a_task_the_ranks_share_what_the_task_has(cluster: Cluster) -> No
 
     before = int(ray.available_resources().get("CPU", 0))
     task = ray.remote(work).options(num_cpus=max(before, 1))
-    slots, name = ray.get(task.remote(str(checkpoint("opt-wide").directory)), timeout=60)
+    directory = str(checkpoint("opt-wide").directory)
+    slots, name = ray.get(task.remote(directory), timeout=DEADLINE_S)
     assert slots > 0
     assert name.startswith("2x cpu: ")
 
