@@ -28,6 +28,8 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as later versions do; else Ray warns of it
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # when ranks die, of those that nobody waits for any more
+    # Nobody reads what Ray notes of tasks; to hand it to a dead head it would wait ten seconds.
+    "RAY_task_events_shutdown_flush_timeout_ms": "200",
 }
 _OBJECT_STORE_BYTES = 256 << 20  # results are small, and a machine's shared memory may be too
 _SET_CHILD_SUBREAPER = 36  # of Linux' prctl
