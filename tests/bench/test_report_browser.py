@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from browser import Tab, browser, find_browser
 from capacity_fakes import serve
 
+from bench.capacity import Estimate
 from bench.experiments import registry
 from bench.experiments.tables import Choice
-from bench.report import write_report
-from bench.reporting.pictures import draw_all
+from bench.report import build_report, write_report
+from bench.reporting.measures import Measurement
+from bench.reporting.page import to_html
+from bench.reporting.pictures import Drawing, draw_all
+from bench.reporting.verdicts import judge
 from bench.results import Store
+from plot.draw import draw
 
 BROWSER = find_browser()
 REQUIRED = os.environ.get("BENCH_TEST_BROWSER") == "required"
@@ -30,6 +36,12 @@ TOO_WIDE = """
   return box.width && !e.closest('.scroll, .hidden, .skip')
     && (box.right > document.documentElement.clientWidth + 1 || box.left < -1);
 }).map(e => e.tagName + '.' + e.getAttribute('class')).slice(0, 5)
+"""
+# Tables of claims that have to be scrolled sideways.
+CUT_OFF = """
+[...document.querySelectorAll('.verdicts .scroll')]
+  .filter(e => e.scrollWidth > e.clientWidth + 1)
+  .map(e => `${e.scrollWidth} in ${e.clientWidth}`)
 """
 # The worst contrast of any text against the nearest background behind it (WCAG 2).
 CONTRASTS = """
@@ -89,6 +101,32 @@ def test_page_fits_any_width_in_both_schemes(tab: Tab, page: Path, width: int, d
     )
     assert (inner, outer) == (width, width)
     assert tab.evaluate(TOO_WIDE) == []
+
+
+@pytest.mark.parametrize("width", [840, 1200, 1280, 1400])
+def test_claims_with_intervals_are_not_cut_off_beside_their_picture(
+    tab: Tab, tmp_path: Path, width: int
+) -> None:
+    store = Store(tmp_path, source="present")
+    for spec in registry.find("fig17").points():
+        store.write(spec, serve(spec), provenance={"source_sha256": store.source})
+    over_seeds = Measurement(
+        Estimate(1.42),
+        num_points=4,
+        devices=("1x a100-40gb",),
+        seeds=(0, 1, 2),
+        interval=(1.21, 1.68),
+        method="searched",
+    )
+    claims = registry.FIGURES["fig17"].claims
+    verdicts = tuple(judge("fig17", c, {}, "sim", searched=over_seeds) for c in claims)
+    report = replace(build_report(store, Choice()), verdicts=verdicts)
+    picture = next(p for p in draw("fig17", store, tmp_path / "figures") if p.suffix == ".png")
+    page = tmp_path / "index.html"
+    page.write_text(to_html(report, {"fig17": Drawing(picture.read_bytes())}), encoding="utf-8")
+    tab.open(page, width=width, dark=False)
+    assert tab.evaluate("document.querySelectorAll('.verdicts').length") == 1
+    assert tab.evaluate(CUT_OFF) == []
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
