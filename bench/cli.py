@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import sys
@@ -67,27 +68,39 @@ class LazyGroup(click.Group):
         extra["standalone_mode"] = False
         _write_any_text()
         try:
-            status = super().main(*args, **extra)
+            status = self._run(*args, **extra)
         except UserError as error:
             _fail(str(error), 2)
         except LostWorkerError as error:
             _fail(f"{error}. The same command may succeed another time", 1)
         except MemoryError:
             _fail("out of memory on this machine: ask for less at once", 1)
-        except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.format_message())
-            sys.exit(0)
         except click.ClickException as error:
             _fail(error.format_message(), error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             _fail("interrupted", 130)
         except Exception as error:
-            from bench.launch.daemon import trouble
-
-            if (reason := trouble(error)) is None:
+            if (reason := _trouble(error)) is None:
                 raise
             _fail(reason, 2)
         sys.exit(status if isinstance(status, int) else 0)
+
+    def _run(self, *args: Any, **extra: Any) -> Any:
+        """The status of the command; a group without a command shows its help."""
+        try:
+            return super().main(*args, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            return 0
+
+
+def _trouble(error: Exception) -> str | None:
+    """What an error means that comes from around a command, in one line; None for any other."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space left for the output: free some, or send it elsewhere"
+    from bench.launch.daemon import trouble
+
+    return trouble(error)
 
 
 def _write_any_text() -> None:

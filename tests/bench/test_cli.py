@@ -274,3 +274,20 @@ def test_signs_that_a_terminal_lacks_are_escapes_and_no_traceback(tmp_path: Path
     done = subprocess.run(command, env=env, capture_output=True, encoding="ascii", check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert r"\xb15.0 %" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize(
+    "line", ["--help", "data", "figures", "run --system astra --duration 20 --json --quiet"]
+)
+def test_output_that_has_no_room_is_told_in_one_line(line: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench", *line.split()],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "Error: no space left for the output: free some, or send it elsewhere"
+    )
+    assert "Traceback" not in done.stderr
