@@ -66,7 +66,7 @@ class Claim:
     a range. `tolerance` is in `kind`: "points" (percentage points), "relative" (fraction of the
     paper's value), "range" (fraction beyond either end). `measure` names a function of
     `bench.reporting.measures` and `args` are its arguments. `calibrated` says which parameter
-    this number fixed ("" for a prediction). `notes` explain a failure and are shown only then.
+    this number fixed ("" for a prediction). `notes` explain a miss and are shown only then.
     """
 
     path: str

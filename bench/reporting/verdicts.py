@@ -198,10 +198,11 @@ def _open_text(verdict: Verdict) -> str:
         return "neither capacity is known: the rates of both curves do not reach the limit"
     if verdict.ours.bound is Bound.EXACT:
         seeds = len(verdict.measurement.seeds)
+        known = f". Should it not hold: {verdict.claim.notes}" if verdict.claim.notes else ""
         return (
             f"{gap_text(verdict)}; but the 95 % interval over {seeds} seeds, "
             f"{interval_text(verdict)}, reaches into what is allowed (`bench capacity --figure "
-            f"{verdict.figure} --seeds {4 * seeds}` narrows it)"
+            f"{verdict.figure} --seeds {4 * seeds}` narrows it){known}"
         )
     return f"only a bound is known ({ours_text(verdict)}): the rates do not reach the limit"
 

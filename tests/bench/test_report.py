@@ -124,7 +124,7 @@ def test_deviation_is_from_the_nearer_end():
     assert deviation_of(claim(kind="points", paper=0.0), 0.4) == pytest.approx(0.4)
 
 
-def test_notes_are_shown_only_where_the_claim_fails(monkeypatch):
+def test_notes_are_shown_only_where_the_claim_misses(monkeypatch):
     made = claim(notes="because of the weather")
     assert reason_text(judged(made, Estimate(10.0), monkeypatch)) == ""
     failed = reason_text(judged(made, Estimate(20.0), monkeypatch))
@@ -139,8 +139,9 @@ def test_notes_are_shown_only_where_the_claim_fails(monkeypatch):
 def test_a_gap_smaller_than_seeds_differ_by_leaves_a_claim_open(interval, status, monkeypatch):
     found = Measurement(Estimate(12.0), num_points=4, interval=interval, seeds=(0, 1, 2))
     monkeypatch.setitem(MEASURES, "kernel_ratio", lambda tables: found)
-    verdict = judge("fig12", claim(), {}, "sim")
+    verdict = judge("fig12", claim(notes="because of the weather"), {}, "sim")
     assert verdict.status is status
+    assert reason_text(verdict).endswith("because of the weather")
     told = "95 % interval over 3 seeds, 8.00 to 13.00x, reaches into what is allowed"
     assert (told in reason_text(verdict)) is (status is Status.OPEN)
     assert ("--figure fig12 --seeds 12" in reason_text(verdict)) is (status is Status.OPEN)
