@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -207,10 +208,23 @@ def test_nothing_is_left_when_the_driver_goes(
     assert lines == ("Error: interrupted" if number == signal.SIGINT else "")
 
 
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """For Ray's files, which nobody removes where the process that started it is killed.
+
+    The name is short enough for Ray's sockets.
+    """
+    with tempfile.TemporaryDirectory(prefix="rank-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 @TRIED_TWICE
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["/gcs_server ", "/raylet ", "engines.execution.ray_head"])
-def test_a_head_that_dies_is_told_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+def test_a_head_that_dies_is_told_and_leaves_nothing(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(temporary))
     with serving(tmp_path) as process:
         below = descendants(process.pid)
         os.kill(the_one(below, name), signal.SIGKILL)
