@@ -46,7 +46,12 @@ def require_cluster(address: str) -> None:
     """Raise UserError, within ten seconds, where no cluster answers or it does not let us in."""
     require_listener(address)
     command = [sys.executable, "-m", __name__, address, str(_ANSWER_S)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_LOAD_S, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_LOAD_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"Ray itself did not load within {_LOAD_S:g} s: this machine is too busy, try again"
+        ) from None
     if done.returncode == 0:
         return
     if done.returncode == -signal.SIGALRM:

@@ -62,3 +62,11 @@ def test_a_machine_that_is_no_node_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("RAY_ADDRESS", "none")  # else another cluster of this machine would do
     with pytest.raises(UserError, match=r"no Ray cluster answers at auto \(.*none"):
         require_cluster(AUTO)
+
+
+def test_a_machine_too_busy_to_load_ray_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_address, "_LOAD_S", 0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(UserError, match="Ray itself did not load within 0 s"):
+            require_cluster(address)
