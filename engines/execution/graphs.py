@@ -41,7 +41,8 @@ class DecodeGraphs:
         self._pool = torch.cuda.graph_pool_handle()
         self._capacity = 0
         self._warm: set[tuple[int, int]] = set()
-        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+        self._logits: Tensor | None = None  # [MAX_ROWS, vocab], of whichever graph ran last
 
     def run(self, rows: Rows, longest: int) -> Tensor:
         """Give every row its next slot and return the logits of its token.
@@ -59,22 +60,33 @@ class DecodeGraphs:
         key = (min(padded_rows(len(rows)), rows.capacity), padded_context(longest))
         if key not in self._graphs:
             if key not in self._warm:
-                self._warm.add(key)
-                return self._decode(*key)
+                return self._run_first(key)
             self._graphs[key] = self._capture(key)
-        graph, logits = self._graphs[key]
-        graph.replay()
+        self._graphs[key].replay()
+        assert self._logits is not None
+        return self._logits
+
+    def _run_first(self, key: tuple[int, int]) -> Tensor:
+        """Run without a graph, which also shows how large a row of logits is."""
+        self._warm.add(key)
+        logits = self._decode(*key)
+        if self._logits is None:
+            self._logits = logits.new_empty((MAX_ROWS, logits.shape[1]))
         return logits
 
-    def _capture(self, key: tuple[int, int]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    def _capture(self, key: tuple[int, int]) -> torch.cuda.CUDAGraph:
+        """Capture the step for a shape. All graphs put their logits into one place: with its own,
+        each would keep up to 50 MB of OPT's.
+        """
+        assert self._logits is not None
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self._device)
         # NCCL's watchdog asks for the state of events on a thread of its own, which the default
         # mode would take for a mistake in this capture.
         mode = "thread_local"
         with _without_gc(), torch.cuda.graph(graph, pool=self._pool, capture_error_mode=mode):
-            logits = self._decode(*key)
-        return graph, logits
+            self._logits[: key[0]].copy_(self._decode(*key))
+        return graph
 
 
 @contextmanager
