@@ -10,7 +10,9 @@ BACKEND   ?= auto
 
 # What to install: where models are executed or kernels measured, PyTorch too; containers bring it.
 MODELS = $(filter cpu cuda,$(BACKEND))$(filter fig18 fig18-a,$(MAKECMDGOALS))$(shell command -v nvidia-smi)
-WHAT  := $(if $(filter docker,$(RUNNER)),base,$(if $(MODELS),models,base))
+OTHERS = $(filter-out images bundle bundle-check,$(or $(MAKECMDGOALS),help))
+INSIDE = $(filter docker,$(RUNNER))$(if $(OTHERS),,yes)
+WHAT  := $(if $(INSIDE),base,$(if $(MODELS),models,base))
 BENCH := $(VENV)/bin/bench
 STAMP := $(VENV)/.installed-$(WHAT)
 TRACES = $(if $(QUICK),--quick) $(if $(FULL),--full)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -81,6 +82,20 @@ def test_pytorch_is_installed_where_it_is_used(
 ) -> None:
     done = make("-n", *words, f"VENV={tmp_path}")
     assert f"install.sh {tmp_path} {what}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [("all", "models"), ("images", "base"), ("bundle bundle-check", "base"),
+     ("images fig2", "models"), ("images fig2 RUNNER=docker", "base")],
+)  # fmt: skip
+def test_a_machine_with_a_gpu_gets_pytorch_unless_images_bring_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, what: str
+) -> None:
+    (tmp_path / "nvidia-smi").touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    done = make("-n", *words.split(), f"VENV={tmp_path}/none")
+    assert f"install.sh {tmp_path}/none {what}" in done.stdout
 
 
 def test_help_lists_targets_without_installing(tmp_path: Path) -> None:
