@@ -113,3 +113,20 @@ def test_dockerfiles_are_free_of_lint(path: Path) -> None:
 def test_scripts_are_shell(name: str) -> None:
     done = subprocess.run(["sh", "-n", ROOT / name], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_kernels_are_compiled_with_the_files_that_are_copied_for_it(
+    path: Path, tmp_path: Path
+) -> None:
+    """The layer is kept while those files are as they were, so it names them one by one."""
+    stage = path.read_text(encoding="utf-8").partition("AS kernels\n")[2].partition("\nFROM")[0]
+    for line in re.findall(r"^COPY (.*)$", stage.replace("\\\n", ""), re.M):
+        *names, folder = line.split()
+        for name in names:
+            if (ROOT / name).is_file():
+                (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, tmp_path / folder)
+    command = [sys.executable, "-S", "-m", "engines.kernels.build", "--help"]  # -S: not installed
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
