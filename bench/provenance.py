@@ -117,11 +117,14 @@ def provenance_of(
 
 
 def git_state() -> dict[str, Any]:
-    """Commit and whether the checkout differs from it; both null outside a git checkout."""
+    """Commit and whether the checkout differs from it; both null outside a git checkout.
+
+    Results are not sources: those that a run has written do not make the next one's differ.
+    """
     commit = _output("git", "rev-parse", "HEAD")
     if commit is None:
         return {"git_commit": None, "git_dirty": None}
-    status = _output("git", "status", "--porcelain")
+    status = _output("git", "status", "--porcelain", "--", ":/", ":(top,exclude)artifacts")
     return {"git_commit": commit, "git_dirty": None if status is None else status != ""}
 
 

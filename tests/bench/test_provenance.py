@@ -3,6 +3,8 @@ from __future__ import annotations
 import hashlib
 import platform
 import shlex
+import shutil
+import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,6 +96,24 @@ def test_what_a_point_records() -> None:
     assert record["cores"] >= 1
     assert isinstance(record["gpus"], list)
     assert platform.node() not in str(record).split()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git needed")
+def test_results_are_no_changes_of_the_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "bench" / "provenance.py"))
+    for name in ("bench/a.py", "artifacts/reference/table.csv"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("1")
+    identity = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    for words in (("init", "-q"), ("add", "."), (*identity, "commit", "-q", "-m", "all")):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    (tmp_path / "artifacts/reference/table.csv").write_text("2")
+    (tmp_path / "artifacts/new.csv").write_text("3")
+    assert provenance.git_state()["git_dirty"] is False
+    (tmp_path / "new.py").write_text("4")
+    assert provenance.git_state()["git_dirty"] is True
 
 
 def test_no_git_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
