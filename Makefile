@@ -8,7 +8,8 @@ VENV      ?= .venv
 ARTIFACTS ?= artifacts
 BACKEND   ?= auto
 
-# What to install: where models are executed or kernels measured, PyTorch too; containers bring it.
+# What to install: where models are executed or kernels measured, PyTorch too. Containers bring it,
+# and to build or pack their images nothing else is needed.
 MODELS = $(filter cpu cuda,$(BACKEND))$(filter fig18 fig18-a,$(MAKECMDGOALS))$(shell command -v nvidia-smi)
 OTHERS = $(filter-out images bundle bundle-check,$(or $(MAKECMDGOALS),help))
 INSIDE = $(filter docker,$(RUNNER))$(if $(OTHERS),,yes)

@@ -22,9 +22,9 @@ DEADLINE_S = 120.0  # for a machine that is busy with other things
 TRIED_TWICE = pytest.mark.flaky(reruns=1)
 
 
-def wait_until(condition: Callable[[], Any], what: str, *, timeout_s: float = DEADLINE_S) -> None:
+def wait_until(condition: Callable[[], Any], what: str) -> None:
     """Return once the condition holds; too long for `what` is a failure."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline, f"waited too long for {what}"
         time.sleep(0.05)
