@@ -77,7 +77,7 @@ reference: $(STAMP)  ## run everything and renew artifacts/reference/sim, to com
 	$(GET_RAY)
 	@$(BENCH) reference --renew --artifacts $(ARTIFACTS) $(WORK) $(ON_RAY)
 	@$(BENCH) reference --renew --quick --artifacts $(ARTIFACTS) $(WORK) $(ON_RAY)
-	@$(VENV)/bin/python -m bench.readme
+	@$(VENV)/bin/python -m tools.readme
 
 test: install-test  ## install what the tests need and run them, linters first
 	@$(VENV)/bin/ruff check .
@@ -86,19 +86,19 @@ test: install-test  ## install what the tests need and run them, linters first
 	@$(VENV)/bin/pytest
 
 benchmark: $(STAMP)  ## host time of the engine, with its limits
-	@$(VENV)/bin/python -m bench.benchmark
+	@$(VENV)/bin/python -m benchmarks.engine
 
 gpu-check:  ## check and time, in one JSON file, everything that needs a GPU
-	@$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m tools.gpu_check \
+	@$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m benchmarks.gpu_check \
 	  --out $(or $(OUT),$(ARTIFACTS)/gpu-check)
 
 gpu-point:  ## one point of Fig. 12 on the GPU, and the simulation's error there; six minutes
-	@$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m tools.gpu_point \
+	@$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m benchmarks.gpu_point \
 	  $(if $(OUT),--out $(OUT))
 
 benchmark-models: install-test  ## tokens/s on the CPU: ours, transformers, CTranslate2
 	@$(VENV)/bin/python -m pip install --quiet --editable ".[benchmark]"
-	@$(VENV)/bin/python -m bench.benchmark_models
+	@$(VENV)/bin/python -m benchmarks.models
 
 images: $(STAMP)  ## build the systems' container images that are missing or stale
 	@$(BENCH) images $(IMAGES)

@@ -21,7 +21,6 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "plot": ("bench.commands.plot", "Draw figures from the results that are there."),
     "report": ("bench.commands.report", "Hold every number against the paper's."),
     "capacity": ("bench.commands.capacity", "Find the rate that a system sustains, by bisection."),
-    "scaling": ("bench.commands.scaling", "Predict large models: tensor parallelism, replicas."),
     "reference": ("bench.commands.reference", "Compare results with the reference, or renew it."),
     "figures": ("bench.commands.figures", "List the figures: what they need and how long."),
     "kernels": ("bench.commands.kernels", "Time the kernels on this device (Figures 18a, 19a)."),
@@ -98,7 +97,7 @@ def _trouble(error: Exception) -> str | None:
     """What an error means that comes from around a command, in one line; None for any other."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "no space left for the output: free some, or send it elsewhere"
-    from bench.launch.daemon import trouble
+    from bench.docker.daemon import trouble
 
     return trouble(error)
 

@@ -11,10 +11,10 @@ from matplotlib.lines import Line2D
 
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
-from bench.point import PointSpec
+from bench.point.spec import PointSpec
 from engines.core.config import ModelSpec, find_model
-from engines.execution.memory import default_slots, paper_server
-from engines.execution.profile import load_profile
+from engines.sim.profile import load_profile
+from engines.sim.slots import default_slots, paper_server
 from plot.layout import panel_letter, place_legend, say_no_results
 from plot.summary import with_columns
 from plot.systems import in_order, style_of

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from bench.kernel_results import attention_frame, ratio_frame, recovery_frame
+from bench.results.measurements import attention_frame, ratio_frame, recovery_frame
 from plot.layout import panel_letter, place_legend
 from plot.preemption import draw_costs
 from plot.summary import BACKEND_WORDS

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
-from bench.experiments.scaling import MINIATURE
+from bench.experiments.miniature import MINIATURE
 
 LINE_IN = 0.098  # height of one footer line
 MARGIN_IN = 0.05

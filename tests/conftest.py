@@ -37,7 +37,8 @@ def small_device(monkeypatch: pytest.MonkeyPatch) -> None:
     Skips where there are no compiled kernels to be measured.
     """
     pytest.importorskip("torch")
-    from engines.kernels import library, timing
+    from bench.devices import timing
+    from engines.kernels import library
 
     if not library.load_kernels("cpu").compiled:
         pytest.skip("no compiled CPU kernels (no C++ compiler?)")

@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 import pytest
 
-from bench import readme
 from bench.cli import main
 from bench.experiments import registry
+from tools import readme
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ def test_generated_part_is_as_generated(
     text = document.read_text(encoding="utf-8")
     found = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- end of {name} -->", text, re.S)
     assert found is not None
-    assert found[1] == generated[document][name], "'python -m bench.readme' writes it anew"
+    assert found[1] == generated[document][name], "'python -m tools.readme' writes it anew"
 
 
 def test_readme_stays_short() -> None:

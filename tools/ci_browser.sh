@@ -8,7 +8,7 @@ say() {
     echo "browser for tests: $1" >&2
 }
 
-# The names that tests/bench/browser.py looks for.
+# The names that tests/helpers/browser.py looks for.
 present() {
     for name in chromium chromium-browser google-chrome google-chrome-stable; do
         command -v "$name" >/dev/null && return

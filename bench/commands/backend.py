@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bench.point import BACKENDS, PointSpec
+from bench.point.spec import BACKENDS, PointSpec
 from engines.core.errors import UserError, unknown_name
 
 

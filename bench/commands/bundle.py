@@ -12,12 +12,12 @@ import click
 from bench.commands.options import artifacts_option
 from bench.commands.places import build_arg_option, device_option, note, settle_device
 from bench.commands.tables import print_table
-from bench.launch.context import SYSTEMS
+from bench.docker.context import SYSTEMS
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-    from bench.launch.images import Image
+    from bench.docker.images import Image
 
 _POINT = ("run", "--backend", "sim", "--rate", "2", "--duration", "60", "--json", "--quiet")
 _SYSTEM_OF = {"astra": "astra", "orca": "orca-max", "ft": "ft"}
@@ -42,7 +42,7 @@ def command(
     The check compares all checksums, loads the images, and runs a point of each system in a
     container without a network.
     """
-    from bench.launch.daemon import connect
+    from bench.docker.daemon import connect
 
     folder = Path(out) if out else Path(artifacts) / "bundle"
     client = connect()
@@ -60,8 +60,8 @@ def _write(
     device: str,
     build_arg: tuple[str, ...],
 ) -> None:
-    from bench.launch.bundle import Contents, write_bundle
-    from bench.launch.images import Images, parse_build_args
+    from bench.docker.bundle import Contents, write_bundle
+    from bench.docker.images import Images, parse_build_args
 
     images = Images(client, build_args=parse_build_args(build_arg))
     fresh = [
@@ -73,8 +73,8 @@ def _write(
 
 
 def _check(client: DockerClient, folder: Path) -> None:
-    from bench.launch.bundle import load_images, verify_sums
-    from bench.launch.owner import sweep
+    from bench.docker.bundle import load_images, verify_sums
+    from bench.docker.owner import sweep
 
     count = verify_sums(folder)
     note(f"{count} files match their checksums")
@@ -86,8 +86,8 @@ def _check(client: DockerClient, folder: Path) -> None:
 
 def _serve(client: DockerClient, image: Image) -> str:
     """Run a point in the image, confined and offline, and say what came of it."""
-    from bench.launch.command import ask_command
-    from bench.launch.container import Confinement
+    from bench.docker.command import ask_command
+    from bench.docker.container import Confinement
 
     system = _SYSTEM_OF[image.name.partition(":")[0].removeprefix("sosp23-")]
     with tempfile.TemporaryDirectory() as results:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.capacity import LIMIT_S_PER_TOKEN
-from bench.capacity_search import DEFAULT_TOLERANCE, Search, Target
+from bench.claims.capacity import LIMIT_S_PER_TOKEN
+from bench.claims.capacity_search import DEFAULT_TOLERANCE, Search, Target
 from bench.commands.backend import check_profile, tell_backend
 from bench.commands.capacity_output import print_figures, print_one
 from bench.commands.options import artifacts_option, quiet_option
@@ -21,13 +21,13 @@ from bench.commands.places import (
 )
 from bench.commands.point_options import point_options
 from bench.commands.selection import effort_options, selection_overrides
-from bench.point import PointSpec
+from bench.point.spec import PointSpec
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.capacity_run import Sought
-    from bench.reporting.searched import Pair
-    from bench.results import Store
+    from bench.claims.capacity_run import Sought
+    from bench.claims.searched import Pair
+    from bench.results.store import Store
 
 DEFAULT_SEEDS = 3
 SEARCH_OPTIONS = (
@@ -90,8 +90,8 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     tried is kept among the results, so that an interrupted search goes on where it was, and
     `bench report` uses finished ones for the claims about sustained rates (those of --figure).
     """
-    from bench.results import Store
-    from bench.run import check_simulated
+    from bench.point.serve import check_simulated
+    from bench.results.store import Store
 
     target = Target(given["limit"], given["tolerance"])
     store = Store(given["artifacts"])
@@ -149,7 +149,7 @@ def _spec(given: Mapping[str, Any]) -> PointSpec:
 def _run(
     store: Store, searches: Sequence[Search], *, target: Target, given: Mapping[str, Any]
 ) -> Sought:
-    from bench.capacity_run import run_searches
+    from bench.claims.capacity_run import run_searches
     from bench.progress import choose
 
     tell_runner(given)
@@ -177,9 +177,9 @@ def _tell(sought: Sought, store: Store) -> int:
 def _search_figures(
     ctx: click.Context, store: Store, *, target: Target, given: Mapping[str, Any]
 ) -> int:
+    from bench.claims.searched import Ratio, search_of
     from bench.experiments.effort import Effort
     from bench.experiments.tables import Choice
-    from bench.reporting.searched import Ratio, search_of
 
     pairs = _pairs(given["figures"])
     seed_given = ctx.get_parameter_source("seed") is not click.core.ParameterSource.DEFAULT
@@ -212,8 +212,8 @@ def _search_figures(
 
 
 def _pairs(names: Iterable[str]) -> list[Pair]:
+    from bench.claims.searched import pairs_in
     from bench.experiments import registry
-    from bench.reporting.searched import pairs_in
 
     found: dict[Pair, None] = {}
     for name in names:

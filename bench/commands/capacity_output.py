@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.capacity_search import Found, Target
+from bench.claims.capacity_search import Found, Target
+from bench.claims.intervals import Mean
 from bench.commands.tables import print_table
-from bench.intervals import Mean
 
 if TYPE_CHECKING:
-    from bench.reporting.searched import Ratio
+    from bench.claims.searched import Ratio
 
 
 def print_one(found: Found, *, target: Target, as_json: bool) -> None:

@@ -28,7 +28,7 @@ def command() -> None:
 def list_command(*, directory: Path) -> None:
     """List the data sets: what is shipped, and whether real lengths are there."""
     from bench.commands.tables import print_table
-    from bench.data import lengths_path, list_datasets
+    from bench.workloads.datasets import lengths_path, list_datasets
 
     rows = []
     for dataset in list_datasets():
@@ -44,8 +44,8 @@ def list_command(*, directory: Path) -> None:
 @click.option("--url", help="Another address of the same file (its checksum is pinned).")
 def fetch_command(*, name: str, directory: Path, url: str | None) -> None:
     """Download the published lengths of data set NAME and check them."""
-    from bench.data import fetch, find_dataset
-    from bench.files import check_writable
+    from bench.results.files import check_writable
+    from bench.workloads.datasets import fetch, find_dataset
 
     find_dataset(name)
     check_writable(directory)
@@ -61,7 +61,7 @@ def import_command(*, name: str, file: Path, directory: Path) -> None:
 
     FILE is a CSV with columns input_len,output_len (also .csv.gz), or the published pickle.
     """
-    from bench.data import import_file
+    from bench.workloads.datasets import import_file
 
     click.echo(str(import_file(name, file, directory)))
 
@@ -76,6 +76,6 @@ def import_command(*, name: str, file: Path, directory: Path) -> None:
 )
 def derive_command(*, file: Path, out: Path) -> None:
     """Derive the shipped ShareGPT statistics again from its real lengths in FILE."""
-    from bench.data import derive
+    from bench.workloads.datasets import derive
 
     click.echo(str(derive(file, out)))

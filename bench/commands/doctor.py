@@ -21,7 +21,7 @@ def command(ctx: click.Context, /, *, artifacts: str, as_json: bool) -> None:
 
     Exits with 1 if something that everything needs is missing, else with 0.
     """
-    from bench.doctor import Level, examine
+    from bench.devices.doctor import Level, examine
 
     findings = examine(Path(artifacts))
     if as_json:

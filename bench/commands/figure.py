@@ -25,13 +25,13 @@ from bench.progress import choose, clock
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
+    from bench.devices.measured import Measurer
     from bench.experiments.model import Figure
     from bench.experiments.tables import Choice
-    from bench.measured import Measurer
-    from bench.point import PointSpec
-    from bench.pool import Place
-    from bench.results import Store
-    from bench.runner import Summary
+    from bench.point.spec import PointSpec
+    from bench.results.store import Store
+    from bench.sweep.pool import Place
+    from bench.sweep.runner import Summary
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def command(
     NAME is a figure, a part or a panel of one, or a group: see `bench figures`. Complete points
     are skipped, so that an interrupted command goes on where it was.
     """
-    from bench.files import check_writable
-    from bench.results import Store
+    from bench.results.files import check_writable
+    from bench.results.store import Store
 
     asked, options = options["backend"], settle(options)
     keeps = not options["dry_run"]
@@ -113,7 +113,7 @@ def find_points(names: Sequence[str], choice: Choice) -> Wanted:
     Raises UserError for names that are unknown or cannot run, and for a bad file of lengths.
     """
     from bench.experiments import registry
-    from bench.experiments.scaling import require_miniature
+    from bench.experiments.miniature import require_miniature
     from bench.workloads.lengths import load_lengths
 
     overrides = dict(choice.overrides)
@@ -141,7 +141,7 @@ def measure_all(
 
     Raises UserError if nothing else was wanted.
     """
-    from bench.measured import is_there, measure_figure
+    from bench.devices.measured import is_there, measure_figure
 
     left_out = {}
     for figure in wanted.measured:
@@ -161,7 +161,7 @@ def bring(
     store: Store, points: Sequence[PointSpec], *, place: Place, force: bool, quiet: bool
 ) -> Summary:
     """Run the points with a display that fits; raises UserError if nothing can be written."""
-    from bench.runner import run_points
+    from bench.sweep.runner import run_points
 
     return run_points(store, points, place=place, force=force, display=choose(quiet=quiet))
 
@@ -185,8 +185,8 @@ def tell(summary: Summary, store: Store) -> None:
 
 
 def _print_plan(store: Store, wanted: Wanted, backend: str, *, force: bool) -> None:
-    from bench.measured import is_there
-    from bench.plan import make_plan
+    from bench.devices.measured import is_there
+    from bench.sweep.plan import make_plan
 
     points = wanted.points
     will_run = set(make_plan(store, points, force=force).run)

@@ -9,10 +9,10 @@ import click
 
 from bench.commands.places import build_arg_option, device_option, note, settle_device
 from bench.commands.tables import print_table
-from bench.launch.context import SYSTEMS
+from bench.docker.context import SYSTEMS
 
 if TYPE_CHECKING:
-    from bench.launch.images import Images
+    from bench.docker.images import Images
 
 _GB = 1e9
 
@@ -38,8 +38,8 @@ def command(
     build_arg: tuple[str, ...],
 ) -> None:
     """Build the images that are missing, or stale against this checkout, and list them."""
-    from bench.launch.daemon import connect
-    from bench.launch.images import Images, ImageState, parse_build_args
+    from bench.docker.daemon import connect
+    from bench.docker.images import Images, ImageState, parse_build_args
 
     images = Images(connect(), build_args=parse_build_args(build_arg))
     device = settle_device(device)

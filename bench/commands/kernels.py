@@ -12,13 +12,13 @@ import click
 
 from bench.commands.options import quiet_option
 from bench.commands.tables import print_table
-from bench.devices import DEFAULT_MODEL, DEVICES, settle_device, settle_dtype
+from bench.devices.device import DEFAULT_MODEL, DEVICES, settle_device, settle_dtype
 from bench.progress import choose
 from engines.core.config import MODELS, find_model
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.kernels import Setup, Shapes
+    from bench.devices.kernels import Setup, Shapes
 
 _COUNT = click.IntRange(min=1)
 
@@ -79,9 +79,9 @@ def command(
     device's own copy bandwidth, measured first. On a CPU the heads and layers are OPT-125M's in
     float32, a fortieth of OPT-13B's cache, so that all of it takes about a minute on two cores.
     """
-    from bench.files import check_writable, json_bytes
-    from bench.kernel_results import write_measurement
-    from bench.kernels import Setup
+    from bench.devices.kernels import Setup
+    from bench.results.files import check_writable, json_bytes
+    from bench.results.measurements import write_measurement
 
     shapes = _shapes(only, options)
     if out is not None:
@@ -113,7 +113,7 @@ class Timings:
 
 def measure_shown(setup: Setup, shapes: Shapes, *, quiet: bool) -> dict[str, Any]:
     """Measure and show the progress on standard error; raises UserError."""
-    from bench.kernels import measure
+    from bench.devices.kernels import measure
 
     display, work = choose(quiet=quiet), Timings(f"kernels on {setup.device}")
     with display.over({work: 1.0}):
@@ -125,7 +125,7 @@ def measure_shown(setup: Setup, shapes: Shapes, *, quiet: bool) -> dict[str, Any
 
 def _shapes(only: str | None, options: Mapping[str, Any]) -> Shapes:
     """Read all lists, so that a faulty one fails before anything runs; then drop the unwanted."""
-    from bench.kernels import Shapes
+    from bench.devices.kernels import Shapes
 
     batches = _numbers(options["batches"], largest=4096)
     contexts = _numbers(options["contexts"], largest=1 << 20)

@@ -39,13 +39,13 @@ def command(
     The image is built first if it is missing or stale. The container sees the artifacts directory
     as `artifacts` and nothing else of this machine; it has no network. Exits like the command.
     """
-    from bench.files import check_writable
-    from bench.launch.command import run_command
-    from bench.launch.container import WORK, Confinement
-    from bench.launch.daemon import connect
-    from bench.launch.gpus import find_gpus
-    from bench.launch.images import Images, image_system, parse_build_args
-    from bench.launch.owner import sweep
+    from bench.docker.command import run_command
+    from bench.docker.container import WORK, Confinement
+    from bench.docker.daemon import connect
+    from bench.docker.gpus import find_gpus
+    from bench.docker.images import Images, image_system, parse_build_args
+    from bench.docker.owner import sweep
+    from bench.results.files import check_writable
 
     results = Path(artifacts).absolute()
     check_writable(results)

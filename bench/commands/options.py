@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bench.point import MAX_SEED
+from bench.point.spec import MAX_SEED
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 SEED = click.IntRange(0, MAX_SEED)

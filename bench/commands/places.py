@@ -13,8 +13,8 @@ from bench.commands.backend import resolve_backend
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.measured import Measurer
-    from bench.pool import Place
+    from bench.devices.measured import Measurer
+    from bench.sweep.pool import Place
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -28,7 +28,7 @@ def _checked(
 ) -> tuple[str, ...]:
     """Refuse what is no NAME=VALUE even where no image will be built."""
     del ctx, option
-    from bench.launch.images import parse_build_args
+    from bench.docker.images import parse_build_args
 
     parse_build_args(words)
     return words
@@ -64,7 +64,7 @@ def note(line: str) -> None:
 
 def settle_device(name: str) -> str:
     """Return "cuda" or "cpu"; `auto` is what this machine has."""
-    from bench.launch.gpus import find_gpus
+    from bench.docker.gpus import find_gpus
 
     return ("cuda" if find_gpus() else "cpu") if name == "auto" else name
 
@@ -108,14 +108,14 @@ def place_options(function: Function) -> Function:
 def choose_place(given: Mapping[str, Any]) -> Place:
     """The place that the options ask for; raises UserError if it cannot be had."""
     if given["runner"] == "docker":
-        from bench.launch.images import parse_build_args
-        from bench.launch.pool import Containers
+        from bench.docker.images import parse_build_args
+        from bench.docker.pool import Containers
 
         return Containers(given["jobs"], parse_build_args(given["build_arg"]))
-    from bench.local_pool import LocalProcesses
+    from bench.sweep.local import LocalProcesses
 
     if given["ray"] is not None:
-        from bench.cluster.place import RayCluster
+        from bench.sweep.cluster.place import RayCluster
 
         cluster = RayCluster(given["ray"], jobs=given["jobs"])
         click.get_current_context().call_on_close(cluster.close)
@@ -126,11 +126,11 @@ def choose_place(given: Mapping[str, Any]) -> Place:
 def choose_measurer(given: Mapping[str, Any], root: Path) -> Measurer:
     """What measures beside the points, in containers if points run in them."""
     if given["runner"] == "docker":
-        from bench.launch.images import parse_build_args
-        from bench.launch.measure import ContainedMeasurer
+        from bench.docker.images import parse_build_args
+        from bench.docker.measure import ContainedMeasurer
 
         return ContainedMeasurer(root, note, parse_build_args(given["build_arg"]))
-    from bench.measured import Here
+    from bench.devices.measured import Here
 
     return Here(root)
 
@@ -152,7 +152,7 @@ def settle(given: Mapping[str, Any]) -> dict[str, Any]:
     if runner == "local":
         return {**given, "runner": runner, "backend": resolve_backend(backend)}
     if backend == "auto":
-        from bench.launch.gpus import find_gpus
+        from bench.docker.gpus import find_gpus
 
         backend = "cuda" if find_gpus() else "sim"
     return {**given, "runner": runner, "backend": backend}
@@ -166,8 +166,8 @@ def tell_runner(settled: Mapping[str, Any]) -> None:
 
 def _why_local(backend: str) -> str:
     """The reason to do without containers, or nothing."""
-    from bench.launch.daemon import NoDaemonError, connect, trouble
-    from bench.launch.gpus import docker_gives_gpus, find_gpus
+    from bench.docker.daemon import NoDaemonError, connect, trouble
+    from bench.docker.gpus import docker_gives_gpus, find_gpus
 
     if backend in ("sim", "cpu"):
         return f"containers are for GPUs (--runner docker uses them with --backend {backend} too)"

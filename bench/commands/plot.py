@@ -12,7 +12,7 @@ from bench.commands.selection import choice_of, selection_options
 
 if TYPE_CHECKING:
     from bench.experiments.tables import Choice
-    from bench.results import Store
+    from bench.results.store import Store
 
 
 @click.command("plot")
@@ -25,7 +25,7 @@ def command(*, names: tuple[str, ...], artifacts: str, **choice: Any) -> None:
     Missing points are visible gaps; corrupt ones are refused.
     """
     from bench.experiments import registry
-    from bench.results import Store
+    from bench.results.store import Store
 
     for name in names:
         registry.find(name).require_runnable()
@@ -34,7 +34,7 @@ def command(*, names: tuple[str, ...], artifacts: str, **choice: Any) -> None:
 
 def draw_all(names: Sequence[str], store: Store, choice: Choice) -> list[Path]:
     """Draw into the choice's folder of figures and print the paths of the files."""
-    from bench.files import check_writable
+    from bench.results.files import check_writable
     from plot.draw import draw
 
     directory = figures_folder(store, choice)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from bench.commands.options import EXISTING_FILE, SEED, Function
-from bench.point import BACKENDS, DEFAULT_ROUTER, ROUTERS, PointSpec
+from bench.point.spec import BACKENDS, DEFAULT_ROUTER, ROUTERS, PointSpec
 from engines.core.config import MODELS, Preemption, System
 
 DEFAULTS = {field.name: field.default for field in fields(PointSpec)}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bench.devices import DEFAULT_MODEL, DEVICES, settle_device, settle_dtype
+from bench.devices.device import DEFAULT_MODEL, DEVICES, settle_device, settle_dtype
 from engines.core.config import MODELS, find_model
 from engines.core.errors import UserError
 
@@ -43,8 +43,8 @@ def command(
 
     `bench run --backend sim --device-profile FILE.toml` takes it.
     """
-    from bench.files import check_writable, write_file
-    from bench.profile import measure_profile, profile_text, usual_effort
+    from bench.devices.profile import measure_profile, profile_text, usual_effort
+    from bench.results.files import check_writable, write_file
 
     if out.suffix != ".toml":
         raise UserError(f"the profile's file must end in .toml, got '{out}'")

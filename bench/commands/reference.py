@@ -17,7 +17,7 @@ from engines.core.errors import UserError
 
 if TYPE_CHECKING:
     from bench.experiments.tables import Choice
-    from bench.results import Store
+    from bench.results.store import Store
 
 PICTURE_WIDTH = 1000  # pixels, so that all pictures together stay well below a megabyte
 
@@ -62,10 +62,10 @@ def command(
     compared. With --renew, all figures and capacity searches run in simulation (those that are
     complete are skipped), and the reference is written anew.
     """
+    from bench.claims.reference import usual_directory
     from bench.experiments.effort import Effort
     from bench.experiments.tables import Choice
-    from bench.reference import usual_directory
-    from bench.results import Store
+    from bench.results.store import Store
 
     if not renew:
         for name in ("jobs", "ray"):
@@ -85,8 +85,8 @@ def command(
 
 
 def _compare(store: Store, directory: Path, choice: Choice, *, tolerance: float) -> int:
-    from bench.comparison import compare, compare_claims, comparison_text, shown_lines
-    from bench.report import build_report
+    from bench.claims.comparison import compare, compare_claims, comparison_text, shown_lines
+    from bench.report.build import build_report
 
     found = compare(store, directory, choice, tolerance=tolerance)
     report = build_report(store, choice)
@@ -130,11 +130,11 @@ def _run_all(
 
 def _renew(store: Store, choice: Choice, directory: Path) -> None:
     """Write tables, pictures and README; pictures that are no longer drawn are removed."""
+    from bench.claims.reference import FIGURES, reference_files, reference_report
     from bench.experiments import registry
     from bench.experiments.effort import Effort
-    from bench.files import write_file
-    from bench.reference import FIGURES, reference_files, reference_report
-    from bench.reporting.pictures import draw_all, shrink
+    from bench.report.pictures import draw_all, shrink
+    from bench.results.files import write_file
 
     drawings = {} if choice.effort is Effort.QUICK else draw_all(store, choice)
     pictures = {

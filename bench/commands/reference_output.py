@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from bench.commands.tables import print_table
 
 if TYPE_CHECKING:
-    from bench.comparison import ClaimComparison, PanelComparison
+    from bench.claims.comparison import ClaimComparison, PanelComparison
+    from bench.claims.verdicts import Verdict
     from bench.experiments.tables import Choice
-    from bench.report import Report
-    from bench.reporting.verdicts import Verdict
+    from bench.report.build import Report
 
 README = """\
 # Reference results, simulated
@@ -81,7 +81,7 @@ def print_points(panels: Sequence[PanelComparison], *, tolerance: float) -> None
 
 def readme(report: Report, choice: Choice) -> bytes:
     """The reference's README: provenance, and every claim with what to expect."""
-    from bench.reporting.wording import headline
+    from bench.report.wording import headline
 
     facts = report.summary.facts
     rows = [f"| points | {report.summary.num_points} |"]
@@ -97,8 +97,8 @@ def readme(report: Report, choice: Choice) -> bytes:
 
 
 def _claim_row(verdict: Verdict) -> str:
-    from bench.reporting.page_parts import registry_title
-    from bench.reporting.verdicts import basis_text, ours_text, paper_text, tolerance_text
+    from bench.claims.verdicts import basis_text, ours_text, paper_text, tolerance_text
+    from bench.report.page_parts import registry_title
 
     cells = (
         registry_title(verdict.figure),

@@ -25,12 +25,12 @@ def command(*, artifacts: str, reference: str | None, as_json: bool, **options: 
     folder of the artifacts; the options must be those the points were run with. A claim that does
     not hold is told, and is no error.
     """
+    from bench.claims.reference import find_reference
     from bench.commands.tables import table_console
-    from bench.files import check_writable
-    from bench.reference import find_reference
-    from bench.report import write_report
-    from bench.reporting.pictures import draw_all
-    from bench.results import Store
+    from bench.report.build import write_report
+    from bench.report.pictures import draw_all
+    from bench.results.files import check_writable
+    from bench.results.store import Store
 
     store = Store(artifacts)
     choice = choice_of(options, store.root)

@@ -16,10 +16,10 @@ from bench.commands.backend import check_profile, resolve_backend, tell_backend
 from bench.commands.options import quiet_option, ray_option
 from bench.commands.point_options import point_options
 from bench.commands.tables import print_table
-from bench.point import PointSpec
+from bench.point.spec import PointSpec
 
 if TYPE_CHECKING:
-    from bench.run import Outcome
+    from bench.point.serve import Outcome
 
 
 _ANY_LENGTH = 1 << 31  # lengths are held against the model's context when the point runs
@@ -53,7 +53,7 @@ def command(
     if asked != spec.backend:
         tell_backend(asked, spec.backend)
     if as_json:
-        from bench.files import plain
+        from bench.results.files import plain
 
         click.echo(json.dumps(plain(outcome.metrics), allow_nan=False))
     else:
@@ -79,9 +79,9 @@ def serve(
     spec: PointSpec, *, out: Path | None = None, quiet: bool = False, ray: str = "local"
 ) -> Outcome:
     """Run the point in this process and, with `out`, write it there; raises UserError."""
-    from bench.files import check_writable
+    from bench.point.serve import run_point
     from bench.progress import choose
-    from bench.run import run_point
+    from bench.results.files import check_writable
 
     if out is not None:
         check_writable(out)
@@ -97,8 +97,8 @@ def serve(
 
 
 def _write(out: Path, spec: PointSpec, outcome: Outcome, *, started: datetime) -> None:
-    from bench.provenance import environment, provenance_of
-    from bench.results import write_point
+    from bench.results.provenance import environment, provenance_of
+    from bench.results.store import write_point
 
     shared = environment(gpu=spec.backend == "cuda")
     ended = datetime.now(UTC)

@@ -10,7 +10,7 @@ import click
 
 from bench.commands.backend import resolve_backend
 from bench.commands.options import EXISTING_FILE, SEED, Function, artifacts_option
-from bench.point import BACKENDS
+from bench.point.spec import BACKENDS
 
 if TYPE_CHECKING:
     from bench.experiments.tables import Choice
@@ -82,7 +82,7 @@ def choice_of(
     """
     from bench.experiments import registry
     from bench.experiments.effort import Effort
-    from bench.experiments.scaling import with_speed
+    from bench.experiments.miniature import with_speed
     from bench.experiments.tables import Choice
 
     effort = Effort.of(quick=options["quick"], full=options["full"])

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from bench.workloads.build import Workload, build_workload
 from engines.core.config import find_model
-from engines.execution.cost import StepCost, Work
-from engines.execution.profile import load_profile
+from engines.sim.cost import StepCost, Work
+from engines.sim.profile import load_profile
 
 # Figure 19a: what one sequence adds to steps that decode this batch anyway (Astra's mean batch on
 # ShareGPT at 2 req/s, Figure 13, with ShareGPT's mean lengths, half of the output made).

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bench.point import PointSpec
+from bench.point.spec import PointSpec
 from engines.core.errors import UserError
 
 SECONDS_PER_HOUR = 3600.0
@@ -65,7 +65,7 @@ class Claim:
     `path` leads into claims.json, its keys joined by ":". `paper` is a value, or (low, high) for
     a range. `tolerance` is in `kind`: "points" (percentage points), "relative" (fraction of the
     paper's value), "range" (fraction beyond either end). `measure` names a function of
-    `bench.reporting.measures` and `args` are its arguments. `calibrated` says which parameter
+    `bench.claims.measures` and `args` are its arguments. `calibrated` says which parameter
     this number fixed ("" for a prediction). `notes` explain a miss and are shown only then.
     """
 

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
-from bench.capacity import Estimate, capacity
+from bench.claims.capacity import Estimate, capacity
 from bench.experiments.effort import Effort, at_effort
+from bench.experiments.miniature import scale_panel
 from bench.experiments.model import Panel
-from bench.experiments.scaling import scale_panel
 
 if TYPE_CHECKING:
-    from bench.point import PointSpec
-    from bench.results import Check
+    from bench.point.spec import PointSpec
+    from bench.results.store import Check
 
 COMPLETE, STALE = "complete", "stale"
 REAL_LENGTHS_FOR = ("sharegpt", "chat")  # workloads that a file of ShareGPT lengths can replace
 
 
 class PointStore(Protocol):
-    """What is needed of `bench.results.Store`."""
+    """What is needed of `bench.results.store.Store`."""
 
     def load(self, specs: Iterable[PointSpec]) -> pd.DataFrame:
         """One row per sound result."""
@@ -38,7 +38,7 @@ class PointStore(Protocol):
         ...
 
     def kernels(self, part: str, *, backend: str) -> dict[str, Any] | None:
-        """A figure's microbenchmark, as `bench.kernel_results` reads it; None if there is none."""
+        """A figure's microbenchmark as it was measured; None if there is none."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What each figure costs in simulation: time on two cores and disk, as `bench.measure_times` found.
+"""What each figure costs in simulation: time on two cores and disk, as `tools.measure_times` found.
 
 The table is data beside the code, so that the README, `make help` and `bench figures` tell one
 number, and one command measures it anew.

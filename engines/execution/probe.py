@@ -19,7 +19,6 @@ from engines.core.request import Request
 from engines.core.stats import StepRecorder
 from engines.execution.kv_cache import CacheShape, create_cache
 from engines.execution.torch_executor import Options, TorchExecutor
-from engines.factory import create_scheduler
 from engines.kernels.interface import Kernels
 from engines.models.builder import Builder, WeightSource
 from engines.models.dummy import DummyWeights
@@ -27,6 +26,7 @@ from engines.models.interfaces import Model, SingleProcess
 from engines.models.llama import LlamaModel
 from engines.models.opt import OptModel
 from engines.models.spec import ArchConfig, arch_from_spec
+from engines.systems import create_scheduler
 
 WARM_STEPS = 4  # a CUDA graph is captured the second time that a step of its kind runs
 _FAMILIES: dict[str, type[OptModel] | type[LlamaModel]] = {"opt": OptModel, "llama": LlamaModel}

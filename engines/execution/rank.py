@@ -21,7 +21,7 @@ from engines.execution.setup import LoadedModel, load
 from engines.execution.step_message import Inputs, StepCodec
 from engines.execution.step_reply import Output, StepReply
 from engines.execution.torch_executor import Options, TorchExecutor
-from engines.factory import create_scheduler
+from engines.systems import create_scheduler
 
 
 @dataclass(frozen=True)

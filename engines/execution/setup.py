@@ -11,7 +11,6 @@ from engines.core.config import GIB, EngineConfig, ModelSpec, System
 from engines.core.errors import UserError, unknown_name
 from engines.execution.device import device_name
 from engines.execution.kv_cache import ORCA_BLOCK, CacheShape, create_cache
-from engines.execution.memory import UTILISATION, WORKSPACE_BYTES, activation_bytes
 from engines.execution.torch_executor import Options, TorchExecutor
 from engines.kernels.interface import Kernels
 from engines.kernels.library import load_kernels
@@ -19,6 +18,7 @@ from engines.kernels.reference import ReferenceKernels
 from engines.models.interfaces import Communicator, Model, SingleProcess
 from engines.models.load import DTYPES, load_model
 from engines.models.memory import free_memory_bytes
+from engines.sim.slots import UTILISATION, WORKSPACE_BYTES, activation_bytes
 
 logger = logging.getLogger(__name__)
 

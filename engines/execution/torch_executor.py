@@ -25,7 +25,6 @@ from engines.execution.attention import StepAttention
 from engines.execution.beam_search import best_first
 from engines.execution.graphs import DecodeGraphs, can_capture
 from engines.execution.kv_cache import KVCache, RowView
-from engines.execution.memory import activation_bytes
 from engines.execution.prompts import PromptBatch, PromptTokens, build_prompts
 from engines.execution.rows import Rows
 from engines.execution.running_beams import Outcome, RunningBeams
@@ -33,6 +32,7 @@ from engines.execution.sampling import log_probabilities, sample, uniform_number
 from engines.execution.transfer import fetch, send
 from engines.kernels.interface import Kernels
 from engines.models.interfaces import Communicator, Model, SingleProcess
+from engines.sim.slots import activation_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

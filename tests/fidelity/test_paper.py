@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from bench.experiments.registry import FIGURES
-from bench.point import PointSpec
-from bench.run import run_point
+from bench.point.serve import run_point
+from bench.point.spec import PointSpec
 from engines.core.config import find_model
-from engines.execution.memory import slots_from_memory
-from engines.execution.profile import load_profile
+from engines.sim.profile import load_profile
+from engines.sim.slots import slots_from_memory
 
 REAL_LENGTHS = Path(__file__).parents[3] / "shared" / "data" / "sharegpt_lengths.csv.gz"
 SHIPPED = "shipped statistics"

@@ -8,7 +8,7 @@ import pytest
 
 from bench.experiments.fig_common import paper_number
 from bench.experiments.registry import find_panel
-from bench.run import run_point
+from bench.point.serve import run_point
 
 CALIBRATED = "beam6"
 

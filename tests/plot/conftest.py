@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 import pytest
 
-from bench.point import PointSpec
-from bench.results import Check, State
+from bench.point.spec import PointSpec
+from bench.results.store import Check, State
 
 # What `bench kernels` leaves: on an imaginary device the paged kernel takes a tenth longer.
 MEASURED = {

@@ -10,7 +10,7 @@ from matplotlib.text import Text
 from bench.experiments import registry
 from bench.experiments.effort import Effort
 from bench.experiments.tables import Choice, load_panel
-from bench.results import State
+from bench.results.store import State
 from engines.core.errors import UserError
 from plot.draw import DRAWERS, MEASURED_DRAWERS, STYLE, draw
 from plot.latency import draw_latency, draw_panel

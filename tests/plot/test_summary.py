@@ -5,7 +5,7 @@ import pytest
 
 from bench.experiments import registry
 from bench.experiments.tables import Choice, PanelTable, load_panel
-from bench.results import State
+from bench.results.store import State
 from plot.summary import (
     CATEGORIES,
     footer,

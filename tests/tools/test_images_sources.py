@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from bench.launch.images import CPU_BASE
+from bench.docker.images import CPU_BASE
 from tools import dockerfiles
 from tools.lock import Lock, locks
 

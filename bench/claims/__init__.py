@@ -1,0 +1,1 @@
+"""The paper's claims: measures, capacities, verdicts, reference results."""

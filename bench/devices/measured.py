@@ -1,0 +1,88 @@
+"""Figures that are measured on the present device by a microbenchmark, under any backend.
+
+A kernel has no simulation. Such a figure is measured on the GPU where there is one, or on the CPU,
+kept below the artifacts with its provenance, and never drawn together with simulated results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from bench.devices.device import DEFAULT_MODEL, settle_device, settle_dtype
+from bench.experiments.model import Figure
+from bench.results.measurements import find_measurement, measured_directory, write_measurement
+from engines.core.config import find_model
+
+if TYPE_CHECKING:
+    from bench.devices.kernels import Shapes
+
+
+class Measurer(Protocol):
+    """Where a device is measured for the results in `root`: in this process, or in a container."""
+
+    @property
+    def root(self) -> Path:
+        """The artifacts directory."""
+
+    def settle_device(self, name: str) -> str:
+        """Return "cpu" or "cuda"; `auto` is what is there. Raises UserError for what is not."""
+
+    def kernels(self, shapes: Shapes, device: str, *, quiet: bool) -> dict[str, Any]:
+        """Time kernels as `devices.kernels.measure` does, on a settled device."""
+
+    def speed(self) -> float:
+        """The CPU's speed (`bench.experiments.miniature.measure_speed`); raises UserError."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """Measures in this process."""
+
+    root: Path
+
+    def settle_device(self, name: str) -> str:
+        """See `Measurer.settle_device`."""
+        return settle_device(name)
+
+    def kernels(self, shapes: Shapes, device: str, *, quiet: bool) -> dict[str, Any]:
+        """See `Measurer.kernels`."""
+        from bench.commands.kernels import measure_shown
+        from bench.devices.kernels import Setup
+
+        setup = Setup(
+            spec=find_model(DEFAULT_MODEL[device]), device=device, dtype=settle_dtype(None, device)
+        )
+        return measure_shown(setup, shapes, quiet=quiet)
+
+    def speed(self) -> float:
+        """See `Measurer.speed`."""
+        from bench.experiments.miniature import measure_speed
+
+        return measure_speed()
+
+
+def is_there(figure: Figure, root: Path, *, backend: str) -> bool:
+    """Whether the figure was measured; raises UserError for a file that is none."""
+    return find_measurement(root, figure.microbenchmark, backend=backend) is not None
+
+
+def measure_figure(figure: Figure, measurer: Measurer, *, backend: str, quiet: bool) -> Path:
+    """Measure a figure and keep it; returns the file. Raises UserError where that cannot be."""
+    from bench.devices.kernels import Shapes
+
+    assert figure.microbenchmark, f"{figure.name} is not measured by a microbenchmark"
+    device = measurer.settle_device("auto" if backend == "sim" else backend)
+    sweep = figure.sweep
+    if figure.microbenchmark == "attention":
+        shapes = Shapes(batches=sweep["batch_size"], contexts=sweep["context_len"])
+    else:
+        shapes = Shapes(block_sizes=sweep["block_size"], num_tokens=sweep["context_len"][0])
+    where = {"cpu": "CPU", "cuda": "GPU"}[device]
+    click.echo(f"{figure.name}: measured, not simulated: timing kernels on this {where}", err=True)
+    found = measurer.kernels(shapes, device, quiet=quiet)
+    directory = measured_directory(measurer.root, figure.microbenchmark, device)
+    return write_measurement(directory, found)

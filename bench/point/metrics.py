@@ -1,0 +1,105 @@
+"""What a run comes to: the metrics of `bench run` from its requests and its engines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.results.store import MEASURED
+from bench.workloads.build import Workload
+from engines.core.engine import Engine
+from engines.core.errors import UserError
+from engines.core.stats import StepMeans, StepRecorder
+
+if TYPE_CHECKING:
+    from bench.point.serve import RequestLog, Setting
+
+
+def summarize(
+    setting: Setting, workload: Workload, log: RequestLog, engines: Sequence[Engine]
+) -> dict[str, Any]:
+    """The result's metrics under the contract's keys, without wall-clock times.
+
+    Latency is (finish - arrival) / output length over finished requests that arrived after the
+    warm-up (paper, section 6.1); throughput is output tokens of all their sequences over the time
+    to the last one. Of several replicas, steps and preemptions are sums, and running requests and
+    memory are means over those that ran in the window. Where a model runs, requests that --timeout
+    cut off count for latency as if they had finished then, so that overload does not look like the
+    few that were served.
+    """
+    spec = setting.spec
+    finished, ended_s = np.isfinite(log.finish_s), log.finish_s
+    if spec.backend in MEASURED and spec.timeout is not None:
+        ended_s = np.where(finished, ended_s, np.maximum(spec.timeout, workload.arrival_s))
+    counted = np.isfinite(ended_s) & (workload.arrival_s >= setting.warmup_s)
+    if not counted.any():
+        raise UserError(
+            "no request that arrived after the warm-up finished: lower --warmup or raise --timeout"
+        )
+    latency = ((ended_s - workload.arrival_s) / workload.output_len)[counted]
+    served = counted & finished
+    ttft = (log.first_token_s - workload.arrival_s)[served]
+    several = served & (workload.output_len > 1)
+    tpot = (log.finish_s - log.first_token_s)[several] / (workload.output_len[several] - 1)
+    last_s = float(log.finish_s[finished].max()) if finished.any() else math.inf
+    p50, p90, p99 = np.percentile(latency, (50, 90, 99)).tolist()
+    total_tokens = int(workload.output_len[finished].sum(dtype=np.int64)) * setting.sampling.n
+    metrics: dict[str, Any] = {
+        "system": spec.system,
+        "model": spec.model,
+        "workload": workload.name,
+        "backend": spec.backend,
+        "device": setting.device,
+        "rate": spec.rate,
+        "duration": spec.duration,
+        "seed": spec.seed,
+        "requests": len(workload),
+        "finished": log.num_finished,
+        "steps": sum(engine.num_steps for engine in engines),
+        "mean_normalized_latency_s": float(latency.mean()),
+        "p50_normalized_latency_s": p50,
+        "p90_normalized_latency_s": p90,
+        "p99_normalized_latency_s": p99,
+        "mean_ttft_s": float(ttft.mean()) if len(ttft) else None,
+        "mean_tpot_s": float(tpot.mean()) if len(tpot) else None,
+        "throughput_tok_s": total_tokens / last_s if last_s > 0 else math.inf,
+        "preemptions": sum(engine.scheduler.num_preemptions for engine in engines),
+        "kv_slots": setting.config.num_slots,
+    }
+    if spec.replicas > 1:
+        metrics |= {"replicas": spec.replicas, "router": setting.router}
+    return metrics | _memory_metrics(setting, [engine.recorder for engine in engines])
+
+
+def _memory_metrics(setting: Setting, recorders: Sequence[StepRecorder]) -> dict[str, Any]:
+    found = [recorder.means(setting.config.num_slots) for recorder in recorders]
+    means = _mean_of([each for each in found if each is not None])
+    if means is None:
+        start_s, end_s = setting.window_s
+        raise UserError(
+            f"no step fell into the window {start_s:g}:{end_s:g}: choose --window "
+            f"within the {setting.spec.duration:g} s of the run"
+        )
+    return {
+        "mean_running_requests": means.running_requests,
+        "kv_pct": {
+            "token": means.token_pct,
+            "reservation": means.reservation_pct,
+            "internal": means.internal_pct,
+            "external": means.external_pct,
+        },
+        "kv_used_pct": means.used_pct,
+        "sharing_saving_pct": means.sharing_saving_pct,
+    }
+
+
+def _mean_of(means: Sequence[StepMeans]) -> StepMeans | None:
+    """The mean of each field; a single engine's means as they are."""
+    if len(means) < 2:
+        return means[0] if means else None
+    names = [field.name for field in fields(StepMeans)]
+    return StepMeans(**{n: sum(getattr(m, n) for m in means) / len(means) for n in names})

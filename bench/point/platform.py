@@ -1,0 +1,307 @@
+"""Where a point runs: a simulated device, or a model on this machine.
+
+Both answer the same questions, so that serving a workload cannot tell which it has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from bench.point.ft_library import has_library, load_library
+from bench.point.spec import PointSpec
+from engines.core.clock import Clock, VirtualClock, WallClock
+from engines.core.config import (
+    GIB,
+    MOST_KV_SLOTS,
+    EngineConfig,
+    ModelSpec,
+    Preemption,
+    System,
+    find_model,
+    parse_size,
+)
+from engines.core.errors import UserError
+from engines.core.executor import Executor
+from engines.core.request import SamplingParams
+from engines.sim.beams import NOVELTY, BeamProcess
+from engines.sim.cost import StepCost
+from engines.sim.executor import SimExecutor
+from engines.sim.profile import DeviceProfile, load_profile
+from engines.sim.slots import default_slots, paper_server
+
+if TYPE_CHECKING:
+    from engines.execution.setup import LoadedModel
+    from engines.execution.tensor_parallel import ParallelExecutor, ParallelModel
+    from engines.execution.torch_executor import TorchExecutor
+
+ORCA_MAX_SEQS = 256
+ASTRA_MAX_SEQS = 2048
+# The original decodes these greedily, and draws the tokens of all others at random.
+GREEDY_WORKLOADS = ("translation-1shot", "translation-5shot")
+
+
+class Platform(Protocol):
+    """A device that serves one model."""
+
+    @property
+    def model(self) -> ModelSpec:
+        """The model's shape, in the type that it is kept in."""
+
+    @property
+    def device(self) -> str:
+        """The device's name as results show it."""
+
+    @property
+    def default_slots(self) -> int:
+        """KV slots that its memory holds; raises UserError if there is no room for any."""
+
+    @property
+    def swap_bytes(self) -> int:
+        """Memory for swapped blocks."""
+
+    def executor(self, config: EngineConfig) -> Executor:
+        """Return what runs the batches of one engine."""
+
+    def clock(self) -> Clock:
+        """Return a clock that starts now."""
+
+    def host_us_per_step(self, executor: Executor, *, wall_s: float, steps: int) -> float:
+        """Mean microseconds of a step outside the model."""
+
+    def inputs(self) -> dict[str, Any]:
+        """What results depend on besides the spec and the workload."""
+
+    def close(self) -> None:
+        """End what was started for it."""
+
+
+@dataclass(frozen=True)
+class SimPlatform:
+    """A device profile: the model is not run but priced."""
+
+    model: ModelSpec
+    profile: DeviceProfile
+    tensor_parallel: int
+    swap_bytes: int
+    seed: int
+
+    @property
+    def device(self) -> str:
+        """Number of devices and the profile's name."""
+        return f"{self.tensor_parallel}x {self.profile.name}"
+
+    @property
+    def default_slots(self) -> int:
+        """See `Platform.default_slots`."""
+        return default_slots(self.model, self.profile, self.tensor_parallel)
+
+    def executor(self, config: EngineConfig) -> Executor:
+        """See `Platform.executor`."""
+        cost = StepCost(
+            self.model,
+            self.profile,
+            tensor_parallel=self.tensor_parallel,
+            block_size=config.block_size,
+            python_host=config.system is not System.FT,
+        )
+        return SimExecutor(
+            self.model,
+            cost,
+            BeamProcess(novelty=NOVELTY, seed=self.seed),
+            tensor_parallel=self.tensor_parallel,
+            block_size=config.block_size,
+        )
+
+    def replica(self, number: int) -> SimPlatform:
+        """As many devices again, with random draws of their own, for replica `number` from 0."""
+        if number == 0:
+            return self
+        child = np.random.SeedSequence(self.seed, spawn_key=(number,))
+        return replace(self, seed=int(child.generate_state(1)[0]))
+
+    def clock(self) -> Clock:
+        """Time that steps advance."""
+        return VirtualClock()
+
+    def host_us_per_step(self, executor: Executor, *, wall_s: float, steps: int) -> float:
+        """All of the simulation's own time is the host's."""
+        del executor
+        return 1e6 * wall_s / max(steps, 1)
+
+    def inputs(self) -> dict[str, Any]:
+        """The profile."""
+        return {
+            "device_profile": {
+                "name": self.profile.name,
+                "sha256": self.profile.sha256,
+                "calibrated": dict(self.profile.calibrated),
+            }
+        }
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+@dataclass(frozen=True)
+class RealPlatform:
+    """A model in the memory of this machine's CPU or GPU, or in slices on several."""
+
+    loaded: LoadedModel | ParallelModel
+    spec: PointSpec
+
+    @property
+    def model(self) -> ModelSpec:
+        """See `Platform.model`."""
+        return self.loaded.spec
+
+    @property
+    def device(self) -> str:
+        """See `Platform.device`."""
+        return self.loaded.device_name
+
+    @property
+    def default_slots(self) -> int:
+        """See `Platform.default_slots`."""
+        memory = self.spec.gpu_memory
+        return self.loaded.default_slots(
+            gpu_memory_bytes=None if memory is None else parse_size(memory),
+            max_batched_tokens=self.spec.max_batched_tokens,
+        )
+
+    @property
+    def swap_bytes(self) -> int:
+        """As asked for on each device, but at most half of the host's free memory."""
+        return self.loaded.swap_bytes(int(self.spec.swap_space_gib * GIB))
+
+    def executor(
+        self, config: EngineConfig, *, logprobs: bool = False
+    ) -> TorchExecutor | ParallelExecutor:
+        """See `Platform.executor`; `logprobs` adds up the probabilities of chosen tokens."""
+        from engines.execution.torch_executor import Options
+
+        return self.loaded.executor(config, options=Options(seed=self.spec.seed, logprobs=logprobs))
+
+    def clock(self) -> Clock:
+        """The wall's."""
+        return WallClock()
+
+    def host_us_per_step(self, executor: Executor, *, wall_s: float, steps: int) -> float:
+        """Time in the executor outside the model's forward passes."""
+        del wall_s, steps
+        real: Any = executor
+        return float(real.timing.host_us_per_step)
+
+    def inputs(self) -> dict[str, Any]:
+        """The type of weights and cache, and whether the kernels are compiled."""
+        return {
+            "dtype": self.loaded.dtype_name,
+            "compiled_kernels": self.loaded.compiled_kernels,
+        }
+
+    def close(self) -> None:
+        """End the processes of a model in slices."""
+        self.loaded.close()
+
+
+def find_platform(spec: PointSpec, *, ray: str = "local") -> Platform:
+    """Find the device of a point, with its model ready; see `load_platform`."""
+    if spec.backend == "sim":
+        _check_ray(spec, ray)
+        return _simulated(spec)
+    if has_library(spec):
+        return load_library(spec)
+    return load_platform(spec, ray=ray)
+
+
+def load_platform(spec: PointSpec, *, ray: str = "local") -> RealPlatform:
+    """Load the point's model onto this machine's CPU or GPU, or onto ranks of the cluster `ray`.
+
+    To be closed after use. Raises UserError.
+    """
+    if spec.backend not in ("cpu", "cuda"):
+        raise UserError(f"backend '{spec.backend}' runs no model: use --backend cpu or cuda")
+    _check_ray(spec, ray)
+    try:
+        return RealPlatform(_load(spec, spec.tensor_parallel or 1, ray), spec)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UserError(
+            f"backend '{spec.backend}' needs PyTorch, which is not installed: install it "
+            f"(make install BACKEND={spec.backend}), or use --backend sim"
+        ) from None
+
+
+def _check_ray(spec: PointSpec, ray: str) -> None:
+    """Raise UserError where a cluster was named that nothing would use."""
+    if ray != "local" and (spec.backend == "sim" or (spec.tensor_parallel or 1) == 1):
+        raise UserError(
+            f"--ray {ray} counts only for a model in slices: give --tensor-parallel 2 or more with "
+            "--backend cpu or cuda"
+        )
+
+
+def _load(spec: PointSpec, degree: int, ray: str) -> LoadedModel | ParallelModel:
+    if degree == 1:
+        from engines.execution.setup import load
+
+        return load(spec.model, device=spec.backend, dtype=spec.dtype, seed=spec.seed)
+    from engines.execution.ray_ranks import RankPlan
+    from engines.execution.tensor_parallel import start_and_load
+
+    plan = RankPlan(degree, spec.backend, ray)
+    return start_and_load(spec.model, plan, dtype=spec.dtype, seed=spec.seed)
+
+
+def engine_config(spec: PointSpec, platform: Platform, sampling: SamplingParams) -> EngineConfig:
+    """Fill in a point's defaults: slots from memory, and the system's limits."""
+    system = System.parse(spec.system)
+    model = platform.model
+    num_slots = platform.default_slots if spec.kv_slots is None else spec.kv_slots
+    max_seqs = ASTRA_MAX_SEQS
+    if system in (System.ORCA_ORACLE, System.ORCA_POW2, System.ORCA_MAX) or spec.share_prefix:
+        max_seqs = ORCA_MAX_SEQS
+    # Groups of one sequence that may be recomputed never swap: they need no memory for it.
+    swaps = sampling.n > 1 or spec.preemption == Preemption.SWAP or spec.backend == "sim"
+    return EngineConfig(
+        system=system,
+        num_slots=num_slots,
+        swap_slots=_swap_slots(platform) if swaps else 0,
+        block_size=spec.block_size,
+        max_batched_tokens=spec.max_batched_tokens,
+        max_num_seqs=max_seqs if spec.max_num_seqs is None else spec.max_num_seqs,
+        max_batch_size=(
+            max(1, num_slots * spec.shrink // model.max_positions)
+            if spec.max_batch_size is None
+            else spec.max_batch_size
+        ),
+        max_model_len=model.max_positions // spec.shrink,
+        preemption=Preemption(spec.preemption),
+        share_prefix=spec.share_prefix,
+    )
+
+
+def _swap_slots(platform: Platform) -> int:
+    """KV slots that the swap space holds; raises UserError if lists of them would not fit here."""
+    slots = platform.swap_bytes // platform.model.kv_bytes_per_token
+    if slots > MOST_KV_SLOTS:
+        raise UserError(
+            f"swap space of {platform.swap_bytes / GIB:,.0f} GiB holds more than "
+            f"{MOST_KV_SLOTS:,} KV slots of {platform.model.name}: lower --swap-space"
+        )
+    return slots
+
+
+def _simulated(spec: PointSpec) -> SimPlatform:
+    """The paper's server for the model unless the spec names another."""
+    model = find_model(spec.model)
+    server_profile, server_degree = paper_server(model)
+    profile = load_profile(server_profile if spec.device_profile is None else spec.device_profile)
+    model = replace(model, dtype_bytes=int(profile.element_bytes))
+    if spec.trace is None and spec.workload in GREEDY_WORKLOADS:
+        profile = replace(profile, draw_overhead_s=0.0)
+    degree = server_degree if spec.tensor_parallel is None else spec.tensor_parallel
+    return SimPlatform(model, profile, degree, int(spec.swap_space_gib * GIB * degree), spec.seed)

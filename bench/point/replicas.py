@@ -1,0 +1,111 @@
+"""Several simulated engines behind a router that shares out one stream of arrivals.
+
+Every replica is an engine with a clock of its own. Nothing is shared between them, so a replica
+need not be advanced before somebody asks for its state at a time: the router for its load when a
+request arrives, or the request that it is given. What is asked for is what could be known at that
+time: a request that ends with the step under way still counts as unfinished.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+from engines.core.engine import Engine
+from engines.core.request import Request
+
+if TYPE_CHECKING:
+    from bench.point.serve import Progress, RequestLog
+
+PROGRESS_PERIOD_REQUESTS = 256
+Router = Callable[[float], "Replica"]
+
+
+class Replica:
+    """One engine and the requests that it was given."""
+
+    __slots__ = ("_clock", "_ending", "_engine", "_log", "_unfinished", "_until_s")
+
+    def __init__(self, engine: Engine, log: RequestLog, *, until_s: float = math.inf) -> None:
+        self._engine = engine
+        self._clock = engine.clock
+        self._log = log
+        self._until_s = until_s
+        self._unfinished = 0
+        self._ending = 0  # of these, how many end when the clock's time has come
+
+    def advance(self, time_s: float) -> None:
+        """Run all steps that start before `time_s` and before serving ends."""
+        engine, clock = self._engine, self._clock
+        limit_s = min(time_s, self._until_s)
+        while clock.now < limit_s and engine.has_work:
+            self._unfinished -= self._ending
+            finished = engine.step()
+            for group in finished:
+                self._log.add(group)
+            self._ending = len(finished)
+
+    def load_at(self, time_s: float) -> int:
+        """Requests that are unfinished at `time_s`; times that are asked for must not fall."""
+        self.advance(time_s)
+        return self._unfinished - (self._ending if self._clock.now <= time_s else 0)
+
+    def add(self, request: Request) -> None:
+        """Take a request at its arrival; raises UserError if it could never be served."""
+        self.advance(request.arrival_s)
+        if not self._engine.has_work:
+            self._clock.wait_until(request.arrival_s)
+        self._engine.add_request(request)
+        self._unfinished += 1
+
+
+def round_robin(replicas: Sequence[Replica]) -> Router:
+    """Each replica in turn, whatever its load."""
+    turns = cycle(replicas)
+    return lambda time_s: next(turns)
+
+
+def least_loaded(replicas: Sequence[Replica]) -> Router:
+    """The replica with the fewest unfinished requests; of several, the one next in turn."""
+    order = list(replicas)
+
+    def choose(time_s: float) -> Replica:
+        loads = [replica.load_at(time_s) for replica in order]
+        chosen = order.pop(loads.index(min(loads)))
+        order.append(chosen)
+        return chosen
+
+    return choose
+
+
+ROUTERS: dict[str, Callable[[Sequence[Replica]], Router]] = {
+    "round-robin": round_robin,
+    "least-loaded": least_loaded,
+}
+
+
+class Fleet:
+    """Replicas behind one router."""
+
+    def __init__(
+        self, engines: Sequence[Engine], log: RequestLog, *, router: str, until_s: float = math.inf
+    ) -> None:
+        self._log = log
+        self._replicas = [Replica(engine, log, until_s=until_s) for engine in engines]
+        self._choose = ROUTERS[router](self._replicas)
+
+    def serve(self, requests: Iterable[Request], *, on_progress: Progress | None = None) -> None:
+        """Give every request to the replica chosen when it arrives; serve all to the end."""
+        for number, request in enumerate(requests, 1):
+            self._choose(request.arrival_s).add(request)
+            if number % PROGRESS_PERIOD_REQUESTS == 0:
+                self._tell(on_progress)
+        for replica in self._replicas:
+            replica.advance(math.inf)
+            self._tell(on_progress)
+
+    def _tell(self, on_progress: Progress | None) -> None:
+        if on_progress is not None:
+            on_progress(self._log.num_finished / len(self._log.finish_s))

@@ -1,0 +1,245 @@
+"""Run one point: workload, engine and executor put together, driven to the last request."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.point.metrics import summarize
+from bench.point.platform import Platform, SimPlatform, engine_config, find_platform
+from bench.point.replicas import Fleet
+from bench.point.spec import DEFAULT_ROUTER, PointSpec
+from bench.workloads.build import Workload, build_workload
+from engines.core.clock import Clock, VirtualClock
+from engines.core.config import EngineConfig
+from engines.core.engine import Engine
+from engines.core.errors import UserError
+from engines.core.request import Request, SamplingParams, SequenceGroup
+from engines.core.stats import StepRecorder
+from engines.systems import create_scheduler
+
+Progress = Callable[[float], None]
+
+DEFAULT_WARMUP_S = 60.0
+PROGRESS_PERIOD_STEPS = 4096
+REAL_PERIOD_STEPS = 16  # of a model: a second or so on a CPU
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a point yields.
+
+    `metrics` holds the JSON keys of `bench run`. `requests` are columns of equal length:
+    request_id, arrival_s, input_len, output_len, first_token_s, finish_s, preemptions.
+    `inputs` names and hashes what the result depends on besides the spec: the workload and the
+    device profile.
+    """
+
+    metrics: dict[str, Any]
+    requests: dict[str, NDArray[Any]]
+    inputs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A spec with every default resolved for its model and device."""
+
+    spec: PointSpec
+    platform: Platform
+    config: EngineConfig
+    sampling: SamplingParams
+    warmup_s: float
+    window_s: tuple[float, float]
+
+    @property
+    def until_s(self) -> float:
+        """When serving ends, even with requests unfinished."""
+        return math.inf if self.spec.timeout is None else self.spec.timeout
+
+    @property
+    def device(self) -> str:
+        """All devices that serve, as results show them."""
+        several = f"{self.spec.replicas} replicas of " if self.spec.replicas > 1 else ""
+        return several + self.platform.device
+
+    @property
+    def router(self) -> str:
+        """What shares requests out among replicas."""
+        return self.spec.router or DEFAULT_ROUTER
+
+
+def run_point(
+    spec: PointSpec, *, on_progress: Progress | None = None, ray: str = "local"
+) -> Outcome:
+    """Serve the point's workload to the end.
+
+    `on_progress` is called now and then with the finished share of requests, 0 to 1. A model in
+    slices runs on the cluster `ray`. Raises UserError for input that cannot be served, and
+    LostWorkerError if a process dies that holds a slice.
+    """
+    with closing(find_platform(spec, ray=ray)) as platform:
+        return _serve_on(platform, spec, on_progress)
+
+
+def check_simulated(spec: PointSpec) -> None:
+    """Raise UserError if a simulated point has settings that cannot be served; serves nothing."""
+    _build(resolve(spec))
+
+
+def _serve_on(platform: Platform, spec: PointSpec, on_progress: Progress | None) -> Outcome:
+    setting = settle(spec, platform)
+    workload = _build(setting)
+    engines = create_engines(setting)
+    log = RequestLog(workload)
+    started = time.perf_counter()
+    requests = workload.requests(setting.sampling)
+    if spec.replicas == 1:
+        serve(engines[0], requests, log, until_s=setting.until_s, on_progress=on_progress)
+    else:
+        fleet = Fleet(engines, log, router=setting.router, until_s=setting.until_s)
+        fleet.serve(requests, on_progress=on_progress)
+    wall_s = time.perf_counter() - started
+    metrics = summarize(setting, workload, log, engines)
+    metrics["wall_s"] = wall_s
+    metrics["host_us_per_step"] = setting.platform.host_us_per_step(
+        engines[0].executor, wall_s=wall_s, steps=metrics["steps"]
+    )
+    return Outcome(metrics, log.columns(), _inputs(setting, workload))
+
+
+def _build(setting: Setting) -> Workload:
+    spec = setting.spec
+    workload = build_workload(
+        spec.workload,
+        rate=spec.rate,
+        duration=spec.duration,
+        seed=spec.seed,
+        lengths=Path(spec.lengths) if spec.lengths else None,
+        trace=Path(spec.trace) if spec.trace else None,
+        max_model_len=setting.config.max_model_len * spec.shrink,
+    ).shrunk(spec.shrink)
+    _check_warmup(setting, workload)
+    return workload
+
+
+def resolve(spec: PointSpec) -> Setting:
+    """Fill in the defaults: device, KV slots, the system's limits, warm-up and window."""
+    return settle(spec, find_platform(spec))
+
+
+def settle(spec: PointSpec, platform: Platform) -> Setting:
+    """Fill in the defaults that follow from the device."""
+    sampling = SamplingParams.parse(spec.sampling)
+    config = engine_config(spec, platform, sampling)
+    warmup_s = min(DEFAULT_WARMUP_S, spec.duration / 10) if spec.warmup is None else spec.warmup
+    window_s = spec.window or (0.0, spec.duration)
+    return Setting(spec, platform, config, sampling, warmup_s, window_s)
+
+
+def create_engines(setting: Setting) -> list[Engine]:
+    """One engine for each replica, on devices of its own."""
+    platforms = [setting.platform]
+    if setting.spec.replicas > 1:
+        assert isinstance(setting.platform, SimPlatform), "the spec allows no others"
+        platforms = [setting.platform.replica(n) for n in range(setting.spec.replicas)]
+    return [
+        Engine(
+            create_scheduler(setting.config),
+            platform.executor(setting.config),
+            platform.clock(),
+            recorder=StepRecorder(*setting.window_s),
+        )
+        for platform in platforms
+    ]
+
+
+class RequestLog:
+    """When each request got its first and its last token."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
+        self.first_token_s = np.full(len(workload), np.nan)
+        self.finish_s = np.full(len(workload), np.nan)
+        self.preemptions = np.zeros(len(workload), dtype=np.int32)
+        self.num_finished = 0
+
+    def add(self, group: SequenceGroup) -> None:
+        """Record a finished request."""
+        index = group.request.request_id
+        assert group.first_token_s is not None
+        assert group.finish_s is not None
+        self.first_token_s[index] = group.first_token_s
+        self.finish_s[index] = group.finish_s
+        self.preemptions[index] = group.num_preemptions
+        self.num_finished += 1
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """All requests as columns, in order of arrival."""
+        return {
+            "request_id": np.arange(len(self._workload), dtype=np.int32),
+            "arrival_s": self._workload.arrival_s,
+            "input_len": self._workload.input_len,
+            "output_len": self._workload.output_len,
+            "first_token_s": self.first_token_s,
+            "finish_s": self.finish_s,
+            "preemptions": self.preemptions,
+        }
+
+
+def serve(
+    engine: Engine,
+    requests: Iterator[Request],
+    log: RequestLog,
+    *,
+    until_s: float = math.inf,
+    on_progress: Progress | None = None,
+) -> None:
+    """Feed requests as they arrive and step the engine until all are finished, or to `until_s`."""
+    clock: Clock = engine.clock
+    total = len(log.finish_s)
+    upcoming = next(requests, None)
+    period = PROGRESS_PERIOD_STEPS if isinstance(clock, VirtualClock) else REAL_PERIOD_STEPS
+    next_report = period
+    while (now := clock.now) < until_s:
+        while upcoming is not None and upcoming.arrival_s <= now:
+            engine.add_request(upcoming)
+            upcoming = next(requests, None)
+        if not engine.has_work:
+            if upcoming is None:
+                return
+            clock.wait_until(min(upcoming.arrival_s, until_s))
+            continue
+        for group in engine.step():
+            log.add(group)
+        if on_progress is not None and engine.num_steps >= next_report:
+            next_report += period
+            on_progress(log.num_finished / total)
+
+
+def _check_warmup(setting: Setting, workload: Workload) -> None:
+    if not (workload.arrival_s >= setting.warmup_s).any():
+        raise UserError(
+            f"no request arrives after the warm-up of {setting.warmup_s:g} s: lower "
+            "--warmup or raise --duration"
+        )
+
+
+def _inputs(setting: Setting, workload: Workload) -> dict[str, Any]:
+    return {
+        "workload": {
+            "name": workload.name,
+            "source": workload.source,
+            "sha256": workload.sha256,
+            "mean_input_len": workload.mean_input_len,
+            "mean_output_len": workload.mean_output_len,
+        },
+        **setting.platform.inputs(),
+    }

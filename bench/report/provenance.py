@@ -1,0 +1,92 @@
+"""What the results have in common and where they differ: sources, machines, times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bench.experiments.tables import PanelTable, PointStore
+
+if TYPE_CHECKING:
+    from bench.point.spec import PointSpec
+
+SHOWN = {
+    "git_commit": "commit",
+    "git_dirty": "uncommitted changes",
+    "source_sha256": "sources (SHA-256)",
+    "python": "Python",
+    "platform": "platform",
+    "cpu": "processor",
+    "cores": "cores",
+    "gpus": "GPUs",
+}
+
+
+class ReportStore(PointStore, Protocol):
+    """What a report needs of `bench.results.store.Store`."""
+
+    def load_record(self, spec: PointSpec) -> dict[str, Any]:
+        """Everything known of a sound result."""
+        ...
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Provenance over all points used.
+
+    `facts` maps a property to its distinct values; more than one means that results of different
+    origins stand side by side. `inputs` name workloads and device profiles with their sources.
+    `busy_s` is the time of all points, one after another.
+    """
+
+    num_points: int
+    facts: dict[str, list[str]]
+    inputs: list[str]
+    busy_s: float
+    started: str
+    ended: str
+
+
+def summarize(
+    store: ReportStore, tables: Sequence[PanelTable], further: Iterable[PointSpec] = ()
+) -> Summary:
+    """Gather the provenance of every sound point of the tables, and of further sound points."""
+    specs = dict.fromkeys([*_sound_specs(tables), *further])
+    records = [store.load_record(spec) for spec in specs]
+    found = [record["provenance"] for record in records]
+    facts = {
+        label: _distinct(p[key] for p in found if p.get(key) is not None)
+        for key, label in SHOWN.items()
+    }
+    packages = [f"{n} {v}" for p in found for n, v in p.get("packages", {}).items() if v]
+    return Summary(
+        num_points=len(records),
+        facts={
+            label: values
+            for label, values in {**facts, "packages": _distinct(packages)}.items()
+            if values
+        },
+        inputs=_distinct(line for record in records for line in _inputs(record)),
+        busy_s=sum(float(record["metrics"].get("wall_s") or 0.0) for record in records),
+        started=min((p["started"] for p in found if "started" in p), default=""),
+        ended=max((p["ended"] for p in found if "ended" in p), default=""),
+    )
+
+
+def _sound_specs(tables: Sequence[PanelTable]) -> list[PointSpec]:
+    return list(dict.fromkeys(spec for table in tables for spec in table.sound_specs))
+
+
+def _inputs(record: dict[str, Any]) -> list[str]:
+    lines = []
+    for kind, found in record.get("inputs", {}).items():
+        if isinstance(found, dict):
+            source = f", {found['source']}" if found.get("source") else ""
+            lines.append(f"{kind.replace('_', ' ')} {found.get('name', '?')}{source}")
+    return lines
+
+
+def _distinct(values: Iterable[Any]) -> list[str]:
+    words = {True: "yes", False: "no"}
+    return sorted({words[v] if isinstance(v, bool) else str(v) for v in values})

@@ -1,0 +1,1 @@
+"""Results as files: the store of points, measurements, atomic writes, provenance."""

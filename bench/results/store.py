@@ -1,0 +1,300 @@
+"""The artifacts layout: one directory per point, written whole, verified whenever it is read.
+
+`<root>/results/<backend>/<slug>-<digest>/` holds `requests.parquet` (one row per request),
+`metrics.json` (what the same point always gives) and `point.json`, written last: the spec, the
+checksums of the other two, all metrics with times, the inputs and the provenance. A point that
+failed leaves `<slug>-<digest>.failure.json` beside, until it succeeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.point.spec import PointSpec
+from bench.results.files import (
+    PARTIAL,
+    check_writable,
+    json_bytes,
+    lock,
+    plain,
+    write_file,
+    write_together,
+)
+from bench.results.measurements import find_measurement
+from bench.results.provenance import hash_inputs, source_hash
+from engines.core.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.point.serve import Outcome
+
+FORMAT = 1
+METRICS = "metrics.json"
+POINT = "point.json"
+REQUESTS = "requests.parquet"
+TIMES = ("wall_s", "host_us_per_step")  # metrics that differ between two runs of one point
+MEASURED = ("cpu", "cuda")
+
+
+class State(Enum):
+    """What the store holds of a point."""
+
+    COMPLETE = "complete"
+    STALE = "stale"  # sound, but made by other sources or from other input files
+    CORRUPT = "corrupt"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A point's state and, unless complete or missing, the reason in a few words."""
+
+    state: State
+    reason: str = ""
+
+
+class _CorruptError(Exception):
+    """A stored result that cannot be trusted; the message says why."""
+
+
+def write_point(
+    directory: Path, spec: PointSpec, outcome: Outcome, *, provenance: Mapping[str, Any]
+) -> None:
+    """Write a point's three files into `directory`, `point.json` last.
+
+    Raises UserError when the disk is full or refuses; older results are then untouched.
+    """
+    stable = {key: value for key, value in outcome.metrics.items() if key not in TIMES}
+    contents = {REQUESTS: _parquet_bytes(outcome), METRICS: json_bytes(stable)}
+    contents[POINT] = json_bytes(
+        {
+            "format": FORMAT,
+            "spec": spec.to_dict(),
+            "files": {name: _fingerprint(content) for name, content in contents.items()},
+            "metrics": outcome.metrics,
+            "inputs": outcome.inputs,
+            "provenance": provenance,
+        }
+    )
+    write_together(directory, contents)
+
+
+def _fingerprint(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _parquet_bytes(outcome: Outcome) -> bytes:
+    """Encode the requests with fixed options, so that equal columns give equal bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        pa.table({name: _arrow(column) for name, column in outcome.requests.items()}),
+        sink,
+        version="2.6",
+        data_page_version="1.0",
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+        store_schema=False,
+    )
+    return bytes(sink.getvalue())
+
+
+def _arrow(column: NDArray[Any]) -> Any:
+    """View a numeric column as an Arrow array; Arrow's own conversion would import pandas."""
+    import pyarrow as pa
+
+    buffer = pa.py_buffer(np.ascontiguousarray(column))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(column.dtype), len(column), [None, buffer])
+
+
+class Store:
+    """The results below an artifacts directory.
+
+    `source` is the hash of the sources that decide results (default: of those running now).
+    """
+
+    def __init__(self, root: Path | str = "artifacts", *, source: str | None = None) -> None:
+        self.root = Path(root)
+        self._source = source
+
+    @cached_property
+    def source(self) -> str:
+        """Hash of the sources against which results are stale or not."""
+        return self._source or source_hash()
+
+    def directory(self, spec: PointSpec) -> Path:
+        """Where the point's files lie."""
+        return self.root / "results" / spec.backend / name_of(spec)
+
+    def failure_path(self, spec: PointSpec) -> Path:
+        """Where the record of a failed point lies."""
+        return self.directory(spec).with_name(f"{name_of(spec)}.failure.json")
+
+    def state(self, spec: PointSpec) -> State:
+        """Whether the point is complete, stale, corrupt or missing."""
+        return self.check(spec).state
+
+    def check(self, spec: PointSpec) -> Check:
+        """Like `state`, with the reason."""
+        if not (self.directory(spec) / POINT).exists():
+            return Check(State.MISSING)
+        try:
+            record = self._read(spec)
+        except _CorruptError as error:
+            return Check(State.CORRUPT, str(error))
+        provenance = record["provenance"]
+        if provenance.get("source_sha256") != self.source:
+            return Check(State.STALE, "made by other sources")
+        stored = provenance.get("input_files", {})
+        for field, digest in hash_inputs(spec).items():
+            if stored.get(field) != digest:
+                return Check(State.STALE, f"the {field.replace('_', ' ')} file has changed")
+        return Check(State.COMPLETE)
+
+    def write(self, spec: PointSpec, outcome: Outcome, *, provenance: Mapping[str, Any]) -> Path:
+        """Write a finished point, and forget that it ever failed; returns its directory."""
+        directory = self.directory(spec)
+        write_point(directory, spec, outcome, provenance=provenance)
+        self.failure_path(spec).unlink(missing_ok=True)
+        return directory
+
+    def write_failure(self, spec: PointSpec, *, error: str, traceback: str = "") -> None:
+        """Keep why a point failed beside the place of its results."""
+        record = {"spec": spec.to_dict(), "error": error, "traceback": traceback.splitlines()}
+        write_file(self.failure_path(spec), json_bytes(record))
+
+    def load_record(self, spec: PointSpec) -> dict[str, Any]:
+        """Return the verified content of `point.json`; raises UserError unless it is sound."""
+        try:
+            return self._read(spec)
+        except _CorruptError as error:
+            raise UserError(
+                f"result {self.directory(spec)} is unusable ({error}): run it again"
+            ) from error
+
+    def kernels(self, part: str, *, backend: str) -> dict[str, Any] | None:
+        """What was measured of a figure's microbenchmark; None if it was not measured."""
+        return find_measurement(self.root, part, backend=backend)
+
+    def load(self, specs: Iterable[PointSpec]) -> pd.DataFrame:
+        """Return one row per sound result among `specs`, in their order.
+
+        Columns: the spec's fields, `digest`, `stale`, then the metrics (`kv_pct` as
+        `kv_pct_token` and so on; where a metric is also a setting, the setting stays). Missing and
+        corrupt points have no row: ask `state` for them.
+        """
+        import pandas as pd
+
+        rows = [row for spec in dict.fromkeys(specs) if (row := self._row(spec)) is not None]
+        empty = [*PointSpec(system="astra").to_dict(), "digest", "stale"]
+        return pd.DataFrame(rows) if rows else pd.DataFrame(columns=empty)
+
+    def _row(self, spec: PointSpec) -> dict[str, Any] | None:
+        state = self.state(spec)
+        if state in (State.MISSING, State.CORRUPT):
+            return None
+        row = {**spec.to_dict(), "digest": spec.digest, "stale": state is State.STALE}
+        for key, value in _flatten(self._read(spec)["metrics"]):
+            row.setdefault(key, float("nan") if value is None else value)
+        return row
+
+    def load_requests(self, spec: PointSpec) -> pd.DataFrame:
+        """Return one row per request of a sound result; raises UserError unless it is sound."""
+        import pyarrow.parquet as pq
+
+        self.load_record(spec)
+        frame: pd.DataFrame = pq.read_table(self.directory(spec) / REQUESTS).to_pandas()
+        return frame
+
+    def lock(self, spec: PointSpec, *, wait: bool = True) -> AbstractContextManager[bool]:
+        """Hold the point against other runs over the same artifacts."""
+        return lock(self.directory(spec).with_name(f".{name_of(spec)}.lock"), wait=wait)
+
+    def prepare(self) -> None:
+        """Check that results can be written, and clear away what dead runs left unfinished.
+
+        Raises UserError before anything has run. Points that another run holds are left alone.
+        """
+        check_writable(self.root / "results")
+        for partial in self.root.glob(f"results/*/*/{PARTIAL}"):
+            directory = partial.parent
+            with lock(directory.with_name(f".{directory.name}.lock"), wait=False) as held:
+                if held:
+                    shutil.rmtree(partial, ignore_errors=True)
+                    if not any(directory.iterdir()):
+                        directory.rmdir()
+        for path in self.root.glob("results/*/.*.lock"):
+            with lock(path, wait=False):
+                pass  # a lock that nobody holds is removed by taking it
+
+    def _read(self, spec: PointSpec) -> dict[str, Any]:
+        directory = self.directory(spec)
+        record = _parse(directory / POINT)
+        if record.get("format") != FORMAT:
+            raise _CorruptError(f"{POINT} has format {record.get('format')}, expected {FORMAT}")
+        if record.get("spec") != plain(spec.to_dict()):
+            raise _CorruptError(f"{POINT} describes another point")
+        files, metrics = record.get("files"), record.get("metrics")
+        if not (
+            isinstance(files, dict)
+            and isinstance(metrics, dict)
+            and isinstance(record.get("provenance"), dict)
+        ):
+            raise _CorruptError(f"{POINT} is incomplete")
+        for name in (REQUESTS, METRICS):
+            _verify(directory / name, files.get(name))
+        if _parse(directory / METRICS) != {k: v for k, v in metrics.items() if k not in TIMES}:
+            raise _CorruptError(f"{METRICS} and {POINT} disagree")
+        return record
+
+
+def name_of(spec: PointSpec) -> str:
+    """Name of the point's directory."""
+    return f"{spec.slug}-{spec.digest}".replace("/", "_")
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_bytes())
+    except OSError as error:
+        raise _CorruptError(f"{path.name} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise _CorruptError(f"{path.name} is not valid JSON") from error
+    if not isinstance(record, dict):
+        raise _CorruptError(f"{path.name} is not an object")
+    return record
+
+
+def _verify(path: Path, expected: object) -> None:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise _CorruptError(f"{path.name} is missing") from None
+    except OSError as error:
+        raise _CorruptError(f"{path.name} cannot be read ({error.strerror})") from error
+    if _fingerprint(content) != expected:
+        raise _CorruptError(f"{path.name} does not match its checksum")
+
+
+def _flatten(metrics: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    for key, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}_{inner}", item) for inner, item in value.items())
+        else:
+            yield key, value

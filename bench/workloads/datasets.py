@@ -1,0 +1,239 @@
+"""Datasets: what is shipped, how to get the real lengths, how the shipped ones were derived.
+
+Real lengths lie where the user puts them and are used only where a command names them
+(`--lengths FILE`): a result always says which lengths it used.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPMessage
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from bench.results.files import write_file
+from bench.workloads.assumed import LENGTH_LIMIT
+from bench.workloads.lengths import Lengths, load_lengths
+from bench.workloads.pairs import MAX_BYTES, read_pickled_pairs
+from bench.workloads.quantiles import derive_table
+from engines.core.errors import UserError, unknown_name
+
+DATA_DIRECTORY = Path("artifacts/data")
+STATISTICS_FILE = Path(__file__).parent / "workloads" / "data" / "sharegpt_lengths.csv"
+TIMEOUT_S = 60.0
+
+_COMMIT = "3180d2f8c2a2aa1729245f9b0cb75a854746e6a8"
+_PICKLE = "datasets/sharegpt_opt_text_completion_length.pkl"
+_PICKLE_SHA256 = "e94cab96a24400f43f8e925de61fec20eec47082c7908d26f28cd578a87b8aeb"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset: what workloads use without it, and where its real lengths can be had.
+
+    `url` and `sha256` are empty where no file of lengths is published; then only `import_file`
+    brings real lengths in.
+    """
+
+    name: str
+    shipped: str
+    url: str = ""
+    sha256: str = ""
+
+
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        Dataset(
+            "sharegpt",
+            "quantiles derived from the original artifact's lengths",
+            f"https://raw.githubusercontent.com/sosp-ae-39/sosp-ae-astra/{_COMMIT}/{_PICKLE}",
+            _PICKLE_SHA256,
+        ),
+        Dataset("alpaca", "log-normal lengths with the paper's means"),
+        Dataset("chat", "conversations built from the ShareGPT quantiles"),
+        Dataset("translation", "log-normal sentence lengths from published statistics"),
+    )
+}
+
+Opener = Callable[[str, float], AbstractContextManager[Any]]
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes."""
+
+
+def list_datasets() -> list[Dataset]:
+    """All datasets that `fetch` or `import_file` know."""
+    return list(DATASETS.values())
+
+
+def lengths_path(name: str, directory: Path) -> Path:
+    """Where the real lengths of a dataset lie once fetched or imported."""
+    return directory / f"{find_dataset(name).name}_lengths.csv.gz"
+
+
+def find_dataset(name: str) -> Dataset:
+    """Return the dataset called `name`; raises UserError naming the nearest ones."""
+    if name not in DATASETS:
+        raise unknown_name("dataset", name, DATASETS)
+    return DATASETS[name]
+
+
+class _HttpsOnly(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to https addresses alone."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        _require_https(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _require_https(url: str) -> None:
+    if not url.startswith("https://"):
+        raise UserError(f"refused to download from {url}: only https addresses are used")
+
+
+def open_https(url: str, timeout_s: float) -> AbstractContextManager[Any]:
+    """Open an https address; raises UserError for any other scheme, also after a redirect."""
+    _require_https(url)
+    response: AbstractContextManager[Any] = urllib.request.build_opener(_HttpsOnly()).open(
+        url, timeout=timeout_s
+    )
+    return response
+
+
+def fetch(
+    name: str,
+    directory: Path,
+    *,
+    url: str | None = None,
+    opener: Opener = open_https,
+    timeout_s: float = TIMEOUT_S,
+) -> Path:
+    """Download a dataset's published file and store its lengths; returns the CSV's path.
+
+    `url` is another address of the same file: its checksum must be the pinned one whatever the
+    address. Nothing is written unless all checks pass. Raises UserError.
+    """
+    dataset = find_dataset(name)
+    if not dataset.url:
+        raise UserError(
+            f"no file of {name}'s lengths is published: make a CSV with columns "
+            f"input_len,output_len and run `bench data import {name} FILE`"
+        )
+    data = _download(dataset, url or dataset.url, opener, timeout_s)
+    return _store(name, _verified_pairs(data, dataset, url or dataset.url), directory)
+
+
+def import_file(name: str, path: Path, directory: Path) -> Path:
+    """Store a user's file of lengths as a dataset's real lengths; returns the CSV's path.
+
+    A .csv or .csv.gz has columns input_len,output_len; a .pkl is a dataset's published file.
+    Raises UserError.
+    """
+    dataset = find_dataset(name)
+    if path.suffix != ".pkl":
+        return _store(name, load_lengths(path), directory)
+    try:
+        with path.open("rb") as file:
+            data = _read_capped(file, str(path))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if not dataset.sha256:
+        raise UserError(
+            f"{path}: no pickle of {name} is published: give a CSV with columns "
+            "input_len,output_len"
+        )
+    return _store(name, _verified_pairs(data, dataset, str(path)), directory)
+
+
+def derive_statistics(lengths: Lengths) -> str:
+    """The text of the shipped statistics of ShareGPT, made from its real lengths.
+
+    The same lengths give the same text, byte for byte.
+    """
+    kept = lengths.below(LENGTH_LIMIT)
+    header = (
+        "Joint quantiles of request lengths in tokens of the OPT tokenizer: ShareGPT, the first",
+        "turn of each conversation. Derived data: no single request is in this file.",
+        "Source: sosp-ae-39/sosp-ae-astra (the paper's original artifact), commit",
+        f"{_COMMIT},",
+        f"{_PICKLE},",
+        f"sha256 {_PICKLE_SHA256}.",
+        f"Made by `bench data derive`: {len(lengths)} pairs, of which the {len(kept)} with",
+        f"input + output < {LENGTH_LIMIT} are used (sha256 of all pairs as CSV text:",
+        f"{hashlib.sha256(_csv_text(lengths).encode()).hexdigest()}).",
+        "A line is a bin of neighbouring input lengths: its number of pairs (rows), the quantiles",
+        "of its inputs (input_P for P percent) and of its outputs (output_P).",
+    )
+    return "".join(f"# {line}\n" for line in header) + derive_table(lengths, "derived").to_csv()
+
+
+def derive(lengths_file: Path, output: Path = STATISTICS_FILE) -> Path:
+    """Derive the shipped statistics from a file of ShareGPT's real lengths; returns `output`."""
+    write_file(output, derive_statistics(load_lengths(lengths_file)).encode())
+    return output
+
+
+def _download(dataset: Dataset, url: str, opener: Opener, timeout_s: float) -> bytes:
+    try:
+        with opener(url, timeout_s) as response:
+            return _read_capped(response, url)
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserError(
+            f"could not download {url} ({reason}): download it by other means and run "
+            f"`bench data import {dataset.name} FILE.pkl`"
+        ) from error
+
+
+def _read_capped(stream: _Readable, origin: str) -> bytes:
+    pieces = []
+    size = 0
+    while piece := stream.read(1 << 16):
+        size += len(piece)
+        if size > MAX_BYTES:
+            raise UserError(f"{origin} is larger than {MAX_BYTES} bytes: not the published file")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _verified_pairs(data: bytes, dataset: Dataset, origin: str) -> Lengths:
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != dataset.sha256:
+        raise UserError(
+            f"{origin} is not the published file of {dataset.name} or is incomplete: sha256 "
+            f"{digest} over {len(data)} bytes, expected {dataset.sha256}"
+        )
+    return read_pickled_pairs(data, origin=origin)
+
+
+def _store(name: str, lengths: Lengths, directory: Path) -> Path:
+    path = lengths_path(name, directory)
+    buffer = io.BytesIO()
+    # No file name and no time inside: equal lengths give equal bytes.
+    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as file:
+        file.write(_csv_text(lengths).encode())
+    write_file(path, buffer.getvalue())
+    return path
+
+
+def _csv_text(lengths: Lengths) -> str:
+    rows = zip(lengths.input_len.tolist(), lengths.output_len.tolist(), strict=True)
+    return "input_len,output_len\n" + "".join(f"{i},{o}\n" for i, o in rows)

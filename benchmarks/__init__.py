@@ -1,0 +1,1 @@
+"""Benchmarks and checks that are no part of the product."""

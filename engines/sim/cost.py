@@ -1,0 +1,118 @@
+"""The price of a step: a sum of terms, each a quantity of work over a rate of the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engines.core.config import ModelSpec
+from engines.core.errors import UserError
+from engines.sim.profile import DeviceProfile
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a step computes and moves.
+
+    `groups` are all that run and `beam_groups` those of them that search with beams.
+    `prompt_squares` is the sum over prompts of total length^2 - cached length^2. Bytes and
+    transfers are per device.
+    """
+
+    prompts: int = 0
+    prompt_tokens: int = 0
+    decodes: int = 0
+    groups: int = 0
+    beam_groups: int = 0
+    context_tokens: int = 0
+    prompt_squares: int = 0
+    copied_bytes: float = 0.0
+    copy_transfers: int = 0
+    swapped_bytes: float = 0.0
+    transfers: int = 0
+
+
+class StepCost:
+    """Step times of a model on `tensor_parallel` devices, with all constants folded.
+
+    With P parameters, L layers, H hidden size, s bytes per element, T = prompt tokens + decoding
+    sequences:
+
+    - linear = max(s*P / (tp*weight_bandwidth), 2*P*T / (tp*flops))
+    - decode = context tokens * 2*L*H*s / (tp*kv_bandwidth)
+    - prefill = sum of 2*L*H*len^2 / (tp*attention_flops)
+    - allreduce = 2*L*(link_latency + 2*(tp-1)/tp * T*H*s / link_bandwidth), 0 if tp is 1
+    - copies = 2 * copied bytes / copy_bandwidth + copy transfers * copy_latency
+    - swap = swapped bytes / pcie_bandwidth + transfers * pcie_latency
+    - host = step_overhead, and with `python_host` worker_overhead for each device,
+      group_overhead and draw_overhead for each group, beam_overhead for each that searches with
+      beams and sequence_overhead for each sequence
+    """
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        profile: DeviceProfile,
+        *,
+        tensor_parallel: int,
+        block_size: int,
+        python_host: bool,
+    ) -> None:
+        if tensor_parallel < 1 or model.num_heads % tensor_parallel:
+            raise UserError(
+                f"tensor-parallel degree {tensor_parallel} does not divide the "
+                f"{model.num_heads} heads of {model.name}"
+            )
+        tp, layers, hidden = tensor_parallel, model.num_layers, model.hidden_size
+        parameters, size = model.num_parameters, model.dtype_bytes
+        efficiency = profile.kv_block_efficiency.get(block_size, 1.0)
+        self._read_weights_s = size * parameters / (tp * profile.weight_bandwidth)
+        self._token_flops_s = 2 * parameters / (tp * profile.flops)
+        self._context_s = model.kv_bytes_per_token / (tp * profile.kv_bandwidth * efficiency)
+        self._square_s = 2 * layers * hidden / (tp * profile.attention_flops)
+        self._fixed_s = profile.step_overhead_s
+        self._group_s = self._beam_s = self._sequence_s = 0.0
+        self._reduce_token_s = 0.0
+        if python_host:
+            self._fixed_s += tp * profile.worker_overhead_s
+            self._group_s = profile.group_overhead_s + profile.draw_overhead_s
+            self._beam_s = profile.beam_overhead_s
+            self._sequence_s = profile.sequence_overhead_s
+        if tp > 1:
+            self._fixed_s += 2 * layers * profile.link_latency_s
+            reduced = 2 * (tp - 1) / tp * hidden * size / profile.link_bandwidth
+            self._reduce_token_s = 2 * layers * reduced
+        self._copy_byte_s = 2 / profile.copy_bandwidth
+        self._swap_byte_s = 1 / profile.pcie_bandwidth
+        self._transfer_s = profile.pcie_latency_s
+        self._copy_transfer_s = profile.copy_latency_s
+
+    def decode_seconds(
+        self, decodes: int, context_tokens: int, *, groups: int, beam_groups: int
+    ) -> float:
+        """Duration of a step that only decodes."""
+        host = decodes * self._sequence_s + groups * self._group_s + beam_groups * self._beam_s
+        return host + self._device_seconds(decodes, context_tokens)
+
+    def _device_seconds(self, tokens: int, context_tokens: int) -> float:
+        linear = max(tokens * self._token_flops_s, self._read_weights_s)
+        return (
+            self._fixed_s
+            + linear
+            + tokens * self._reduce_token_s
+            + context_tokens * self._context_s
+        )
+
+    def seconds(self, work: Work) -> float:
+        """Duration of any step."""
+        tokens = work.prompt_tokens + work.decodes
+        return (
+            self._device_seconds(tokens, work.context_tokens)
+            + (work.decodes + work.prompts) * self._sequence_s
+            + work.groups * self._group_s
+            + work.beam_groups * self._beam_s
+            + work.prompt_squares * self._square_s
+            + work.copied_bytes * self._copy_byte_s
+            + work.copy_transfers * self._copy_transfer_s
+            + work.swapped_bytes * self._swap_byte_s
+            + work.transfers * self._transfer_s
+        )

@@ -1,0 +1,71 @@
+"""The simulation's executor: it computes nothing and says how long it would have taken."""
+
+from __future__ import annotations
+
+from engines.core.batch import Batch
+from engines.core.config import ModelSpec
+from engines.core.executor import StepResult
+from engines.core.request import Sequence
+from engines.sim.beams import BeamProcess
+from engines.sim.cost import StepCost, Work
+
+
+class SimExecutor:
+    """Prices batches by a device profile; beams follow a random process."""
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        cost: StepCost,
+        beams: BeamProcess,
+        *,
+        tensor_parallel: int,
+        block_size: int,
+    ) -> None:
+        self._cost = cost
+        self._beams = beams
+        token_bytes = model.kv_bytes_per_token / tensor_parallel
+        self._token_bytes = token_bytes
+        self._block_bytes = block_size * token_bytes
+        self._block_size = block_size
+        self._transfers_per_block = 2 * model.num_layers
+        self._none_stopped: list[Sequence] = []
+
+    def execute(self, batch: Batch) -> StepResult:
+        """Price the step; draw the beams' survivors."""
+        if batch.prompts or batch.copies or batch.swap_in or batch.swap_out:
+            elapsed_s = self._cost.seconds(self._work(batch))
+        else:
+            elapsed_s = self._cost.decode_seconds(
+                batch.num_decodes,
+                batch.decode_context_tokens,
+                groups=batch.num_groups,
+                beam_groups=len(batch.beam_groups),
+            )
+        return StepResult(elapsed_s, self._beams.step(batch), self._none_stopped)
+
+    def _work(self, batch: Batch) -> Work:
+        prompts = prompt_tokens = prompt_squares = 0
+        for prompt in batch.prompts:
+            prompts += len(prompt.group.running)
+            total, cached = prompt.num_tokens, prompt.num_cached
+            prompt_tokens += prompt.copies * (total - cached)
+            prompt_squares += prompt.copies * (total * total - cached * cached)
+        swapped_blocks = len(batch.swap_in) + len(batch.swap_out)
+        copied = copied_blocks = 0
+        for copy in batch.copies:
+            copied += copy.num_tokens
+            copied_blocks += -(-copy.num_tokens // self._block_size)
+        return Work(
+            prompts=prompts,
+            prompt_tokens=prompt_tokens,
+            decodes=batch.num_decodes,
+            groups=batch.num_groups,
+            beam_groups=len(batch.beam_groups),
+            context_tokens=batch.decode_context_tokens,
+            prompt_squares=prompt_squares,
+            copied_bytes=copied * self._token_bytes,
+            copy_transfers=copied_blocks * self._transfers_per_block,
+            swapped_bytes=swapped_blocks * self._block_bytes,
+            transfers=swapped_blocks * self._transfers_per_block,
+        )

@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import driver_fakes as fakes
+import pytest
+from click.testing import CliRunner, Result
+
+from bench.cli import COMMANDS, main
+from bench.commands import figure as figure_command
+from bench.experiments import registry
+from bench.experiments.model import Curve, Figure, Panel
+from bench.results import store as results
+from bench.results.store import State, Store
+from bench.sweep.local import LocalProcesses
+from bench.sweep.runner import run_points
+
+SHORT = ["--duration", "30", "--rate", "2", "--quiet"]
+KEYS = {
+    *("system", "model", "workload", "backend", "device", "rate", "duration", "seed"),
+    *("requests", "finished", "steps", "throughput_tok_s", "mean_running_requests"),
+    *("mean_normalized_latency_s", "p50_normalized_latency_s", "p90_normalized_latency_s"),
+    *("p99_normalized_latency_s", "mean_ttft_s", "mean_tpot_s", "preemptions", "kv_slots"),
+    *("kv_pct", "sharing_saving_pct", "wall_s", "host_us_per_step"),
+}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Figure:
+    settings = {"duration": 20.0, "window": (5.0, 20.0), "workload": "sharegpt"}
+    curves = (Curve("astra", (1.0, 2.0)), Curve("orca-max", (1.0,)))
+    panel = Panel("tiny-sharegpt", "a tiny panel", curves, settings, {"duration": 40.0})
+    figure = Figure("tiny", "Tiny", "0", "no claim", (panel,), plot="normalized-latency")
+    monkeypatch.setitem(registry.FIGURES, figure.name, figure)
+    monkeypatch.setattr(results, "source_hash", lambda: "unchanged while testing")
+    return figure
+
+
+def bench(*words: str) -> Result:
+    return CliRunner().invoke(main, list(words))
+
+
+BAD = {
+    "run": "Missing option '--system'",
+    "run --system astr": "did you mean astra?",
+    "run --system astra --model opt-31b": "did you mean opt-30b or opt-13b",
+    "run --system astra --workload shargpt": "did you mean sharegpt",
+    "run --system astra --sampling n0": "unknown sampling 'n0'",
+    "run --system astra --backend gpu": "unknown backend 'gpu'",
+    "run --system astra --rate 0": "rate must be a positive number, got 0",
+    "run --system astra --rate -1": "rate must be a positive number, got -1",
+    "run --system astra --rate nan": "got nan",
+    "run --system astra --rate inf": "got inf",
+    "run --system astra --rate fast": "'fast' is not a valid float",
+    "run --system astra --duration 0": "duration must be a positive number",
+    "run --system astra --duration inf": "duration must be a positive number",
+    "run --system astra --warmup -1": "'--warmup'",
+    "run --system astra --warmup nan": "'--warmup'",
+    "run --system astra --window 300": "START:END",
+    "run --system astra --window 1:2:3": "START:END",
+    "run --system astra --window 9:3": "0 <= START < END",
+    "run --system astra --window nan:3": "0 <= START < END",
+    "run --system astra --seed -1": "'--seed'",
+    "run --system astra --seed 4294967296": "'--seed'",
+    "run --system astra --tensor-parallel 1025": "at most 1,024, got 1,025",
+    "run --system astra --replicas 10001": "replicas must be at most 10,000",
+    "run --system astra --kv-slots 100000001": "kv_slots must be at most 100,000,000",
+    f"run --system astra --max-batched-tokens {10**400}": "max_batched_tokens must be at most 100",
+    "run --system astra --swap-space 1e9": "swap_space_gib must be at most 100,000",
+    "run --system astra --swap-space 1e5 --backend sim": "more than 100,000,000 KV slots",
+    "run --system astra --backend sim --gpu-memory 40GiB": "give --kv-slots or --device-profile",
+    "run --system astra --backend sim --dtype float16": "counts only where a model runs",
+    "run --system astra --backend sim --ray here:1": "--tensor-parallel 2 or more",
+    "run --system astra --backend cpu --device-profile a100-40gb": "counts only for --backend sim",
+    "run --system astra --block-size 257": "'--block-size'",
+    "run --system astra --swap-space inf": "'--swap-space'",
+    "run --system astra --kv-slots 5": "5 KV slots do not hold one block",
+    "run --system astra --model opt-175b --tensor-parallel 1": "opt-175b",
+    "run --system astra --device-profile a100": "a100-40gb",
+    "run --system astra --replicas 0": "'--replicas'",
+    "run --system astra --replicas 2 --backend cpu": "replicas are simulated only",
+    "run --system astra --replicas 2 --router least-laden": "did you mean least-loaded",
+    "run --system astra --router least-loaded": "give --replicas 2 or more",
+    "run --system astra --trace none.csv": "'none.csv' does not exist",
+    "run --system astra --trace bad.csv": "bad.csv line 3",
+    "run --system astra --out file/out": "is not a directory",
+    f"run --system astra --out {'x' * 300}": "File name too long",
+    "run --system astra --out loop/out": "Too many levels of symbolic links",
+    "run --system astra --speed 3": "No such option",
+    "figure fig122": "did you mean fig12",
+    "figure": "Missing argument 'NAME...'",
+    "figure tiny pending": "it cannot run yet",
+    "figure tiny --artifacts file/a": "is not a directory",
+    "figure tiny --lengths bad.csv": "bad.csv",
+    "figure tiny --jobs 0": "'--jobs'",
+    "figure tiny --build-arg x": "must be NAME=VALUE, got 'x'",
+    "capacity --system astra --model opt-31b": "did you mean opt-30b or opt-13b",
+    "capacity --system astra --workload shargpt": "did you mean sharegpt",
+    "capacity --system astra --backend cpu --device-profile h200": "counts only for --backend sim",
+    "plot fig122": "did you mean fig12",
+    "plot tiny": "no results of 'tiny'",
+    "report --artifacts file/a": "is not a directory",
+    "data fetch alpacca": "did you mean alpaca?",
+    "figur": "did you mean figure",
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_bad_input_is_one_line_and_exit_status_2_and_nothing_written(
+    here: Path, tiny: Figure, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    pending = Figure("pending", "P", "0", "", tiny.panels, pending="it cannot run yet")
+    monkeypatch.setitem(registry.FIGURES, "pending", pending)
+    (here / "file").touch()
+    (here / "loop").symlink_to("loop")
+    (here / "bad.csv").write_text("arrival_s,input_len,output_len\n0,5,5\n1,x,5\n")
+    before = sorted(here.rglob("*"))
+    result = bench(*line.split())
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert BAD[line] in result.stderr
+    assert result.stdout == ""
+    assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+def test_a_backend_that_is_not_there_is_refused(here: Path, backend: str) -> None:
+    result = bench("run", "--system", "astra", "--backend", backend, *SHORT)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: ")  # without torch, without a GPU, or without memory
+    assert "--backend" in result.stderr or "smaller model" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_run_prints_one_json_object_and_writes_nothing(here: Path) -> None:
+    result = bench("run", "--system", "astra", "--json", *SHORT)
+    assert result.exit_code == 0, result.output
+    metrics = json.loads(result.stdout)
+    assert set(metrics) >= KEYS
+    assert set(metrics["kv_pct"]) == {"token", "reservation", "internal", "external"}
+    assert metrics["backend"] == "sim"
+    assert "backend sim" in result.stderr
+    assert metrics["finished"] == metrics["requests"] > 0
+    assert not list(here.iterdir())
+
+
+def test_run_prints_a_table(here: Path) -> None:
+    result = bench("run", "--system", "orca-pow2", *SHORT)
+    assert result.exit_code == 0, result.output
+    assert "mean_normalized_latency_s" in result.stdout
+    assert "kv_pct reservation" in result.stdout
+
+
+def test_run_writes_the_point_where_asked(here: Path) -> None:
+    for out in ("a", "b"):
+        assert bench("run", "--system", "astra", "--out", out, *SHORT).exit_code == 0
+    for name in ("metrics.json", "requests.parquet"):
+        assert (here / "a" / name).read_bytes() == (here / "b" / name).read_bytes()
+    point = json.loads((here / "a" / "point.json").read_text())
+    assert point["provenance"]["command"].startswith("bench run --system astra")
+    assert sorted(path.name for path in (here / "a").iterdir()) == [
+        "metrics.json", "point.json", "requests.parquet"
+    ]  # fmt: skip
+
+
+def test_a_trace_brings_its_own_rate_and_duration(here: Path) -> None:
+    rows = "".join(f"{i / 2},20,10\n" for i in range(41))
+    (here / "trace.csv").write_text("arrival_s,input_len,output_len\n" + rows)
+    words = ["run", "--system", "ft", "--trace", "trace.csv", "--json", "--quiet"]
+    metrics = json.loads(bench(*words).stdout)
+    assert metrics["requests"] == 41
+    assert metrics["duration"] == 20.0
+    assert metrics["rate"] == pytest.approx(41 / 20)
+    assert json.loads(bench(*words, "--rate", "9").stdout)["rate"] == 9.0
+
+
+def test_figure_runs_draws_skips_and_reruns(here: Path, tiny: Figure) -> None:
+    dry = bench("figure", "tiny", "--dry-run")
+    assert dry.exit_code == 0
+    assert "3 of 3 points would run" in dry.stdout
+    assert not list(here.iterdir())
+    first = bench("figure", "tiny", "tiny-sharegpt", "--jobs", "2")
+    assert first.exit_code == 0, first.output
+    paths = [Path(line) for line in first.stdout.splitlines()]
+    assert {path.name for path in paths} == {
+        "tiny.pdf", "tiny.png", "tiny-sharegpt.pdf", "tiny-sharegpt.png"
+    }  # fmt: skip
+    assert all(path.stat().st_size > 0 for path in paths)
+    assert "3 run" in first.stderr
+    second = bench("figure", "tiny", "--no-plot")
+    assert "3 already complete" in second.stderr
+    assert second.stdout == ""
+    assert "3 run" in bench("figure", "tiny", "--no-plot", "--force").stderr
+    assert "3 run" in bench("figure", "tiny", "--no-plot", "--seed", "5").stderr
+    assert "3 run" in bench("figure", "tiny", "--no-plot", "--full", "--quiet").stderr
+    drawn = bench("plot", "tiny", "--seed", "5")
+    assert drawn.exit_code == 0, drawn.output
+
+
+def test_a_failing_point_is_named_and_the_status_is_1(
+    here: Path, tiny: Figure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bring(store: Store, points: Any, **options: Any) -> Any:
+        return run_points(
+            store, points, place=LocalProcesses(run=fakes.refuse_high_rates), force=options["force"]
+        )
+
+    monkeypatch.setattr(figure_command, "bring", bring)
+    result = bench("figure", "tiny")
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("failed: astra_opt-13b_sharegpt_n1_r2-")
+    assert last.endswith(": too fast")
+    assert result.stdout.count("tiny.p") == 2  # what is there is drawn, with a gap
+    states = [Store("artifacts").state(spec) for spec in tiny.points()]
+    assert states == [State.COMPLETE, State.MISSING, State.COMPLETE]
+
+
+def test_report_and_figures(here: Path) -> None:
+    report = bench("report")
+    assert report.exit_code == 0, report.output
+    assert (here / "artifacts" / "report" / "report.md").exists()
+    assert json.loads(bench("report", "--json").stdout)
+    listed = json.loads(bench("figures", "--json").stdout)
+    assert [row["name"] for row in listed] == list(registry.FIGURES)
+    assert "fig12-13b" in bench("figures").stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str) -> None:
+    result = bench(name, "--help")
+    assert result.exit_code == 0
+    assert "Usage: " in result.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from bench.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print({'numpy', 'pandas', 'matplotlib', 'pyarrow', 'rich'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("set()\n")
+    for name in COMMANDS:
+        assert name in done.stdout
+
+
+def test_a_reader_that_leaves_is_no_traceback() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "bench", "figures"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_signs_that_a_terminal_lacks_are_escapes_and_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "report", "--artifacts", str(tmp_path)]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=env, capture_output=True, encoding="ascii", check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"\xb15.0 %" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize(
+    "line", ["--help", "data", "figures", "run --system astra --duration 20 --json --quiet"]
+)
+def test_output_that_has_no_room_is_told_in_one_line(line: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench", *line.split()],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "Error: no space left for the output: free some, or send it elsewhere"
+    )
+    assert "Traceback" not in done.stderr

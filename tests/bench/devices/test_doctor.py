@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from bench.cli import main
+from bench.devices import doctor
+from bench.devices.doctor import Level
+from engines.core.config import GIB
+
+
+def test_this_machine_serves(tmp_path: Path) -> None:
+    place = tmp_path / "artifacts"
+    result = CliRunner().invoke(main, ["doctor", "--artifacts", str(place), "--json"])
+    assert result.exit_code == 0, result.output
+    found = {line["name"]: line for line in json.loads(result.stdout)}
+    assert {"Python", "numpy", "click", "cores", "memory", "disk", "artifacts", "git", "GPU",
+            "Docker", "Ray"} <= set(found)  # fmt: skip
+    assert not any(line["level"] == "fail" for line in found.values())
+    assert not place.exists()
+    table = CliRunner().invoke(main, ["doctor", "--artifacts", str(place)])
+    assert "numpy" in table.stdout
+
+
+def test_a_place_that_cannot_be_written_fails_with_a_remedy(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    result = CliRunner().invoke(
+        main, ["doctor", "--artifacts", str(blocked / "artifacts"), "--json"]
+    )
+    assert result.exit_code == 1
+    failed = [line for line in json.loads(result.stdout) if line["level"] == "fail"]
+    assert [line["name"] for line in failed] == ["artifacts"]
+    assert "--artifacts" in failed[0]["remedy"]
+
+
+def test_levels_follow_what_is_found() -> None:
+    assert doctor.check_python((3, 10, 9)).level is Level.FAIL
+    assert doctor.check_python((3, 11, 0)).level is Level.OK
+    assert (
+        doctor.check_package("numpy", found=None, least="1.26").remedy
+        == "pip install 'numpy>=1.26'"
+    )
+    assert doctor.check_package("numpy", found="1.9.3", least="1.26").level is Level.FAIL
+    assert doctor.check_package("numpy", found="2.0.0rc1", least="1.26").level is Level.OK
+    assert doctor.check_cores(1).level is Level.WARN
+    assert doctor.check_memory(GIB // 2).remedy == "use --jobs 1"
+    assert doctor.check_memory(1 << 50).level is Level.OK
+    assert [f.level for f in doctor.check_packages("no-such-distribution")] == [Level.FAIL]
+
+
+def test_ray_is_optional_but_not_too_old() -> None:
+    absent = doctor.check_ray(None)
+    assert (absent.level, absent.found) == (Level.OK, "not installed (optional)")
+    assert absent.remedy.startswith(f"pip install 'ray>={doctor.MIN_RAY}'")
+    assert doctor.check_ray("2.9.3").level is Level.WARN
+    assert doctor.check_ray("2.60.0") == doctor.Finding("Ray", Level.OK, "2.60.0")
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert extras["ray"] == [f"ray>={doctor.MIN_RAY}"]

@@ -1,0 +1,107 @@
+"""Quick, scripts' and full runs: the same code on other traces, whose results never mix."""
+
+import pytest
+from capacity_fakes import serve
+from click.testing import CliRunner
+
+from bench.claims.verdicts import Status, reason_text
+from bench.cli import main
+from bench.experiments import registry
+from bench.experiments.effort import FEWEST_REQUESTS, QUICK_SHARE, Effort, at_effort
+from bench.experiments.tables import Choice
+from bench.experiments.times import Cost, to_text
+from bench.report.build import build_report
+from bench.report.document import to_markdown
+from bench.report.page import to_html
+from bench.results.store import Store
+from engines.core.errors import UserError
+from plot.draw import draw
+
+PANELS = [panel for figure in registry.FIGURES.values() for panel in figure.panels]
+QUICK = Choice.of(effort=Effort.QUICK)
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.name)
+def test_quick_panels_serve_less_of_the_same(panel):
+    quick = at_effort(panel, Effort.QUICK)
+    assert quick.settings["duration"] == QUICK_SHARE * panel.settings["duration"]
+    assert len(quick.curves) == len(panel.curves)
+    for before, after in zip(panel.curves, quick.curves, strict=True):
+        assert set(after.all_rates) <= set(before.all_rates)
+        assert max(after.all_rates) == max(before.all_rates)
+        assert len(after.all_rates) <= (len(before.all_rates) + 1) // 2
+        seconds = quick.settings["duration"] - quick.settings.get("warmup", 0.0)
+        assert len(after.all_rates) == 1 or min(after.all_rates) * seconds >= FEWEST_REQUESTS
+    kept = ("model", "workload", "device_profile", "tensor_parallel", "preemption", "share_prefix")
+    assert {k: quick.settings.get(k) for k in kept} == {k: panel.settings.get(k) for k in kept}
+
+
+def test_no_point_belongs_to_two_efforts():
+    digests = {
+        effort: {spec.digest for panel in PANELS for spec in Choice.of(effort=effort).points(panel)}
+        for effort in (Effort.QUICK, Effort.SCRIPTS)
+    }
+    assert not digests[Effort.QUICK] & digests[Effort.SCRIPTS]
+
+
+def test_both_options_at_once_are_refused():
+    with pytest.raises(UserError, match="exclude each other"):
+        Effort.of(quick=True, full=True)
+
+
+def fill(store: Store, choice: Choice, *names: str) -> None:
+    for panel in (p for name in names for p in registry.find(name).panels):
+        for spec in choice.points(panel):
+            outcome = serve(spec)
+            outcome.metrics["kv_pct"] = {"token": 1.0, "reservation": 2.0}
+            store.write(spec, outcome, provenance={"source_sha256": store.source})
+
+
+def test_results_of_one_effort_are_missing_for_another(tmp_path):
+    store = Store(tmp_path, source="present")
+    fill(store, QUICK, "fig2")
+    assert build_report(store, QUICK).summary.num_points == 4
+    assert build_report(store, Choice()).summary.num_points == 0
+
+
+def test_quick_results_refute_nothing_and_say_what_they_are(tmp_path):
+    store = Store(tmp_path, source="present")
+    fill(store, QUICK, "fig2")
+    report = build_report(store, QUICK)
+    assert not report.failed
+    open_ones = [v for v in report.verdicts if v.too_short]
+    assert open_ones
+    assert all(v.status is Status.OPEN for v in open_ones)
+    assert "too short to decide" in reason_text(open_ones[0])
+    for text in (to_markdown(report), to_html(report, {})):
+        assert "Quick run" in text
+        assert "too short to decide" in text
+
+
+def test_quick_figures_say_so_and_lie_apart(tmp_path, monkeypatch):
+    store = Store(tmp_path / "artifacts")
+    fill(store, QUICK, "fig2")
+    monkeypatch.chdir(tmp_path)
+    drawn = CliRunner().invoke(main, ["plot", "fig2", "--quick", "--backend", "sim"])
+    assert drawn.exit_code == 0, drawn.output
+    assert (tmp_path / "artifacts" / "figures" / "quick" / "fig2.png").exists()
+    assert not (tmp_path / "artifacts" / "figures" / "fig2.png").exists()
+    absent = CliRunner().invoke(main, ["plot", "fig2", "--backend", "sim"])
+    assert absent.exit_code == 2
+    with pytest.raises(UserError, match="--full"):
+        draw("fig2", store, tmp_path, Choice.of(effort=Effort.FULL))
+
+
+def test_costs_are_read_back(tmp_path, monkeypatch):
+    from bench.experiments import times
+
+    costs = {"fig2": {Effort.QUICK: Cost(1.5, 0.2)}}
+    (tmp_path / times.FILE).write_text(to_text(costs))
+    monkeypatch.setattr(times.resources, "files", lambda package: tmp_path)
+    times._table.cache_clear()
+    try:
+        assert times.cost_of("fig2", Effort.QUICK) == Cost(1.5, 0.2)
+        assert times.cost_of("fig2", Effort.FULL) is None
+        assert times.cost_of("fig3", Effort.QUICK) is None
+    finally:
+        times._table.cache_clear()

@@ -1,0 +1,182 @@
+"""The report's page in a real browser: it fits, asks for nothing, and is quiet in both schemes."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from browser import Tab, browser, find_browser
+from capacity_fakes import serve
+
+from bench.claims.capacity import Estimate
+from bench.claims.measures import Measurement
+from bench.claims.verdicts import judge
+from bench.experiments import registry
+from bench.experiments.tables import Choice
+from bench.report.build import build_report, write_report
+from bench.report.page import to_html
+from bench.report.pictures import Drawing, draw_all
+from bench.results.store import Store
+from plot.draw import draw
+
+BROWSER = find_browser()
+REQUIRED = os.environ.get("BENCH_TEST_BROWSER") == "required"
+pytestmark = pytest.mark.skipif(
+    BROWSER is None and not REQUIRED,
+    reason="no Chromium on the PATH: apt install chromium runs these tests",
+)
+WIDTHS = (320, 400, 800, 1600)
+# Elements that reach beyond the page and do not scroll in a box of their own.
+TOO_WIDE = """
+[...document.querySelectorAll('body *')].filter(e => {
+  const box = e.getBoundingClientRect();
+  return box.width && !e.closest('.scroll, .hidden, .skip')
+    && (box.right > document.documentElement.clientWidth + 1 || box.left < -1);
+}).map(e => e.tagName + '.' + e.getAttribute('class')).slice(0, 5)
+"""
+# Tables of claims that have to be scrolled sideways.
+CUT_OFF = """
+[...document.querySelectorAll('.verdicts .scroll')]
+  .filter(e => e.scrollWidth > e.clientWidth + 1)
+  .map(e => `${e.scrollWidth} in ${e.clientWidth}`)
+"""
+# The worst contrast of any text against the nearest background behind it (WCAG 2).
+CONTRASTS = """
+(() => {
+  const rgb = text => text.match(/[\\d.]+/g).map(Number);
+  const light = c => c.slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = e => {
+    for (; e; e = e.parentElement) {
+      const c = rgb(getComputedStyle(e).backgroundColor);
+      if (c.length < 4 || c[3] > 0) return c;
+    }
+    return [255, 255, 255];
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  let worst = [99, ''];
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    if (!node.data.trim() || node.parentElement.closest('.hidden, .skip')) continue;
+    const [a, b] = [getComputedStyle(node.parentElement).color, behind(node.parentElement)];
+    const [x, y] = [light(rgb(a)), light(b)].sort((p, q) => q - p);
+    const ratio = (x + 0.05) / (y + 0.05);
+    if (ratio < worst[0]) worst = [ratio, node.data.trim().slice(0, 40)];
+  }
+  return worst;
+})()
+"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with figures, failures and gaps."""
+    root = tmp_path_factory.mktemp("shown")
+    store = Store(root, source="present")
+    for name in ("fig2", "fig12-13b-sharegpt"):
+        for spec in registry.find(name).points()[:-1]:
+            outcome = serve(spec)
+            outcome.metrics["kv_pct"] = {"token": 20.4, "reservation": 13.3}
+            store.write(spec, outcome, provenance={"source_sha256": store.source})
+    write_report(store, root / "report", drawings=draw_all(store, Choice()))
+    return root / "report" / "index.html"
+
+
+@pytest.fixture(scope="module")
+def tab() -> Tab:
+    assert BROWSER is not None, "BENCH_TEST_BROWSER says that a browser must be there"
+    with browser(BROWSER) as found:
+        yield found
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_page_fits_any_width_in_both_schemes(tab: Tab, page: Path, width: int, dark: bool) -> None:
+    tab.open(page, width=width, dark=dark)
+    inner, outer = tab.evaluate(
+        "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    )
+    assert (inner, outer) == (width, width)
+    assert tab.evaluate(TOO_WIDE) == []
+
+
+@pytest.mark.parametrize("width", [840, 1200, 1280, 1400])
+def test_claims_with_intervals_are_not_cut_off_beside_their_picture(
+    tab: Tab, tmp_path: Path, width: int
+) -> None:
+    store = Store(tmp_path, source="present")
+    for spec in registry.find("fig17").points():
+        store.write(spec, serve(spec), provenance={"source_sha256": store.source})
+    over_seeds = Measurement(
+        Estimate(1.42),
+        num_points=4,
+        devices=("1x a100-40gb",),
+        seeds=(0, 1, 2),
+        interval=(1.21, 1.68),
+        method="searched",
+    )
+    claims = registry.FIGURES["fig17"].claims
+    verdicts = tuple(judge("fig17", c, {}, "sim", searched=over_seeds) for c in claims)
+    report = replace(build_report(store, Choice()), verdicts=verdicts)
+    picture = next(p for p in draw("fig17", store, tmp_path / "figures") if p.suffix == ".png")
+    page = tmp_path / "index.html"
+    page.write_text(to_html(report, {"fig17": Drawing(picture.read_bytes())}), encoding="utf-8")
+    tab.open(page, width=width, dark=False)
+    assert tab.evaluate("document.querySelectorAll('.verdicts').length") == 1
+    assert tab.evaluate(CUT_OFF) == []
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_text_is_readable(tab: Tab, page: Path, dark: bool) -> None:
+    tab.open(page, width=1200, dark=dark)
+    background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") is not dark
+    ratio, text = tab.evaluate(CONTRASTS)
+    assert ratio >= 4.5, f"'{text}' has a contrast of {ratio:.2f}"
+
+
+def test_page_asks_for_nothing_and_says_nothing(tab: Tab, page: Path) -> None:
+    tab.requests.clear()
+    tab.complaints.clear()
+    tab.open(page, width=1200, dark=False)
+    others = [url for url in tab.requests if not url.startswith("data:")]
+    assert others == [page.resolve().as_uri()]
+    assert tab.complaints == []
+    assert tab.evaluate("document.scripts.length") == 0
+
+
+def test_every_picture_is_shown_and_every_link_leads_somewhere(tab: Tab, page: Path) -> None:
+    tab.open(page, width=1200, dark=False)
+    shown = tab.evaluate("[...document.images].map(image => image.naturalWidth > 0)")
+    assert shown
+    assert all(shown)
+    dead = tab.evaluate(
+        "[...document.querySelectorAll('a[href^=\"#\"]')].map(a => a.getAttribute('href'))"
+        ".filter(href => !document.getElementById(href.slice(1)))"
+    )
+    assert dead == []
+
+
+def test_the_probes_find_what_they_look_for(tab: Tab, tmp_path: Path) -> None:
+    """Without this, a probe that never finds anything would pass for a sound page."""
+    bad = tmp_path / "bad.html"
+    bad.write_text(
+        "<body><div style='width:3000px'>wide</div><p style='color:#bbb'>pale</p>"
+        "<script>console.error('oh')</script><img src='http://127.0.0.1:9/none.png'>",
+        encoding="utf-8",
+    )
+    tab.requests.clear()
+    tab.complaints.clear()
+    tab.open(bad, width=400, dark=False)
+    assert tab.evaluate(TOO_WIDE) == ["DIV.null"]
+    ratio, text = tab.evaluate(CONTRASTS)
+    assert (ratio < 4.5, text) == (True, "pale")
+    assert any(url.startswith("http:") for url in tab.requests)
+    assert any(
+        "oh" in json.loads(line).get("args", [{}])[0].get("value", "")
+        for line in tab.complaints
+        if line.startswith("{")
+    )

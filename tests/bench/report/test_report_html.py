@@ -1,0 +1,243 @@
+"""The report's page: whole, escaped, self-contained and accessible, by parsing it."""
+
+import io
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from capacity_fakes import serve
+
+from bench.claims.capacity import Estimate
+from bench.claims.measures import Measurement
+from bench.claims.verdicts import Status, by_reason, judge
+from bench.experiments import registry
+from bench.experiments.tables import Choice
+from bench.report.build import build_report, write_report
+from bench.report.markup import Html, element, join, prose
+from bench.report.page import to_html
+from bench.report.page_parts import failure_list
+from bench.report.pictures import Drawing, draw_all, shrink
+from bench.report.scale import scale
+from bench.results.store import Store
+from bench.workloads import assumptions
+
+PANEL = "fig12-13b-sharegpt"
+VOID = {"img", "meta", "br", "hr"}
+LOADING = ("src", "srcset", "data", "poster", "action", "background", "xlink:href")
+
+
+class Page(HTMLParser):
+    """What a test needs to know of a page; refuses elements that do not nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open, f"left open: {self._open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] not in ("style", "title"):
+            self.text.append(data)
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def words(self) -> str:
+        return " ".join("".join(self.text).split())
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "artifacts", source="present")
+
+
+def fill(store: Store, *names: str) -> None:
+    for name in names:
+        for spec in registry.find(name).points():
+            outcome = serve(spec)
+            extra = {"kv_pct": {"token": 20.4, "reservation": 13.3}, "mean_running_requests": 7.0}
+            outcome.metrics.update(extra)
+            store.write(spec, outcome, provenance={"source_sha256": store.source})
+
+
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory) -> dict[str, Drawing]:
+    """Drawn once for all tests: it takes longer than everything else."""
+    store = Store(tmp_path_factory.mktemp("drawn"), source="present")
+    fill(store, "fig2")
+    found = draw_all(store, Choice())
+    assert found["fig2"].png
+    return found
+
+
+def page_of(store: Store, drawings: dict[str, Drawing] | None = None) -> Page:
+    return Page(to_html(build_report(store, Choice()), drawings or {}))
+
+
+def test_page_holds_every_verdict_with_its_numbers(store):
+    fill(store, "fig2", PANEL)
+    report = build_report(store, Choice())
+    page = page_of(store)
+    rows = [a for a in page.of("th") if a.get("role") == "rowheader"]
+    assert len(rows) >= len(report.verdicts)
+    for verdict in report.verdicts:
+        assert verdict.claim.text in page.words
+    counts = {status: report.count(status) for status in Status}
+    assert counts[Status.PASS] > 0
+    assert counts[Status.FAIL] > 0
+    tiles = [a["class"] for a in page.of("li") if "tile" in (a.get("class") or "")]
+    assert len(tiles) == len(Status)
+    badges = [a["class"] for a in page.of("span") if "badge" in (a.get("class") or "").split()]
+    told = by_reason(v for v in report.verdicts if v.status in (Status.FAIL, Status.OPEN))
+    assert len(badges) == len(report.verdicts) + len(told)
+
+
+def test_reasons_methods_and_assumptions_are_told(store):
+    fill(store, "fig2")
+    report = build_report(store, Choice())
+    words = page_of(store).words
+    assert "off by" in words
+    assert all(item.fitted_on in words for item in registry.CALIBRATIONS)
+    assert all(item.source in words for item in assumptions())
+    assert "Orca is a proxy." in words
+    assert "FasterTransformer is our policy." in words
+    assert report.failed
+
+
+def test_page_loads_nothing_from_elsewhere(store, drawings):
+    fill(store, "fig2")
+    page = page_of(store, drawings)
+    assert page.of("img")
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & {
+        t for t, _ in page.elements
+    }
+    for _, attributes in page.elements:
+        for name in LOADING:
+            if name in attributes:
+                assert str(attributes[name]).startswith("data:image/png;base64,")
+        assert not any(name.startswith("on") for name in attributes)
+    style = (
+        to_html(build_report(store, Choice()), {}).partition("<style>")[2].partition("</style>")[0]
+    )
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_links_lead_somewhere_and_names_are_unique(store):
+    fill(store, PANEL)
+    page = page_of(store)
+    names = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(set(names)) == len(names)
+    targets = [str(a["href"]) for a in page.of("a")]
+    assert targets
+    assert all(target.startswith("#") and target[1:] in names for target in targets)
+
+
+def test_page_can_be_heard(store, drawings):
+    fill(store, "fig2")
+    page = page_of(store, drawings)
+    assert page.of("html")[0]["lang"] == "en"
+    assert all(len(str(a["alt"])) > 20 for a in page.of("img"))
+    assert all("scope" in a for a in page.of("th"))
+    assert len(page.of("table")) == len(page.of("caption"))
+    assert all(a.get("aria-hidden") == "true" for a in page.of("svg"))
+    assert len(page.of("h1")) == 1
+
+
+def test_page_fits_light_dark_narrow_and_paper(store):
+    text = to_html(build_report(store, Choice()), {})
+    for query in ("prefers-color-scheme: dark", "max-width", "@media print"):
+        assert query in text
+    viewport = [a for a in Page(text).of("meta") if a.get("name") == "viewport"]
+    assert viewport[0]["content"] == "width=device-width, initial-scale=1"
+
+
+def test_everything_is_escaped(store):
+    fill(store, "fig2")
+    spoilt = registry.find("fig2").points()[0]
+    (store.directory(spoilt) / "point.json").write_text("{}")
+    nasty = '<img src=x onerror="alert(1)">'
+    page = page_of(store, {"fig2": Drawing(problem=nasty)})
+    assert nasty in page.words
+    assert not page.of("img")
+
+
+def test_missing_and_corrupt_results_are_named(store):
+    fill(store, "fig2")
+    spoilt, missing = registry.find("fig2").points()[:2]
+    path = store.directory(spoilt) / "requests.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    (store.directory(missing) / "point.json").unlink()
+    words = page_of(store).words
+    assert f"{spoilt.system} at 4 req/s is corrupt" in words
+    assert f"{missing.system} at 4 req/s is " in words
+
+
+def test_commands_in_reasons_are_marked_as_code():
+    over_seeds = Measurement(Estimate(1.4), num_points=4, interval=(1.2, 1.9), seeds=(0, 1, 2))
+    claim = registry.FIGURES["fig17"].claims[0]
+    reasons = failure_list([judge("fig17", claim, {}, "sim", searched=over_seeds)])
+    assert "<code>bench capacity --figure fig17 --seeds 12</code>" in reasons
+    assert "`" not in reasons
+
+
+def test_without_results_the_page_says_what_to_do(store):
+    words = page_of(store).words
+    assert "There are no results of this kind yet" in words
+    assert "bench figure fig2" in words
+
+
+def test_equal_results_give_equal_pages(store, drawings, tmp_path):
+    fill(store, "fig2")
+    for name in ("a", "b"):
+        write_report(store, tmp_path / name, drawings=drawings)
+    assert (tmp_path / "a" / "index.html").read_bytes() == (
+        tmp_path / "b" / "index.html"
+    ).read_bytes()
+
+
+def test_pictures_show_whether_ours_lies_inside(store):
+    fill(store, "fig2")
+    report = build_report(store, Choice())
+    for verdict in report.verdicts:
+        drawn = scale(verdict)
+        assert bool(drawn) == (verdict.ours is not None)
+        if drawn:
+            shapes = [tag for tag, a in Page(drawn).elements if a.get("class") == "ours"]
+            assert shapes in (["circle"], ["path"])
+            assert shapes == ["circle"] or verdict.status is not Status.PASS
+
+
+def test_small_pictures_are_small():
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 255, (60, 200, 3), dtype=np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(noise).save(content, format="PNG")
+    small = shrink(content.getvalue(), width=100)
+    with Image.open(io.BytesIO(small)) as image:
+        assert image.size == (100, 30)
+    assert len(small) < len(content.getvalue())
+
+
+def test_markup_escapes_text_and_attributes_but_not_itself():
+    made = element("p", "a < b & c", element("b", '"x"'), title='say "<hi>"', data_label=None)
+    assert made == '<p title="say &quot;&lt;hi&gt;&quot;">a &lt; b &amp; c<b>"x"</b></p>'
+    assert isinstance(join("<", Html("<br/>")), Html)
+    assert join("<", Html("<br/>")) == "&lt;<br/>"
+    assert prose("**bold** and `a<b`") == "<strong>bold</strong> and <code>a&lt;b</code>"

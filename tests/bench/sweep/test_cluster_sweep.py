@@ -1,0 +1,282 @@
+"""Sweeps over a real Ray cluster of two nodes on this machine: losses, resuming, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import cluster_fakes as fakes
+import pytest
+from processes import DEADLINE_S, TRIED_TWICE, marked, started, the_one, wait_until
+
+from bench.point.spec import PointSpec
+from bench.progress import Display
+from bench.results.store import Store
+from bench.sweep.cluster.place import RayCluster
+from bench.sweep.runner import run_points
+from engines.core.errors import UserError
+
+pytest.importorskip("ray")
+pytestmark = [pytest.mark.slow, TRIED_TWICE, pytest.mark.filterwarnings("ignore")]
+
+PROMPT_S = 30.0  # three times what it should be, for busy machines
+NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
+
+
+@contextmanager
+def cluster_of(nodes: int, marks: Path) -> Iterator[Any]:
+    """A head and further nodes, each with one core and with a folder for what points leave."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(fakes.MARKS, str(marks))
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "10")  # to end soon without a head
+        cluster = Cluster(initialize_head=True, head_node_args=NODE)
+        session = cluster.head_node.get_session_dir_path()
+        try:
+            for _ in range(nodes - 1):
+                cluster.add_node(**{k: v for k, v in NODE.items() if k != "include_dashboard"})
+            yield cluster
+        finally:
+            cluster.shutdown()
+            for process in ray_processes(str(marks)):  # what killed nodes have left behind
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            shutil.rmtree(session, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One node, for tests that leave it as it is."""
+    with cluster_of(1, tmp_path_factory.mktemp("marks")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Iterator[Any]:
+    """Two nodes for a single test, which kills one of them."""
+    (tmp_path / "marks").mkdir()
+    with cluster_of(2, tmp_path / "marks") as cluster:
+        yield cluster
+
+
+def ray_processes(word: str) -> dict[int, str]:
+    """Ray's among the processes whose environment holds a word."""
+    ray = r"raylet|gcs_server|ray::|ray/_private|ray_head"
+    return {i: command for i, command in marked(word).items() if re.search(ray, command)}
+
+
+def specs(count: int, trace: Path) -> list[PointSpec]:
+    """Points with seeds from 4 on, the last of which replays a file."""
+    points = [
+        PointSpec(system="astra", rate=2.0, duration=30.0, seed=seed)
+        for seed in range(4, 3 + count)
+    ]
+    return [*points, PointSpec(system="orca-max", trace=str(trace), seed=3, warmup=0.0)]
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    path = tmp_path / "my-trace.csv"
+    rows = "".join(f"{i / 2},20,10\n" for i in range(40))
+    path.write_text("arrival_s,input_len,output_len\n" + rows)
+    return path
+
+
+def complete(artifacts: Path) -> list[Path]:
+    """Points that are complete; those that are still being written lie one folder below."""
+    return list(artifacts.glob("results/*/*/point.json"))
+
+
+def held(artifacts: Path) -> list[Path]:
+    """Locks of points that are under way."""
+    return list(artifacts.glob("results/*/.*.lock"))
+
+
+class Watch(Display):
+    """Remembers what is told and calls back when the first point has ended."""
+
+    def __init__(self, on_first_end: Callable[[], None] = lambda: None) -> None:
+        self.notes: list[str] = []
+        self.shares: list[float] = []
+        self._on_first_end = on_first_end
+
+    def advance(self, spec: PointSpec, fraction: float) -> None:
+        self.shares.append(fraction)
+
+    def end(self, spec: PointSpec, *, error: str = "") -> None:
+        callback, self._on_first_end = self._on_first_end, lambda: None
+        callback()
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+
+def assert_same_results(one: Store, other: Store, points: list[PointSpec]) -> None:
+    for spec in points:
+        for name in ("metrics.json", "requests.parquet"):
+            ours, theirs = (store.directory(spec) / name for store in (one, other))
+            assert ours.read_bytes() == theirs.read_bytes(), (spec, name)
+
+
+def test_a_sweep_survives_a_killed_process_and_a_lost_node(
+    mortal: Any, tmp_path: Path, trace: Path
+) -> None:
+    points = specs(6, trace)
+    swept, plain = Store(tmp_path / "swept"), Store(tmp_path / "plain")
+    (node,) = mortal.worker_nodes
+    watch = Watch(lambda: mortal.remove_node(node, allow_graceful=False))
+    place = RayCluster(mortal.address, run=fakes.slowly, further=[Path(fakes.__file__)])
+    with closing(place):
+        summary = run_points(swept, points, place=place, display=watch)
+        again = run_points(swept, points[:1], place=place, force=True)
+    assert again.done == (points[0],)
+    assert not summary.failed, watch.notes
+    assert set(summary.done) == set(points)
+    assert any("ended without a result; trying once more" in note for note in watch.notes)
+    assert any("was lost; it is run again" in note for note in watch.notes)
+    assert watch.shares
+    run_points(plain, points)
+    assert_same_results(swept, plain, points)
+    ours, theirs = (s.load_record(points[0])["provenance"] for s in (swept, plain))
+    assert set(ours) - set(theirs) == {"ray"}
+    assert set(ours["ray"]) == {"version", "node"}
+    assert ours["command"] == theirs["command"]
+    assert ours["git_commit"] == theirs["git_commit"]
+    assert not held(swept.root)
+
+
+def sweep(address: str, folder: Path, *words: str) -> AbstractContextManager[Popen[str]]:
+    command = [sys.executable, "-m", "bench", "figure", "fig13-13b-sharegpt", "--no-plot"]
+    command += ["--backend", "sim", "--artifacts", str(folder), "--ray", address, *words]
+    return started(command)
+
+
+def test_a_killed_command_is_taken_up_where_it_was(cluster: Any, tmp_path: Path) -> None:
+    with sweep(cluster.address, tmp_path) as process:
+        wait_until(lambda: complete(tmp_path), "a complete point")
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=DEADLINE_S)
+    kept = len(complete(tmp_path))
+    with sweep(cluster.address, tmp_path) as again:
+        out, err = again.communicate(timeout=DEADLINE_S)
+    assert again.returncode == 0, err
+    assert out == ""
+    assert f"{kept} already complete" in err or kept == 4
+    assert len(complete(tmp_path)) == 4
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder with a name short enough for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("victim", ["command", "driver", "gcs_server", "raylet"])
+def test_a_cluster_of_its_own_goes_with_the_command(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, victim: str
+) -> None:
+    """Whatever of it is killed: the command's process, the one that drives Ray, or Ray's own."""
+    monkeypatch.setenv("SWEEP_TEST_LOCAL", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("RAY_TMPDIR", str(temporary))
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)  # it has a token of its own
+    with sweep("local", tmp_path, "--full") as process:
+        wait_until(lambda: process.poll() or held(tmp_path), "a point to start")
+        assert ray_processes(str(tmp_path))
+        os.kill(process.pid if victim == "command" else find(victim, tmp_path), signal.SIGKILL)
+        began = time.monotonic()
+        _, err = process.communicate(timeout=DEADLINE_S)
+        if victim != "command":
+            assert process.returncode == 2, err
+            assert "finished points are kept" in err.splitlines()[-1]
+            assert time.monotonic() - began < PROMPT_S
+        wait_until(lambda: not ray_processes(str(tmp_path)), "every process of the cluster to end")
+    wait_until(lambda: not list(temporary.rglob("bench-cluster-*")), "its folder to be removed")
+    wait_until(lambda: not list(temporary.rglob("session_*")), "Ray's files to be removed")
+
+
+def find(name: str, mark: Path) -> int:
+    """The process of a sweep that drives Ray, or the one of Ray's that has this name."""
+    pattern = "spawn_main" if name == "driver" else rf"/{name} "
+    return the_one(marked(str(mark)), pattern)
+
+
+def test_ctrl_c_ends_the_tasks(cluster: Any, tmp_path: Path) -> None:
+    with sweep(cluster.address, tmp_path, "--full") as process:
+        wait_until(lambda: held(tmp_path), "a point to start")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 130, err
+    assert "the same command again goes on from here" in err
+    assert not held(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["ray_version", "python_version"])
+def test_other_versions_are_refused_in_one_line(cluster: Any, tmp_path: Path, key: str) -> None:
+    from ray._common.usage import usage_lib
+    from ray._raylet import GcsClient
+
+    client = GcsClient(address=cluster.address)
+    right = usage_lib.get_cluster_metadata(client)
+    put_metadata(client, {**right, key: "1.2.3"})
+    try:
+        with sweep(cluster.address, tmp_path) as process:
+            _, err = process.communicate(timeout=DEADLINE_S)
+    finally:
+        put_metadata(client, right)
+    assert process.returncode == 2
+    last = err.splitlines()[-1]
+    assert last.startswith(f"Error: the Ray cluster at {cluster.address} runs other versions")
+    assert "1.2.3" in last
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def put_metadata(client: Any, values: Any) -> None:
+    from ray._common.usage import usage_constants
+    from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
+
+    content = json.dumps(values).encode()
+    client.internal_kv_put(
+        usage_constants.CLUSTER_METADATA_KEY, content, True, KV_NAMESPACE_CLUSTER
+    )
+
+
+def test_points_too_large_for_the_cluster_name_what_is_there(cluster: Any, tmp_path: Path) -> None:
+    large = PointSpec(system="astra", backend="cpu", tensor_parallel=64)
+    with (
+        closing(RayCluster(cluster.address)) as place,
+        pytest.raises(
+            UserError, match=r"needs a node with 64 CPUs, but the cluster has .*\(1 CPUs\)"
+        ),
+    ):
+        run_points(Store(tmp_path), [large], place=place)
+
+
+def test_the_loss_of_the_head_ends_the_run_and_keeps_what_is_complete(
+    mortal: Any, tmp_path: Path, trace: Path
+) -> None:
+    points, store = specs(4, trace), Store(tmp_path / "swept")
+    watch = Watch(lambda: mortal.remove_node(mortal.head_node, allow_graceful=False))
+    place = RayCluster(mortal.address, jobs=1, run=fakes.slowly, further=[Path(fakes.__file__)])
+    with (
+        closing(place),
+        pytest.raises(UserError, match=r"finished points are kept"),
+    ):
+        run_points(store, points, place=place, display=watch)
+    assert len(complete(store.root)) == 1
+    assert run_points(store, points).exit_status == 0

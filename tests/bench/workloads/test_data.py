@@ -1,0 +1,244 @@
+import hashlib
+import io
+import pickle
+import pickletools
+import socket
+import threading
+import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from bench.workloads import datasets as data
+from bench.workloads.lengths import load_lengths
+from bench.workloads.pairs import read_pickled_pairs
+from engines.core.errors import UserError
+
+PAIRS = [(1, 2), (300, 40), (70_000, 5), (2**31 - 1, 1)] * 3
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was executed",))
+
+
+class Persistent(pickle.Pickler):
+    def persistent_id(self, obj):
+        return "somewhere" if obj == (1, 2) else None
+
+
+def persistent(protocol):
+    buffer = io.BytesIO()
+    Persistent(buffer, protocol).dump(PAIRS)
+    return buffer.getvalue()
+
+
+def pairs_of(lengths):
+    return list(zip(lengths.input_len.tolist(), lengths.output_len.tolist(), strict=True))
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """Pin the checksum of a pickle made here instead of the original's."""
+    content = pickle.dumps(PAIRS)
+    pinned = data.Dataset(
+        "sharegpt", "", "https://localhost:1/x.pkl", hashlib.sha256(content).hexdigest()
+    )
+    monkeypatch.setitem(data.DATASETS, "sharegpt", pinned)
+    return content
+
+
+@pytest.fixture
+def serve():
+    """Serve one response over plain http on localhost; yields a function of its body."""
+    servers = []
+
+    def start(body=b"", status=200, location=""):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(status)
+                if location:
+                    self.send_header("Location", location)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args):
+                pass
+
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}/x.pkl"
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def open_http(url, timeout_s):
+    return urllib.request.urlopen(url, timeout=timeout_s)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("shape", [tuple, list])
+def test_pairs_of_every_protocol_are_read(protocol, shape):
+    content = pickle.dumps([shape(pair) for pair in PAIRS], protocol)
+    assert pairs_of(read_pickled_pairs(content, origin="x")) == PAIRS
+    optimized = pickletools.optimize(content)
+    assert pairs_of(read_pickled_pairs(optimized, origin="x")) == PAIRS
+
+
+def test_many_pairs_are_read():
+    pairs = [(1 + i % 2000, 1 + i % 777) for i in range(20_000)]
+    assert pairs_of(read_pickled_pairs(pickle.dumps(pairs, 4), origin="x")) == pairs
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    "value",
+    [Bomb(), [Bomb()], [(1, Bomb())], [pickle.Pickler], [len], {1: 2}, [(1.5, 2)], [("1", 2)],
+     [(True, 2)], [(None, 1)], [b"12"], [{1, 2}], [1, 2], [(1, 2, 3)], [[1]], (), [], 7,
+     [(0, 1)], [(-1, 1)], [(2**31, 1)], [(2**5000, 1)], ((1, 2),)],
+    ids=repr,
+)  # fmt: skip
+def test_any_other_pickle_is_refused_without_running_it(protocol, value):
+    with pytest.raises(UserError, match="nothing in it was executed") as caught:
+        read_pickled_pairs(pickle.dumps(value, protocol), origin="evil.pkl")
+    assert str(caught.value).startswith("evil.pkl ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"(cos\nsystem\nS'true'\no.",
+        b"(S'true'\nios\nsystem\n.",
+        b"\x80\x02\x82\x01.",  # EXT1
+        b"\x80\x02\x84\xff\xff\xff\x7f.",  # EXT4
+        b"\x80\x04\x8c\x02os\x8c\x06system\x93.",  # STACK_GLOBAL
+        persistent(0),
+        persistent(2),
+        b"".join([b"]", b"2" * 1000, b"."]),  # DUP
+        b"a.", b"e.", b"t.", b"l.", b"(a.", b"]e.", b"h\x05.", b"q\x00.", b"\x86.", b"K\x01K\x02a.",
+        b".", b"", b"]", b"]}.", b"](K\x01K\x02", b"\x80\xff.", b"]K\x01K\x02\x86a.more", b"]].",
+        b"\x8b\xff\xff\xff\x7f.", b"\x8d" + b"\xff" * 8 + b".", b"\x95" + b"\xff" * 8 + b".",
+        b"]q\x00h\x00a.",  # a list that holds itself
+        b"\xfe\xfd garbage",
+    ],
+)  # fmt: skip
+def test_hand_made_programs_are_refused(program):
+    with pytest.raises(UserError, match="nothing in it was executed"):
+        read_pickled_pairs(program, origin="x")
+
+
+def test_truncation_anywhere_is_refused():
+    for protocol in range(6):
+        content = pickle.dumps(PAIRS, protocol)
+        for end in range(len(content)):
+            with pytest.raises(UserError, match="nothing in it was executed"):
+                read_pickled_pairs(content[:end], origin="x")
+
+
+def test_size_and_length_of_a_program_are_limited(monkeypatch):
+    monkeypatch.setattr("bench.workloads.pairs.MAX_INSTRUCTIONS", 20)
+    with pytest.raises(UserError, match="more than 20 instructions"):
+        read_pickled_pairs(pickle.dumps(PAIRS), origin="x")
+    monkeypatch.setattr("bench.workloads.pairs.MAX_BYTES", 10)
+    with pytest.raises(UserError, match="more than 10"):
+        read_pickled_pairs(pickle.dumps(PAIRS), origin="x")
+
+
+def test_fetch_stores_the_lengths(tmp_path, published, serve):
+    path = data.fetch("sharegpt", tmp_path, url=serve(published), opener=open_http)
+    assert path == data.lengths_path("sharegpt", tmp_path)
+    assert pairs_of(load_lengths(path)) == PAIRS
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_stored_bytes_depend_on_the_lengths_alone(tmp_path, published):
+    source = tmp_path / "original.pkl"
+    source.write_bytes(published)
+    first = data.import_file("sharegpt", source, tmp_path / "a")
+    table = tmp_path / "table.csv"
+    table.write_text("input_len,output_len\n" + "".join(f"{i},{o}\n" for i, o in PAIRS))
+    second = data.import_file("sharegpt", table, tmp_path / "b")
+    assert first.read_bytes() == second.read_bytes()
+    assert data.import_file("alpaca", first, tmp_path / "c").read_bytes() == first.read_bytes()
+
+
+@pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b""])
+def test_fetch_refuses_another_file(tmp_path, published, serve, change):
+    with pytest.raises(UserError, match="expected " + data.DATASETS["sharegpt"].sha256):
+        data.fetch("sharegpt", tmp_path, url=serve(change(published)), opener=open_http)
+    assert not list(tmp_path.iterdir())
+
+
+def test_fetch_refuses_a_file_without_end(tmp_path, published, serve, monkeypatch):
+    monkeypatch.setattr(data, "MAX_BYTES", len(published) - 1)
+    with pytest.raises(UserError, match="larger than"):
+        data.fetch("sharegpt", tmp_path, url=serve(published), opener=open_http)
+
+
+def test_fetch_names_the_address_and_the_manual_way_when_offline(tmp_path):
+    with socket.socket() as bound:  # bound and not listening: connections are refused
+        bound.bind(("127.0.0.1", 0))
+        url = f"https://127.0.0.1:{bound.getsockname()[1]}/x.pkl"
+        with pytest.raises(UserError, match="could not download") as caught:
+            data.fetch("sharegpt", tmp_path, url=url, timeout_s=5)
+    assert url in str(caught.value)
+    assert "bench data import sharegpt" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_fetch_reports_a_missing_page(tmp_path, serve):
+    url = serve(status=404)
+    with pytest.raises(UserError, match=f"could not download {url}.*Not Found"):
+        data.fetch("sharegpt", tmp_path, url=url, opener=open_http)
+
+
+@pytest.mark.parametrize("url", ["http://example.org/x", "file:///etc/hosts", "ftp://h/x", "x.pkl"])
+def test_fetch_uses_https_alone(tmp_path, url):
+    with pytest.raises(UserError, match="only https"):
+        data.fetch("sharegpt", tmp_path, url=url)
+
+
+def test_redirects_away_from_https_are_refused(serve):
+    url = serve(status=302, location="http://127.0.0.1:1/elsewhere")
+    opener = urllib.request.build_opener(data._HttpsOnly())
+    with pytest.raises(UserError, match="refused to download from http://127"):
+        opener.open(url, timeout=5)
+
+
+def test_the_pinned_address_is_complete():
+    dataset = data.find_dataset("sharegpt")
+    assert dataset.url.startswith(
+        "https://raw.githubusercontent.com/sosp-ae-39/sosp-ae-astra/3180d2f8"
+    )
+    assert len(dataset.sha256) == 64
+
+
+def test_datasets_without_a_published_file_say_how_to_import(tmp_path):
+    with pytest.raises(UserError, match="bench data import alpaca FILE"):
+        data.fetch("alpaca", tmp_path)
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps(PAIRS))
+    with pytest.raises(UserError, match="give a CSV"):
+        data.import_file("alpaca", path, tmp_path)
+
+
+def test_names_and_files_are_checked(tmp_path):
+    assert {d.name for d in data.list_datasets()} == {"sharegpt", "alpaca", "chat", "translation"}
+    with pytest.raises(UserError, match="did you mean sharegpt"):
+        data.fetch("sharegtp", tmp_path)
+    with pytest.raises(UserError, match="cannot read"):
+        data.import_file("sharegpt", tmp_path / "none.pkl", tmp_path)
+    bad = tmp_path / "bad.csv"
+    bad.write_text("input_len,output_len\n1,x\n")
+    with pytest.raises(UserError, match="line 2"):
+        data.import_file("alpaca", bad, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,235 @@
+"""Ray around the ranks: bad addresses, other versions, sweeps that lose a rank, no orphans."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from processes import (
+    DEADLINE_S,
+    TRIED_TWICE,
+    command_of,
+    descendants,
+    started,
+    the_one,
+    wait_until,
+)
+from real_serving import checkpoint, expected
+
+from bench.cli import main
+from bench.point.serve import Outcome, Progress, run_point
+from bench.point.spec import PointSpec
+from bench.results.store import State, Store
+from bench.sweep.local import LocalProcesses
+from bench.sweep.runner import run_points
+
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("tests of tensor parallelism left out: ray needed", allow_module_level=True)
+
+from engines.core.errors import UserError
+from engines.execution.ray_address import require_cluster
+from engines.execution.ray_head import RayHead
+from engines.execution.tensor_parallel import ParallelExecutor
+
+PROMPT = [5, 17, 3, 88]
+
+
+def generate(folder: Path, *options: str) -> list[str]:
+    """The words of a command that generates six tokens."""
+    file = folder / "in.jsonl"
+    file.write_text(json.dumps({"prompt_token_ids": PROMPT, "max_tokens": 6}), encoding="utf-8")
+    words = ["generate", "--system", "astra", "--backend", "cpu", "--kv-slots", "1024", "--json"]
+    return [*words, "--model", str(checkpoint("opt").directory), "--input", str(file), *options]
+
+
+def test_one_device_needs_no_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # importing it would fail
+    result = CliRunner().invoke(main, generate(tmp_path, "--tensor-parallel", "1"))
+    assert result.exit_code == 0, result.output
+    outputs = json.loads(result.stdout)["outputs"]
+    assert [o["token_ids"] for o in outputs] == expected("opt", tuple(PROMPT), 6)
+
+
+def test_without_ray_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *rest: None if name == "ray" else found(name, *rest),
+    )
+    result = CliRunner().invoke(main, generate(tmp_path, "--tensor-parallel", "2"))
+    assert result.exit_code == 2
+    assert "needs Ray, which is not installed: pip install 'astra-artifact[ray]'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--tensor-parallel", "3"), r"degree 3 does not divide .* choose 1, 2"),
+        (("--tensor-parallel", "0"), "0 is not in the range"),
+        (("--ray", "127.0.0.1:9"), "counts only for a model in slices"),
+        (("--tensor-parallel", "2", "--dtype", "float16"), "float16 needs --backend cuda"),
+        (("--tensor-parallel", "2", "--ray", "127.0.0.1:9"), "no Ray cluster answers at 127.0.0.1"),
+        (("--tensor-parallel", "2", "--ray", "ray://here:1"), "takes HOST:PORT of a cluster"),
+        (("--tensor-parallel", "2", "--ray", "nowhere"), "takes HOST:PORT of a cluster"),
+    ],
+)
+def test_what_cannot_run_says_why(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    words = generate(tmp_path, *options)
+    began = time.monotonic()
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert time.monotonic() - began < 30  # eight seconds where the machine is not busy
+    (line,) = [line for line in result.stderr.splitlines() if "Error" in line]
+    assert re.search(message, line), line
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[RayHead]:
+    """A cluster that this process does not connect to."""
+    head = RayHead(num_cpus=2)
+    yield head
+    head.close()
+
+
+@pytest.mark.slow
+def test_a_cluster_of_another_version_is_refused(tmp_path: Path, head: RayHead) -> None:
+    program = (
+        "from ray._private import utils\n"
+        "utils.compute_version_info = lambda: ('2.1.0', '3.8.9')\n"
+        "from bench.cli import main\n"
+        "main()"
+    )
+    options = ("--tensor-parallel", "2", "--ray", head.address)
+    command = [sys.executable, "-c", program, *generate(tmp_path, *options)]
+    result = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=DEADLINE_S
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "runs other versions than this command" in result.stderr
+    assert "2.1.0" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_a_cluster_that_wants_a_token_says_so(
+    head: RayHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_cluster(head.address)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    with pytest.raises(UserError, match=r"who has its token: set RAY_AUTH_MODE=token"):
+        require_cluster(head.address)
+
+
+def run_and_lose_a_rank_once(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcome:
+    """Run a point on the cluster named beside its trace; the first time a rank is killed."""
+    assert spec.trace is not None
+    setting = json.loads(Path(spec.trace).with_suffix(".json").read_text(encoding="utf-8"))
+    os.environ.update(setting["environment"])
+    died = Path(spec.trace).with_suffix(".died")
+    execute = ParallelExecutor.execute
+
+    def kill_once(self, batch):
+        if batch.step == 6 and not died.exists():
+            died.touch()
+            os.kill(self._ranks.pids[1], signal.SIGKILL)
+        return execute(self, batch)
+
+    ParallelExecutor.execute = kill_once
+    return run_point(spec, on_progress=on_progress, ray=setting["address"])
+
+
+@TRIED_TWICE
+@pytest.mark.slow
+def test_a_point_that_loses_a_rank_is_run_again(tmp_path: Path, head: RayHead) -> None:
+    trace = tmp_path / "trace.csv"
+    rows = [f"{0.01 * i},{3 + i % 5},{14 + i % 7}" for i in range(8)]
+    trace.write_text("\n".join(["arrival_s,input_len,output_len", *rows]), encoding="utf-8")
+    environment = {name: os.environ[name] for name in os.environ if name.startswith("RAY_AUTH_")}
+    setting = {"address": head.address, "environment": environment}
+    trace.with_suffix(".json").write_text(json.dumps(setting), encoding="utf-8")
+    spec = PointSpec(
+        system="astra", model=str(checkpoint("llama").directory), backend="cpu", trace=str(trace),
+        rate=100.0, duration=0.2, kv_slots=512, warmup=0.0, window=(0.0, 60.0),
+        tensor_parallel=2,
+    )  # fmt: skip
+    store = Store(tmp_path / "results")
+    summary = run_points(store, [spec], place=LocalProcesses(run=run_and_lose_a_rank_once))
+    assert summary.failed == ()
+    assert trace.with_suffix(".died").exists()
+    assert summary.done == (spec,)
+    assert store.state(spec) is State.COMPLETE
+
+
+def has_steps(root: int) -> bool:
+    return any("Rank.step" in command for command in descendants(root).values())
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A command that serves a long trace on two ranks, with steps under way."""
+    trace = folder / "trace.csv"
+    trace.write_text("arrival_s,input_len,output_len\n" + "0,4,50\n" * 5000, encoding="utf-8")
+    words = ["run", "--system", "astra", "--backend", "cpu", "--kv-slots", "512", "--quiet"]
+    words += ["--trace", str(trace), "--warmup", "0", "--tensor-parallel", "2"]
+    words += ["--model", str(checkpoint("opt").directory)]
+    with started([sys.executable, "-m", "bench.cli", *words]) as process:
+        wait_until(lambda: process.poll() is not None or has_steps(process.pid), "a step")
+        yield process
+
+
+@TRIED_TWICE
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_nothing_is_left_when_the_driver_goes(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    with serving(tmp_path) as process:
+        below = descendants(process.pid)
+        assert len(below) > 5
+        os.killpg(process.pid, number)
+        assert process.wait(60) == status
+        wait_until(lambda: not any(map(command_of, below)), "all its processes to end")
+        assert process.stderr is not None
+        lines = process.stderr.read().strip()
+    assert lines == ("Error: interrupted" if number == signal.SIGINT else "")
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """For Ray's files, which nobody removes where the process that started it is killed.
+
+    The name is short enough for Ray's sockets.
+    """
+    with tempfile.TemporaryDirectory(prefix="rank-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@TRIED_TWICE
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["/gcs_server ", "/raylet ", "engines.execution.ray_head"])
+def test_a_head_that_dies_is_told_and_leaves_nothing(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(temporary))
+    with serving(tmp_path) as process:
+        below = descendants(process.pid)
+        os.kill(the_one(below, name), signal.SIGKILL)
+        assert process.wait(30) == 1  # within ten seconds where the machine is not busy
+        wait_until(lambda: not any(map(command_of, below)), "all its processes to end")
+        assert process.stderr is not None
+        (line,) = process.stderr.read().strip().splitlines()
+    assert line.startswith(("Error: the head of the Ray cluster died", "Error: rank"))

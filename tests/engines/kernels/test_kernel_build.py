@@ -1,0 +1,222 @@
+"""Building, finding and refusing libraries."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engines.core.errors import UserError
+from engines.kernels import build, fatbinary
+
+SOURCES = build.source_folder()
+NEEDS_TORCH = pytest.mark.skipif(build.find_torch() is None, reason="torch is not installed")
+
+
+def _copied_sources(tmp_path: Path) -> Path:
+    assert SOURCES is not None, "a checkout has csrc/"
+    return Path(shutil.copytree(SOURCES, tmp_path / "csrc"))
+
+
+def test_a_changed_source_changes_the_librarys_name(tmp_path: Path) -> None:
+    folder = _copied_sources(tmp_path)
+    names = {device: build.library_path(device, folder).name for device in build.DEVICES}
+    (folder / "cpu" / "attend.cpp").write_text("// changed\n")
+    assert build.library_path("cpu", folder).name != names["cpu"]
+    assert build.library_path("cuda", folder).name == names["cuda"]
+    (folder / "kernels.h").write_text("// changed\n")
+    assert build.library_path("cuda", folder).name != names["cuda"]
+
+
+def test_the_command_names_an_unknown_device(capsys: pytest.CaptureFixture[str]) -> None:
+    assert build.main(["--device", "cudo"]) == 2
+    assert capsys.readouterr().err.startswith("error: unknown device 'cudo': did you mean cuda or")
+
+
+@NEEDS_TORCH
+def test_without_a_compiler_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert build.main(["--device", "cuda"]) == 2
+    assert "nvcc (the CUDA toolkit) was not found on PATH" in capsys.readouterr().err
+
+
+@NEEDS_TORCH
+def test_a_compilers_error_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if build.find_compiler("cpu") is None:
+        pytest.skip("no C++ compiler")
+    folder = _copied_sources(tmp_path)
+    for source in folder.glob("**/*.cpp"):
+        source.write_text("#error planted\n")
+    monkeypatch.setattr(build, "source_folder", lambda: folder)
+    with pytest.raises(UserError, match="#error planted") as caught:
+        build.build("cpu", into=tmp_path / "lib")
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "lib").iterdir()) == [], "nothing is left behind"
+
+
+@NEEDS_TORCH
+def test_without_a_library_the_reference_runs_with_a_notice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from benchmarks.kernel_cases import Shape, Target, paged_error
+    from engines.kernels import library
+
+    monkeypatch.setattr(build, "library_folder", lambda: tmp_path)
+    monkeypatch.setattr(build, "find_compiler", lambda _device: None)
+    kernels = library.load_kernels.__wrapped__("cpu")
+    assert not kernels.compiled
+    assert "the cpu kernels run as their PyTorch reference, slowly: a C++" in caplog.text
+    import torch
+
+    assert paged_error(Target(kernels, "cpu"), Shape(torch.float32, 72, 300), [5, 400]) < 1e-5
+
+
+@NEEDS_TORCH
+def test_a_stale_cuda_library_is_refused_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from engines.kernels import library
+
+    (tmp_path / "_cuda-0123456789ab.so").write_bytes(b"")
+    monkeypatch.setattr(build, "library_folder", lambda: tmp_path)
+    assert not library.load_kernels.__wrapped__("cuda").compiled
+    assert "_cuda-0123456789ab.so was built from other sources: run python -m" in caplog.text
+
+
+@NEEDS_TORCH
+def test_a_damaged_library_is_told_and_the_reference_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from engines.kernels import library
+
+    assert SOURCES is not None, "a checkout has csrc/"
+    path = build.library_path("cpu", SOURCES, into=tmp_path)
+    path.write_bytes(b"\x7fELF")
+    monkeypatch.setattr(build, "library_folder", lambda: tmp_path)
+    assert not library.load_kernels.__wrapped__("cpu").compiled
+    assert f"{path.name} cannot be loaded (" in caplog.text
+    assert f"delete it in {tmp_path}" in caplog.text
+
+
+@NEEDS_TORCH
+def test_an_installation_without_sources_checks_its_librarys_architecture_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    from engines.kernels import library
+
+    (tmp_path / "_cuda-0123456789ab.so").write_bytes(b"")
+    monkeypatch.setattr(build, "library_folder", lambda: tmp_path)
+    monkeypatch.setattr(build, "source_folder", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
+    monkeypatch.setattr(fatbinary, "list_images", lambda _: [fatbinary.Image(80, is_ptx=False)])
+    assert not library.load_kernels.__wrapped__("cuda").compiled
+    assert "holds code for sm_80, but this device is sm_70" in caplog.text
+
+
+def test_code_runs_on_its_own_architecture_and_ptx_on_later_ones() -> None:
+    machine, ptx = fatbinary.Image(80, is_ptx=False), fatbinary.Image(90, is_ptx=True)
+    assert machine.runs_on(8, 0)
+    assert machine.runs_on(8, 9)
+    assert not machine.runs_on(9, 0)
+    assert ptx.runs_on(9, 0)
+    assert ptx.runs_on(12, 0)
+    assert not ptx.runs_on(8, 9)
+
+
+def test_a_library_for_another_architecture_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from engines.kernels import library
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
+    monkeypatch.setattr(fatbinary, "list_images", lambda _: [fatbinary.Image(80, is_ptx=False)])
+    with pytest.raises(UserError, match="holds code for sm_80, but this device is sm_70"):
+        library.check_architecture(tmp_path / "_cuda.so")
+
+
+@NEEDS_TORCH
+def test_a_library_without_an_architecture_asked_for_is_built_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A compiler of the test's own writes what it was asked for; the file's name stays the same."""
+
+    def compile_it(command: list[str]) -> None:
+        Path(command[command.index("-o") + 1]).write_text("\n".join(command))
+
+    def images(path: Path) -> list[fatbinary.Image]:
+        found = re.findall(r"code=sm_(\d+)", path.read_text())
+        return [fatbinary.Image(int(number), is_ptx=False) for number in found]
+
+    monkeypatch.setattr(build, "find_compiler", lambda _device: "nvcc")
+    monkeypatch.setattr(build, "_call", compile_it)
+    monkeypatch.setattr(fatbinary, "list_images", images)
+    path = build.build("cuda", into=tmp_path)
+    whole = path.read_text()
+    assert build.build("cuda", architectures=("sm_80",), into=tmp_path) == path
+    assert path.read_text() == whole, "code for both is there already"
+    assert build.build("cuda", architectures=("sm_75",), into=tmp_path) == path
+    assert [str(image) for image in images(path)] == ["sm_75"]
+
+
+@pytest.mark.slow
+@NEEDS_TORCH
+def test_the_cuda_library_compiles_for_both_architectures(tmp_path: Path) -> None:
+    """nvcc alone compiles it: machine code for the A100 and for Hopper, and later devices' PTX."""
+    if build.find_compiler("cuda") is None:
+        pytest.skip("no nvcc on PATH")
+    path = build.build("cuda", into=tmp_path)
+    images = {str(image) for image in fatbinary.list_images(path)}
+    assert images == {"sm_80", "sm_90", "compute_90"}
+    if (cuobjdump := shutil.which("cuobjdump")) is not None:
+        command = [cuobjdump, "-lelf", str(path)]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert {"sm_80", "sm_90"} <= set(re.findall(r"sm_\d+", listing.stdout))
+    _check_symbols(path, {"libtorch_cuda.so", "libtorch_cpu.so"})
+
+
+@pytest.mark.slow
+@NEEDS_TORCH
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="an x86-64 matter")
+@pytest.mark.parametrize("sets", [("plain",), ("plain", "avx2")])
+def test_narrower_instruction_sets_compute_the_same(tmp_path: Path, sets: tuple[str, ...]) -> None:
+    """A library for older processors passes the same checks, in a process of its own."""
+    if build.find_compiler("cpu") is None:
+        pytest.skip("no C++ compiler")
+    path = build.build("cpu", sets=sets, into=tmp_path)
+    script = (
+        "import sys, torch; from pathlib import Path; from engines.kernels import check, library\n"
+        "kernels = library.load_library(Path(sys.argv[1]), 'astra_cpu')\n"
+        "target = check.Target(kernels, 'cpu')\n"
+        "cases = list(check.all_cases('cpu'))[::5]\n"
+        "failed = [c.name for c in cases if not c.run(target) <= c.limit]\n"
+        "sys.exit(', '.join(failed) or 0)\n"
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    _check_symbols(path, {"libtorch_cpu.so"})
+
+
+def _check_symbols(path: Path, libraries: set[str]) -> None:
+    """What the library needs comes from torch's stable interface and the C and C++ libraries."""
+    if shutil.which("readelf") is None or shutil.which("nm") is None:
+        return
+    listing = subprocess.run(["readelf", "-d", path], capture_output=True, text=True, check=True)
+    needed = set(re.findall(r"NEEDED.*\[(.*)\]", listing.stdout))
+    system = ("libc.", "libm.", "libstdc++", "libgcc_s", "ld-linux", "libdl", "librt", "libpthread")
+    assert {name for name in needed if not name.startswith(system)} == libraries
+    symbols = subprocess.run(["nm", "-D", "-u", path], capture_output=True, text=True, check=True)
+    names = [line.split()[-1] for line in symbols.stdout.splitlines()]
+    own = [n for n in names if "@GLIBC" not in n and not re.match(r"_ZN?K?S|_Z(S|TV|TI|d|n)|_", n)]
+    foreign = [name for name in own if not re.match(r"(aoti_torch_|torch_)", name)]
+    assert foreign == []

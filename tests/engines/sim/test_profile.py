@@ -1,0 +1,134 @@
+"""Device profiles: those shipped are sound, and every fault of a file is one clear line."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from engines.core.errors import UserError
+from engines.sim.profile import load_profile, profile_names
+
+GOOD = """
+name = "mine"
+memory_bytes = 8e9
+weight_bandwidth = 1e11
+kv_bandwidth = 1e11
+flops = 1e13
+attention_flops = inf
+copy_bandwidth = 1e11
+pcie_bandwidth = 1e10
+pcie_latency_s = 0
+link_bandwidth = inf
+link_latency_s = 0.0
+step_overhead_s = 0.001
+"""
+
+
+def write(folder: Path, text: str | bytes) -> str:
+    path = folder / "mine.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["a100-40gb", "a100-80gb", "h200"])
+def test_shipped_profiles_load(name: str) -> None:
+    """They carry their own name, the hash of their file, and what was calibrated on what."""
+    assert name in profile_names()
+    profile = load_profile(name)
+    file = resources.files("engines.sim") / "profiles" / f"{name}.toml"
+    assert profile.name == name
+    assert profile.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert set(profile.calibrated) <= profile.values.keys()
+    assert all(math.isfinite(v) for v in profile.values.values() if isinstance(v, float))
+
+
+def test_file_of_ones_own(tmp_path: Path) -> None:
+    """Defaults fill the optional parameters; block sizes become integers."""
+    text = GOOD + '[kv_block_efficiency]\n8 = 0.7\n16 = 1\n[calibrated]\nflops = "a number"\n'
+    profile = load_profile(write(tmp_path, text))
+    assert profile.kv_block_efficiency == {8: 0.7, 16: 1.0}
+    assert profile.calibrated == {"flops": "a number"}
+    assert profile.sequence_overhead_s == 0
+    assert profile.attention_flops == math.inf
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("flops = 1e13\n", "", "lacks flops"),
+        ("flops = 1e13", "flop = 1e13", "lacks flops"),
+        ("memory_bytes", 'colour = "red"\nmemory_bytes', "has unknown colour"),
+        ("memory_bytes = 8e9", 'memory_bytes = "8e9"', "memory_bytes has the wrong type: '8e9'"),
+        ("memory_bytes = 8e9", "memory_bytes = true", "memory_bytes has the wrong type: True"),
+        ("memory_bytes = 8e9", "memory_bytes = inf", "memory_bytes must be finite"),
+        ("memory_bytes = 8e9", f"memory_bytes = {10**400}", "a whole number beyond 1e308"),
+        ("memory_bytes = 8e9", f"memory_bytes = {'9' * 5000}", "is not valid TOML"),
+        ("memory_bytes = 8e9", f"memory_bytes = {'[' * 5000}", "is not valid TOML"),
+        (
+            "memory_bytes = 8e9",
+            "memory_bytes = 8e9\nelement_bytes = 3",
+            "element_bytes must be 2 or 4, got 3",
+        ),
+        ('name = "mine"', "name = 3", "name has the wrong type: 3"),
+        ("kv_bandwidth = 1e11", "kv_bandwidth = -1", "kv_bandwidth must be positive, got -1"),
+        ("kv_bandwidth = 1e11", "kv_bandwidth = 0", "kv_bandwidth must be positive, got 0"),
+        ("kv_bandwidth = 1e11", "kv_bandwidth = nan", "kv_bandwidth must be positive, got nan"),
+        ("step_overhead_s = 0.001", "step_overhead_s = -1", "step_overhead_s must be at least 0"),
+        ("step_overhead_s = 0.001", "step_overhead_s = nan", "step_overhead_s must be at least 0"),
+        ("step_overhead_s = 0.001", "step_overhead_s = inf", "step_overhead_s must be finite"),
+        ("flops = 1e13", "flops = ", "is not valid TOML"),
+        ("step_overhead_s", "kv_block_efficiency = 3\nstep_overhead_s", "has the wrong type: 3"),
+        (
+            "step_overhead_s",
+            'kv_block_efficiency = {"big" = 0.5}\nstep_overhead_s',
+            "kv_block_efficiency maps block sizes to numbers",
+        ),
+        (
+            "step_overhead_s",
+            f"kv_block_efficiency = {{16 = {10**400}}}\nstep_overhead_s",
+            "kv_block_efficiency maps block sizes to numbers",
+        ),
+        (
+            "step_overhead_s",
+            "kv_block_efficiency = {16 = 0}\nstep_overhead_s",
+            "kv_block_efficiency must be positive",
+        ),
+    ],
+)
+def test_faults_are_named_on_one_line(tmp_path: Path, old: str, new: str, problem: str) -> None:
+    assert GOOD.count(old) >= 1
+    with pytest.raises(UserError) as caught:
+        load_profile(write(tmp_path, GOOD.replace(old, new, 1)))
+    message = str(caught.value)
+    assert problem in message
+    assert "mine" in message, "the profile is not named"
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe", b"not a profile", b""])
+def test_not_a_profile_at_all(tmp_path: Path, text: bytes) -> None:
+    with pytest.raises(UserError, match=r"mine\.toml") as caught:
+        load_profile(write(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot read device profile .*none\.toml"):
+        load_profile(str(tmp_path / "none.toml"))
+    folder = tmp_path / "folder.toml"
+    folder.mkdir()
+    with pytest.raises(UserError, match="cannot read device profile"):
+        load_profile(str(folder))
+
+
+def test_misspelt_name_gets_the_nearest() -> None:
+    with pytest.raises(
+        UserError, match=r"unknown device profile 'a100-40': did you mean a100-40gb"
+    ):
+        load_profile("a100-40")
+    with pytest.raises(UserError, match=r"unknown device profile 'x+'"):
+        load_profile("x" * 300)  # longer than a file's name may be

@@ -1,0 +1,28 @@
+"""What nodes run in tests: real points that take a while, and one that kills its process once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from bench.point.serve import Outcome, Progress, run_point
+from bench.point.spec import PointSpec
+
+MARKS = "SWEEP_TEST_MARKS"  # names a folder; nodes inherit it from the test that starts them
+CRASHING_SEED = 7
+
+
+def slowly(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcome:
+    """The point, in a second and a half more; the first such point's process dies at once."""
+    mark = Path(os.environ[MARKS]) / f"run-{spec.seed}"
+    first = not mark.exists()
+    mark.touch()
+    if first and spec.seed == CRASHING_SEED:
+        os.kill(os.getpid(), signal.SIGKILL)
+    for share in (0.2, 0.6, 0.9):
+        time.sleep(0.5)
+        if on_progress is not None:
+            on_progress(share)
+    return run_point(spec, on_progress=on_progress)
