@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.results.files import json_bytes, write_file
+from bench.files import json_bytes, write_file
 from bench.results.provenance import environment
 from benchmarks.gpu_sections import SECTIONS, Run, Section, release
 from engines.core.errors import UserError

@@ -21,8 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.files import json_bytes, write_file
 from bench.point.spec import PointSpec
-from bench.results.files import json_bytes, write_file
 from engines.core.config import find_model
 from engines.core.errors import UserError
 

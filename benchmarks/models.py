@@ -199,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(path: Path, result: Result, options: argparse.Namespace) -> None:
-    from bench.results.files import json_bytes, write_file
+    from bench.files import json_bytes, write_file
     from bench.results.provenance import package_version
 
     record = {

@@ -44,7 +44,7 @@ def list_command(*, directory: Path) -> None:
 @click.option("--url", help="Another address of the same file (its checksum is pinned).")
 def fetch_command(*, name: str, directory: Path, url: str | None) -> None:
     """Download the published lengths of data set NAME and check them."""
-    from bench.results.files import check_writable
+    from bench.files import check_writable
     from bench.workloads.datasets import fetch, find_dataset
 
     find_dataset(name)

@@ -69,7 +69,7 @@ def command(
     NAME is a figure, a part or a panel of one, or a group: see `bench figures`. Complete points
     are skipped, so that an interrupted command goes on where it was.
     """
-    from bench.results.files import check_writable
+    from bench.files import check_writable
     from bench.results.store import Store
 
     asked, options = options["backend"], settle(options)

@@ -80,7 +80,7 @@ def command(
     float32, a fortieth of OPT-13B's cache, so that all of it takes about a minute on two cores.
     """
     from bench.devices.kernels import Setup
-    from bench.results.files import check_writable, json_bytes
+    from bench.files import check_writable, json_bytes
     from bench.results.measurements import write_measurement
 
     shapes = _shapes(only, options)

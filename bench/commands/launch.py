@@ -45,7 +45,7 @@ def command(
     from bench.docker.gpus import find_gpus
     from bench.docker.images import Images, image_system, parse_build_args
     from bench.docker.owner import sweep
-    from bench.results.files import check_writable
+    from bench.files import check_writable
 
     results = Path(artifacts).absolute()
     check_writable(results)

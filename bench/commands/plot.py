@@ -34,7 +34,7 @@ def command(*, names: tuple[str, ...], artifacts: str, **choice: Any) -> None:
 
 def draw_all(names: Sequence[str], store: Store, choice: Choice) -> list[Path]:
     """Draw into the choice's folder of figures and print the paths of the files."""
-    from bench.results.files import check_writable
+    from bench.files import check_writable
     from plot.draw import draw
 
     directory = figures_folder(store, choice)

@@ -44,7 +44,7 @@ def command(
     `bench run --backend sim --device-profile FILE.toml` takes it.
     """
     from bench.devices.profile import measure_profile, profile_text, usual_effort
-    from bench.results.files import check_writable, write_file
+    from bench.files import check_writable, write_file
 
     if out.suffix != ".toml":
         raise UserError(f"the profile's file must end in .toml, got '{out}'")

@@ -133,8 +133,8 @@ def _renew(store: Store, choice: Choice, directory: Path) -> None:
     from bench.claims.reference import FIGURES, reference_files, reference_report
     from bench.experiments import registry
     from bench.experiments.effort import Effort
+    from bench.files import write_file
     from bench.report.pictures import draw_all, shrink
-    from bench.results.files import write_file
 
     drawings = {} if choice.effort is Effort.QUICK else draw_all(store, choice)
     pictures = {

@@ -27,9 +27,9 @@ def command(*, artifacts: str, reference: str | None, as_json: bool, **options: 
     """
     from bench.claims.reference import find_reference
     from bench.commands.tables import table_console
+    from bench.files import check_writable
     from bench.report.build import write_report
     from bench.report.pictures import draw_all
-    from bench.results.files import check_writable
     from bench.results.store import Store
 
     store = Store(artifacts)

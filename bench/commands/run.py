@@ -53,7 +53,7 @@ def command(
     if asked != spec.backend:
         tell_backend(asked, spec.backend)
     if as_json:
-        from bench.results.files import plain
+        from bench.files import plain
 
         click.echo(json.dumps(plain(outcome.metrics), allow_nan=False))
     else:
@@ -79,9 +79,9 @@ def serve(
     spec: PointSpec, *, out: Path | None = None, quiet: bool = False, ray: str = "local"
 ) -> Outcome:
     """Run the point in this process and, with `out`, write it there; raises UserError."""
+    from bench.files import check_writable
     from bench.point.serve import run_point
     from bench.progress import choose
-    from bench.results.files import check_writable
 
     if out is not None:
         check_writable(out)

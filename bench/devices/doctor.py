@@ -11,7 +11,7 @@ from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
-from bench.results.files import check_writable
+from bench.files import check_writable
 from bench.results.provenance import (
     cpu_model,
     git_state,

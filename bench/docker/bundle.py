@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from bench.docker.context import SYSTEMS, source_files
 from bench.docker.daemon import refusal
 from bench.docker.images import Image
-from bench.results.files import check_writable, describe, json_bytes
+from bench.files import check_writable, describe, json_bytes
 from bench.results.provenance import git_state
 from engines.core.errors import UserError
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bench.files import plain
 from bench.point.spec import PointSpec
-from bench.results.files import plain
 from bench.sweep.worker import Advanced, Failed, Finished
 
 

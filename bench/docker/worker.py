@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bench.docker.wire import Message, Order, Ready, decode_order, encode
+from bench.files import check_writable
 from bench.point.serve import run_point
-from bench.results.files import check_writable
 from bench.results.provenance import environment, source_hash
 from bench.results.store import MEASURED
 from bench.sweep.worker import Failed, Task, attempt

@@ -36,8 +36,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.experiments.model import Curve, Panel
+from bench.files import json_bytes, write_file
 from bench.point.spec import PointSpec
-from bench.results.files import json_bytes, write_file
 from engines.core.config import EngineConfig, System, find_model
 from engines.core.errors import UserError
 from engines.sim.cost import StepCost

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.results.files import json_bytes, write_file
+from bench.files import json_bytes, write_file
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:

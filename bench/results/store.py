@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.point.spec import PointSpec
-from bench.results.files import (
+from bench.files import (
     PARTIAL,
     check_writable,
     json_bytes,
@@ -32,6 +31,7 @@ from bench.results.files import (
     write_file,
     write_together,
 )
+from bench.point.spec import PointSpec
 from bench.results.measurements import find_measurement
 from bench.results.provenance import hash_inputs, source_hash
 from engines.core.errors import UserError

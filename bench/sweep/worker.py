@@ -15,9 +15,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
+from bench.files import NoSpaceError
 from bench.point.serve import Outcome, Progress
 from bench.point.spec import PointSpec
-from bench.results.files import NoSpaceError
 from bench.results.provenance import provenance_of
 from bench.results.store import State, Store
 from engines.core.errors import LostWorkerError, UserError

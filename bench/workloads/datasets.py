@@ -18,7 +18,7 @@ from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from bench.results.files import write_file
+from bench.files import write_file
 from bench.workloads.assumed import LENGTH_LIMIT
 from bench.workloads.lengths import Lengths, load_lengths
 from bench.workloads.pairs import MAX_BYTES, read_pickled_pairs

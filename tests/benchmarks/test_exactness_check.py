@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from engines.execution import exactness  # noqa: E402
+from benchmarks import exactness  # noqa: E402
 from engines.execution.probe import build_engine, serve  # noqa: E402
 from engines.kernels.interface import PagedContext  # noqa: E402
 from engines.kernels.reference import ReferenceKernels  # noqa: E402

@@ -12,9 +12,9 @@ from typing import Any
 import driver_fakes as drivers
 import pytest
 
+from bench.files import NoSpaceError
 from bench.point.spec import PointSpec
 from bench.progress import Display
-from bench.results.files import NoSpaceError
 from bench.results.store import State, Store
 from bench.sweep.cluster.messages import Lost, News, Served, Submit
 from bench.sweep.cluster.nodes import Node

@@ -194,7 +194,9 @@ def test_narrower_instruction_sets_compute_the_same(tmp_path: Path, sets: tuple[
         pytest.skip("no C++ compiler")
     path = build.build("cpu", sets=sets, into=tmp_path)
     script = (
-        "import sys, torch; from pathlib import Path; from engines.kernels import check, library\n"
+        "import sys, torch; from pathlib import Path\n"
+        "from benchmarks import kernel_check as check\n"
+        "from engines.kernels import library\n"
         "kernels = library.load_library(Path(sys.argv[1]), 'astra_cpu')\n"
         "target = check.Target(kernels, 'cpu')\n"
         "cases = list(check.all_cases('cpu'))[::5]\n"
