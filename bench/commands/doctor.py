@@ -21,7 +21,8 @@ def command(ctx: click.Context, /, *, artifacts: str, as_json: bool) -> None:
 
     Exits with 1 if something that everything needs is missing, else with 0.
     """
-    from bench.devices.doctor import Level, examine
+    from bench.devices.doctor import examine
+    from bench.docker.checks import Level
 
     findings = examine(Path(artifacts))
     if as_json:

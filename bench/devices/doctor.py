@@ -6,11 +6,10 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
+from bench.docker.checks import Finding, Level, container_findings
 from bench.files import check_writable
 from bench.results.provenance import (
     cpu_model,
@@ -30,24 +29,6 @@ MEMORY_PER_JOB_BYTES = GIB
 DISK_WANTED_BYTES = 2 * GIB
 
 
-class Level(StrEnum):
-    """How bad it is: only FAIL keeps the simulation and its figures from working."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the table; `remedy` is empty where nothing need be done."""
-
-    name: str
-    level: Level
-    found: str
-    remedy: str = ""
-
-
 def examine(artifacts: Path) -> list[Finding]:
     """Run every check; `artifacts` is where results would be written. Writes nothing."""
     checks: tuple[Callable[[], Finding], ...] = (
@@ -59,8 +40,6 @@ def examine(artifacts: Path) -> list[Finding]:
         check_git,
         check_ray,
     )
-    from bench.docker.checks import container_findings
-
     first, *others = [check() for check in checks]
     return [first, *check_packages(), *others, *container_findings()]
 

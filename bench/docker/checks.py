@@ -6,9 +6,10 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from bench.devices.doctor import Finding, Level
 from bench.docker.context import SYSTEMS
 from bench.docker.daemon import NoDaemonError, connect, trouble
 from bench.docker.gpus import Gpu, docker_gives_gpus, find_gpus
@@ -23,6 +24,24 @@ if TYPE_CHECKING:
 MIN_DRIVER = (580, 65)
 _DISK_PER_IMAGE = 15 * GIB  # of a GPU image while it is built; they share most of it
 _TIMEOUT_S = 5
+
+
+class Level(StrEnum):
+    """How bad it is: only FAIL keeps the simulation and its figures from working."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table; `remedy` is empty where nothing need be done."""
+
+    name: str
+    level: Level
+    found: str
+    remedy: str = ""
 
 
 def container_findings(

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from bench.cli import main
 from bench.devices import doctor
-from bench.devices.doctor import Level
+from bench.docker.checks import Finding, Level
 from engines.core.config import GIB
 
 
@@ -57,8 +57,8 @@ def test_ray_is_optional_but_not_too_old() -> None:
     assert (absent.level, absent.found) == (Level.OK, "not installed (optional)")
     assert absent.remedy.startswith(f"pip install 'ray>={doctor.MIN_RAY}'")
     assert doctor.check_ray("2.9.3").level is Level.WARN
-    assert doctor.check_ray("2.60.0") == doctor.Finding("Ray", Level.OK, "2.60.0")
-    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
+    assert doctor.check_ray("2.60.0") == Finding("Ray", Level.OK, "2.60.0")
+    extras = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
     assert extras["ray"] == [f"ray>={doctor.MIN_RAY}"]

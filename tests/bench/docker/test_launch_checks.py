@@ -11,9 +11,8 @@ import requests
 from click.testing import CliRunner
 
 from bench.cli import main
-from bench.devices.doctor import Finding, Level
 from bench.docker import checks
-from bench.docker.checks import container_findings
+from bench.docker.checks import Finding, Level, container_findings
 from bench.docker.daemon import NoDaemonError, connect, explain
 from bench.docker.gpus import Gpu, GpuLedger, find_gpus, parse_gpu, visible
 from bench.point.spec import PointSpec
