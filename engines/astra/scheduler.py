@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 
 from engines.astra.block_manager import BlockManager
+from engines.astra.growth import GrowthCalendar
 from engines.core.batch import Batch
 from engines.core.config import EngineConfig, Preemption
 from engines.core.errors import UserError
@@ -15,10 +16,9 @@ from engines.core.scheduler import Scheduler
 class AstraScheduler(Scheduler):
     """Runs as many groups as there are blocks for; takes blocks back when they run out.
 
-    A group needs blocks in every `block_size`-th step, so that groups are filed by the remainder
-    of these steps. While enough blocks are free for every check of the original's loop over all
-    groups to succeed, only groups that need one are visited, and get theirs all at once; otherwise
-    the loop itself runs and decides whom to preempt.
+    While enough blocks are free for every check of the original's loop over all groups to succeed,
+    only the groups that the calendar names for this step are visited, and get their blocks at once.
+    Otherwise the loop itself runs and decides whom to preempt.
     """
 
     kv: BlockManager
@@ -27,10 +27,7 @@ class AstraScheduler(Scheduler):
         super().__init__(config, kv)
         self.kv = kv
         self.swapped: list[SequenceGroup] = []  # in arrival order
-        # Running groups by the remainder of the steps in which they enter a new block, and those
-        # whose last block several sequences may share. Dictionaries serve as ordered sets.
-        self._growing: list[dict[SequenceGroup, None]] = [{} for _ in range(config.block_size)]
-        self._sharing: dict[SequenceGroup, None] = {}
+        self._growth = GrowthCalendar(config.block_size)
         self._largest_group = 0  # most sequences of any group so far
 
     def add(self, group: SequenceGroup) -> None:
@@ -72,18 +69,17 @@ class AstraScheduler(Scheduler):
     def fork(self, group: SequenceGroup, parents: tuple[int, ...]) -> None:
         """Besides sharing the parents' blocks: look at the group's next write for a copy."""
         super().fork(group, parents)
-        self._sharing[group] = None
+        self._growth.sharing[group] = None
 
     def stop(self, group: SequenceGroup, sequences: list[Sequence]) -> None:
         """Besides ending sequences: forget a group that ended."""
         super().stop(group, sequences)
         if not group.running:
-            self._forget(group)
+            self._growth.remove(group)
 
     def _reserve_slots(self, step: int) -> None:
-        growing = self._growing[step % self.config.block_size]
-        sharing = [group for group in self._sharing if group not in growing]
-        self._sharing.clear()
+        growing = self._growth.growing(step)
+        sharing = self._growth.take_sharing(step)
         sequences = [s for group in growing for s in group.running]
         needed = len(sequences) + sum([len(group.running) for group in sharing])
         if self.kv.pool.num_free - needed < self._largest_group and self.running:
@@ -129,19 +125,11 @@ class AstraScheduler(Scheduler):
     def _start(self, group: SequenceGroup, length: int) -> None:
         super()._start(group, length)
         if len(group.running) > 1:
-            self._sharing[group] = None
+            self._growth.sharing[group] = None
 
     def _join(self, group: SequenceGroup, context_len: int) -> None:
         super()._join(group, context_len)
-        self._growing[self._growth_remainder(group)][group] = None
-
-    def _forget(self, group: SequenceGroup) -> None:
-        del self._growing[self._growth_remainder(group)][group]
-        self._sharing.pop(group, None)
-
-    def _growth_remainder(self, group: SequenceGroup) -> int:
-        """Steps with this remainder modulo the block size write a block's first token."""
-        return (group.start_step - group.start_len + 1) % self.config.block_size
+        self._growth.add(group)
 
     def _recomputes(self, group: SequenceGroup) -> bool:
         """Groups of several sequences are swapped: recomputing would lose what they share."""
@@ -154,7 +142,7 @@ class AstraScheduler(Scheduler):
         self.num_preemptions += 1
         self.batch.leave(group, group.running)
         self.running.remove(group)
-        self._forget(group)
+        self._growth.remove(group)
         self._may_fit = True
         if self._recomputes(group):
             for sequence in group.running:
