@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("bench.commands.run", "Run one point and print its metrics."),
     "generate": ("bench.commands.generate", "Run given prompts and print their tokens."),
     "figure": ("bench.commands.figure", "Run and draw figures of the paper."),
+    "points": ("bench.commands.points", "Run points that are given as JSON lines."),
     "plot": ("bench.commands.plot", "Draw figures from the results that are there."),
     "report": ("bench.commands.report", "Hold every number against the paper's."),
     "capacity": ("bench.commands.capacity", "Find the rate that a system sustains, by bisection."),

@@ -18,8 +18,8 @@ from bench.claims.capacity_search import (
 from bench.point.spec import PointSpec
 from bench.progress import Display, clock
 from bench.results.store import Store
+from bench.sweep.place import Place
 from bench.sweep.plan import weight
-from bench.sweep.pool import Place
 from bench.sweep.runner import Summary, run_points
 
 

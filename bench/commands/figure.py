@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bench.experiments.tables import Choice
     from bench.point.spec import PointSpec
     from bench.results.store import Store
-    from bench.sweep.pool import Place
+    from bench.sweep.place import Place
     from bench.sweep.runner import Summary
 
 

@@ -14,7 +14,7 @@ from engines.core.errors import UserError
 
 if TYPE_CHECKING:
     from bench.devices.measured import Measurer
-    from bench.sweep.pool import Place
+    from bench.sweep.place import Place
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

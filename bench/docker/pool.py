@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,9 @@ from bench.docker.wire import Order, Ready
 from bench.point.spec import PointSpec
 from bench.progress import Display
 from bench.results.provenance import usable_cores
-from bench.sweep.pool import Ended, Undertaking
+from bench.sweep import place
+from bench.sweep.place import Job
+from bench.sweep.pool import Ended, Undertaking, drive, undertaking
 from bench.sweep.worker import Advanced, Failed, Finished
 from engines.core.errors import UserError
 
@@ -39,6 +41,10 @@ class Containers:
     build_args: Mapping[str, str] = field(default_factory=dict)
     connect: Callable[[], DockerClient] = connect
     find_gpus: Callable[[], list[Gpu]] = find_gpus
+
+    def bring(self, job: Job, display: Display) -> Generator[place.Ended]:
+        """See `bench.sweep.place.Place`."""
+        yield from drive(self.open(undertaking(job), display), job, display)
 
     def open(self, undertaking: Undertaking, display: Display) -> ContainerPool:
         """Clear away dead launchers' containers, build what is stale and return a pool."""

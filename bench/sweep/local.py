@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
+import os
 import signal
+import threading
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
@@ -16,16 +21,17 @@ from bench.point.serve import run_point
 from bench.point.spec import PointSpec
 from bench.progress import Display
 from bench.results.provenance import usable_cores
-from bench.results.store import MEASURED, name_of
-from bench.sweep.pool import Ended, Undertaking
-from bench.sweep.worker import Advanced, Failed, Finished, RunPoint, Task, work
+from bench.results.store import MEASURED, Store, name_of
+from bench.sweep.place import Ended, Job, RunPoint, execute
 from engines.core.errors import UserError
 
-_POLL_S = 0.25
 _GRACE_S = 2.0  # for a worker to end by itself before it is killed
 
+# New objects between two searches for garbage; Python's 700 cost a simulation a tenth of its time.
+_COLLECT_EVERY = 50_000
+
 # What every worker would import again otherwise, at a tenth of a second each.
-_PRELOADED = ("__main__", "bench.sweep.worker", "numpy.ma", "numpy.random", "pyarrow.parquet")
+_PRELOADED = ("__main__", "bench.sweep.local", "numpy.ma", "numpy.random", "pyarrow.parquet")
 
 
 @dataclass(frozen=True)
@@ -35,105 +41,144 @@ class LocalProcesses:
     jobs: int | None = None
     run: RunPoint = run_point
 
-    def open(self, undertaking: Undertaking, display: Display) -> LocalPool:
-        """Return a pool; measured points run one at a time, since they would disturb each other."""
-        limit = max(1, self.jobs or usable_cores())
-        if any(spec.backend in MEASURED for spec in undertaking.specs):
+    def bring(self, job: Job, display: Display) -> Generator[Ended]:
+        """See `Place.bring`; measured points run one at a time, lest they disturb each other."""
+        limit = self.jobs or usable_cores()
+        if any(spec.backend in MEASURED for spec in job.specs):
             limit = 1
             if self.jobs is not None and self.jobs > 1:
                 display.note("measured points run one at a time: --jobs is for the simulation")
-        return LocalPool(undertaking, run=self.run, limit=limit)
+        pool = _Pool(job, self.run)
+        try:
+            while pool.fill(limit, display):
+                yield from pool.listen(display)
+        finally:
+            with _without_ctrl_c():
+                pool.stop()
 
 
 @dataclass
 class _Worker:
-    """A running process and the pool's end of its pipe."""
+    """A running process: it sends shares of its point, then how it ended (None: held elsewhere)."""
 
     spec: PointSpec
     process: BaseProcess
-    channel: Connection
-    outcome: Finished | Failed | None = None
+    messages: list[Ended | None]
 
 
-class LocalPool:
-    """Starts worker processes, listens to them and ends them."""
+class _Pool:
+    """Worker processes, by this end of their pipes, and the points that none has begun.
 
-    def __init__(self, undertaking: Undertaking, *, run: RunPoint, limit: int) -> None:
-        self._undertaking = undertaking
+    Points that another command holds are put aside, and waited for when all others have begun.
+    """
+
+    def __init__(self, job: Job, run: RunPoint) -> None:
+        store = Store(job.store.root.absolute(), source=job.store.source)
+        self._job = replace(job, store=store, specs=())  # what a worker needs of it
         self._run = run
-        self._limit = limit
+        self._waiting = deque(job.specs)
+        self._held: deque[PointSpec] = deque()
         self._workers: dict[Connection, _Worker] = {}
         self._context = _start_context()
 
-    @property
-    def busy(self) -> bool:
-        """See `Pool.busy`."""
+    def fill(self, limit: int, display: Display) -> bool:
+        """Start workers up to the limit; returns whether there is anything to listen to."""
+        while len(self._workers) < limit and (self._waiting or self._held):
+            wait = not self._waiting
+            spec = (self._waiting or self._held).popleft()
+            ours, theirs = self._context.Pipe()
+            process = self._context.Process(  # type: ignore[attr-defined]
+                target=_work, args=(self._job, spec, self._run, wait, theirs), name=name_of(spec)
+            )
+            display.begin(spec)
+            process.start()
+            theirs.close()  # so that the worker's death closes the pipe
+            self._workers[ours] = _Worker(spec, process, [])
         return bool(self._workers)
 
-    def has_room(self, spec: PointSpec) -> bool:
-        """See `Pool.has_room`."""
-        del spec
-        return len(self._workers) < self._limit
-
-    def start(self, spec: PointSpec) -> None:
-        """See `Pool.start`."""
-        ours, theirs = self._context.Pipe()
-        whole = self._undertaking
-        task = Task(spec, whole.store.root.absolute(), self._run, whole.shared, whole.force)
-        process = self._context.Process(  # type: ignore[attr-defined]
-            target=work, args=(task, theirs), name=name_of(spec)
-        )
-        process.start()
-        theirs.close()  # so that the worker's death closes the pipe
-        self._workers[ours] = _Worker(spec, process, ours)
-
-    def listen(self, display: Display) -> list[Ended]:
-        """See `Pool.listen`."""
-        ended = []
-        for ready in connection.wait(list(self._workers), timeout=_POLL_S):
+    def listen(self, display: Display) -> Iterator[Ended]:
+        """Wait for news of the workers; yields the points that have ended."""
+        for ready in connection.wait(list(self._workers)):
             assert isinstance(ready, Connection)
             worker = self._workers[ready]
             try:
                 message = ready.recv()
             except (EOFError, OSError):
-                self._retire(worker)
-                death = "" if worker.outcome else _death(worker.process)
-                ended.append(Ended(worker.spec, worker.outcome, death))
+                self._retire(ready)
+                ended = worker.messages.pop() if worker.messages else _death(worker)
+                if ended is None:
+                    self._held.append(worker.spec)
+                else:
+                    yield ended
                 continue
-            if isinstance(message, Advanced):
-                display.advance(worker.spec, message.fraction)
+            if isinstance(message, float):
+                display.advance(worker.spec, message)
             else:
-                worker.outcome = message
-        return ended
+                worker.messages.append(message)
 
-    def _retire(self, worker: _Worker) -> None:
-        worker.process.join(_GRACE_S)
+    def _retire(self, channel: Connection, patience_s: float = _GRACE_S) -> None:
+        worker = self._workers.pop(channel)
+        worker.process.join(patience_s)
         if worker.process.is_alive():
             worker.process.kill()
             worker.process.join()
-        worker.channel.close()
-        del self._workers[worker.channel]
+        channel.close()
 
     def stop(self) -> None:
-        """See `Pool.stop`."""
+        """End all workers, and clear away what they had not finished."""
+        if not self._workers:
+            return
         for worker in self._workers.values():
             worker.process.terminate()
         deadline = time.monotonic() + _GRACE_S
-        for worker in list(self._workers.values()):
-            worker.process.join(max(0.0, deadline - time.monotonic()))
-            self._retire(worker)
+        for channel in list(self._workers):
+            self._retire(channel, max(0.0, deadline - time.monotonic()))
         with suppress(UserError):
-            self._undertaking.store.prepare()  # clears away what they had not finished
+            self._job.store.prepare()
 
 
-def _death(process: BaseProcess) -> str:
+def _work(job: Job, spec: PointSpec, run: RunPoint, wait: bool, channel: Connection) -> None:
+    """Serve a point in a process of its own, which ends when the runner does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides what Ctrl-C means
+    threading.Thread(target=_end_with_runner, args=(channel,), daemon=True).start()
+    gc.set_threshold(_COLLECT_EVERY)
+
+    def tell(share: float) -> None:
+        channel.send(float(share))
+
+    ended = execute(job, spec, run, on_progress=tell, wait=wait)
+    with suppress(OSError):  # the runner may be gone
+        channel.send(ended)
+
+
+def _end_with_runner(channel: Connection) -> None:
+    """Leave at once when the other end of the pipe closes: the runner is gone, however it went."""
+    try:
+        channel.recv()  # the runner sends nothing
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+def _death(worker: _Worker) -> Ended:
     """Say how a worker died that could not say so itself."""
-    status = process.exitcode
+    status = worker.process.exitcode
     if status is None or status >= 0:
-        return f"its process ended without a result (exit status {status})"
-    name = signal.Signals(-status).name
-    hint = ", likely for want of memory: try fewer --jobs" if name == "SIGKILL" else ""
-    return f"its process was killed by {name}{hint}"
+        error = f"its process ended without a result (exit status {status})"
+    else:
+        name = signal.Signals(-status).name
+        hint = ", likely for want of memory: try fewer --jobs" if name == "SIGKILL" else ""
+        error = f"its process was killed by {name}{hint}"
+    return Ended(worker.spec, error, retry=True)
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Let nothing interrupt the block, which ends workers."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _start_context() -> BaseContext:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bench.point.spec import PointSpec
 from bench.progress import Display
 from bench.results.store import Store
+from bench.sweep import place
+from bench.sweep.place import Job
 from bench.sweep.worker import Failed, Finished
 
 
@@ -57,8 +59,33 @@ class Pool(Protocol):
         """
 
 
-class Place(Protocol):
-    """Where a run takes place."""
+def drive(pool: Pool, job: Job, display: Display) -> Generator[place.Ended]:
+    """Bring a job's points through a pool; see `bench.sweep.place.Place`."""
+    waiting = list(job.specs)[::-1]
+    try:
+        while waiting or pool.busy:
+            while waiting and pool.has_room(waiting[-1]):
+                display.begin(waiting[-1])
+                pool.start(waiting.pop())
+            for ended in pool.listen(display):
+                yield _told(ended)
+    finally:
+        pool.stop()
 
-    def open(self, undertaking: Undertaking, display: Display) -> Pool:
-        """Make ready for these points; raises UserError, with nothing started, where it cannot."""
+
+def _told(ended: Ended) -> place.Ended:
+    outcome = ended.outcome or Failed(ended.death, retry=True)
+    if isinstance(outcome, Finished):
+        return place.Ended(ended.spec, by_other=outcome.by_other)
+    return place.Ended(
+        ended.spec,
+        outcome.error,
+        outcome.traceback,
+        retry=outcome.retry,
+        fatal=outcome.fatal,
+    )
+
+
+def undertaking(job: Job) -> Undertaking:
+    """A job as pools take it."""
+    return Undertaking(job.store, job.specs, job.shared, job.redo_before is not None)

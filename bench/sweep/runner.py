@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
 
 from bench.point.spec import PointSpec
 from bench.progress import Display
 from bench.results.provenance import environment
 from bench.results.store import MEASURED, Store, name_of
 from bench.sweep.local import LocalProcesses
+from bench.sweep.place import Ended, Job, Place
 from bench.sweep.plan import make_plan, weight
-from bench.sweep.pool import Ended, Place, Pool, Undertaking
-from bench.sweep.worker import Failed, Finished
 from engines.core.errors import UserError
-
-_ATTEMPTS = 2  # a worker that dies without a word is given one more chance
 
 
 @dataclass(frozen=True)
@@ -53,112 +51,88 @@ class Summary:
         return 1 if self.failed else 0
 
 
-@dataclass
-class _Tally:
-    """What has become of the points so far."""
-
-    done: list[PointSpec] = field(default_factory=list)
-    by_others: list[PointSpec] = field(default_factory=list)
-    failed: list[Failure] = field(default_factory=list)
-
-
 def run_points(
     store: Store,
     specs: Iterable[PointSpec],
     *,
     place: Place | None = None,
-    force: bool = False,
+    force: bool | datetime = False,
     display: Display | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Bring every point into the store, in parallel at `place` (default: this machine).
 
-    Ctrl-C ends all workers and returns with `interrupted`. Raises UserError if the store cannot be
-    written or nothing can run at the place.
+    `force` runs complete points again; where several commands share this work, all are given the
+    same time instead, and what started since counts as complete. `provenance` replaces parts of
+    what is recorded of this machine. Ctrl-C ends all workers and returns with `interrupted`.
+    Raises UserError if the store cannot be written or nothing can run at the place.
     """
+    began = time.monotonic()
     store.prepare()
-    plan = make_plan(store, specs, force=force)
+    plan = make_plan(store, specs, force=bool(force))
     display = display or Display()
     for note in plan.notes:
         display.note(note)
-    tally = _Tally()
-    began, interrupted = time.monotonic(), False
+    run = _Run(store, display)
     if plan.run:
         measured = any(spec.backend in MEASURED for spec in plan.run)
-        shared = environment(source=store.source, gpu=measured)
-        undertaking = Undertaking(store, plan.run, shared, force)
-        pool = (place or LocalProcesses()).open(undertaking, display)
+        shared = {**environment(source=store.source, gpu=measured), **(provenance or {})}
+        since = force if isinstance(force, datetime) else datetime.now(UTC)
+        heaviest_first = tuple(sorted(plan.run, key=weight, reverse=True))
+        job = Job(store, heaviest_first, shared, since if force else None)
         with display.over({spec: weight(spec) for spec in plan.run}):
-            interrupted = _Run(store, pool, tally, display).drain(plan.run)
-    settled = {*tally.done, *tally.by_others, *(failure.spec for failure in tally.failed)}
+            run.drain(job, place or LocalProcesses())
+    settled = {*run.done, *run.by_others, *(failure.spec for failure in run.failed)}
     return Summary(
-        done=tuple(tally.done),
-        skipped=(*plan.skipped, *tally.by_others),
+        done=tuple(run.done),
+        skipped=(*plan.skipped, *run.by_others),
         kept=plan.kept,
-        failed=tuple(tally.failed),
+        failed=tuple(run.failed),
         unfinished=tuple(spec for spec in plan.run if spec not in settled),
-        interrupted=interrupted,
+        interrupted=run.interrupted,
         elapsed_s=time.monotonic() - began,
     )
 
 
+@dataclass
 class _Run:
-    """Feeds a pool with points until all have ended."""
+    """What has become of the points so far."""
 
-    def __init__(self, store: Store, pool: Pool, tally: _Tally, display: Display) -> None:
-        self._store = store
-        self._pool = pool
-        self._tally = tally
-        self._display = display
-        self._waiting: list[PointSpec] = []  # taken from the end
-        self._attempts: dict[PointSpec, int] = {}
-        self._doomed = False  # whether no other point can succeed
+    store: Store
+    display: Display
+    done: list[PointSpec] = field(default_factory=list)
+    by_others: list[PointSpec] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+    interrupted: bool = False
 
-    def drain(self, specs: Sequence[PointSpec]) -> bool:
-        """Run all points, the heaviest first; returns whether Ctrl-C ended it early.
-
-        A full disk ends it too, since no other point could be written.
-        """
-        self._waiting = sorted(specs, key=weight, reverse=True)[::-1]
+    def drain(self, job: Job, place: Place) -> None:
+        """Run all points, then once more those whose process died; a full disk ends it early."""
         try:
-            while (self._waiting or self._pool.busy) and not self._doomed:
-                self._fill()
-                for ended in self._pool.listen(self._display):
-                    self._take(ended)
+            again = self._pass(job, place, retries=True)
+            if again:
+                self._pass(replace(job, specs=tuple(again)), place, retries=False)
         except KeyboardInterrupt:
-            previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            try:
-                self._pool.stop()
-            finally:
-                signal.signal(signal.SIGINT, previous)
-            return True
-        except BaseException:
-            self._pool.stop()
-            raise
-        self._pool.stop()  # of what is kept ready for further points, or cannot succeed
-        return False
+            self.interrupted = True
 
-    def _fill(self) -> None:
-        """Start what there is room for, in order: a light point never overtakes a heavier one."""
-        while self._waiting and self._pool.has_room(self._waiting[-1]):
-            spec = self._waiting.pop()
-            self._attempts[spec] = self._attempts.get(spec, 0) + 1
-            self._display.begin(spec)
-            self._pool.start(spec)
+    def _pass(self, job: Job, place: Place, *, retries: bool) -> Sequence[PointSpec]:
+        """Bring the points; returns those to try again."""
+        again = []
+        with closing(place.bring(job, self.display)) as ends:
+            for ended in ends:
+                if ended.retry and retries:
+                    self.display.note(f"{name_of(ended.spec)}: {ended.error}; trying once more")
+                    again.append(ended.spec)
+                    continue
+                self._book(ended)
+                if ended.fatal:
+                    return ()
+        return again
 
-    def _take(self, ended: Ended) -> None:
-        """Book a worker that has ended, or try its point once more."""
-        spec, outcome = ended.spec, ended.outcome
-        if isinstance(outcome, Finished):
-            (self._tally.by_others if outcome.by_other else self._tally.done).append(spec)
-            self._display.end(spec)
-            return
-        failed = outcome or Failed(ended.death, retry=True)
-        if failed.retry and self._attempts[spec] < _ATTEMPTS:
-            self._display.note(f"{name_of(spec)}: {failed.error}; trying once more")
-            self._waiting.append(spec)
-            return
-        self._tally.failed.append(Failure(spec, failed.error))
-        self._display.end(spec, error=failed.error)
-        with suppress(UserError):  # on a full disk the failure is still named at the end
-            self._store.write_failure(spec, error=failed.error, traceback=failed.traceback)
-        self._doomed = self._doomed or failed.fatal
+    def _book(self, ended: Ended) -> None:
+        self.display.end(ended.spec, error=ended.error)
+        if ended.error:
+            self.failed.append(Failure(ended.spec, ended.error))
+            with suppress(UserError):  # on a full disk the failure is still named at the end
+                self.store.write_failure(ended.spec, error=ended.error, traceback=ended.traceback)
+        else:
+            (self.by_others if ended.by_other else self.done).append(ended.spec)

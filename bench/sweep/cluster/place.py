@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 from bench.point.serve import run_point
 from bench.progress import Display
+from bench.sweep import place
 from bench.sweep.cluster.inputs import require_kernels
 from bench.sweep.cluster.link import Link
 from bench.sweep.cluster.nodes import check_room
 from bench.sweep.cluster.pool import ClusterPool
-from bench.sweep.pool import Undertaking
+from bench.sweep.place import Job
+from bench.sweep.pool import Undertaking, drive, undertaking
 from bench.sweep.worker import RunPoint
 from engines.core.errors import UserError
 from engines.execution.ray_address import parse_address
@@ -45,6 +47,10 @@ class RayCluster:
         self._run = run
         self._further = tuple(further)
         self._link: Link | None = None
+
+    def bring(self, job: Job, display: Display) -> Generator[place.Ended]:
+        """See `bench.sweep.place.Place`."""
+        yield from drive(self.open(undertaking(job), display), job, display)
 
     def open(self, undertaking: Undertaking, display: Display) -> ClusterPool:
         """Connect and make a pool.

@@ -1,0 +1,119 @@
+"""What the runner asks of a place where points run: processes, containers or a cluster."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from bench.files import NoSpaceError
+from bench.point.serve import Outcome, Progress
+from bench.point.spec import PointSpec
+from bench.progress import Display
+from bench.results.provenance import provenance_of
+from bench.results.store import State, Store
+from engines.core.errors import LostWorkerError, UserError
+
+
+class RunPoint(Protocol):
+    """A function that serves a point; workers import it by its name."""
+
+    def __call__(self, spec: PointSpec, *, on_progress: Progress | None = None) -> Outcome:
+        """Serve the point to the end; like `bench.point.serve.run_point`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """Points to bring into the store, the heaviest first.
+
+    `shared` is the provenance that all of them share. Complete points are run again if they
+    were started before `redo_before`.
+    """
+
+    store: Store
+    specs: tuple[PointSpec, ...]
+    shared: Mapping[str, Any]
+    redo_before: datetime | None = None
+
+    def is_done(self, spec: PointSpec) -> bool:
+        """Whether the store holds the point already, since another worker was faster."""
+        if self.store.state(spec) is not State.COMPLETE:
+            return False
+        if self.redo_before is None:
+            return True
+        started = self.store.load_record(spec)["provenance"]["started"]
+        return datetime.fromisoformat(started) >= self.redo_before
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A point that lies in the store now, or failed with `error`, in one line.
+
+    `by_other` if another worker put it there. `retry` if the same point may succeed another time,
+    `fatal` if no other point can succeed.
+    """
+
+    spec: PointSpec
+    error: str = ""
+    traceback: str = ""
+    by_other: bool = False
+    retry: bool = False
+    fatal: bool = False
+
+
+class Place(Protocol):
+    """Where points run."""
+
+    def bring(self, job: Job, display: Display) -> Generator[Ended]:
+        """Bring the points into the store, and yield each as it ends; tell progress to `display`.
+
+        A generator: when it is closed, or Ctrl-C is raised in it, it ends its workers and leaves
+        nothing half-written. A point that it does not yield was not run. Each point is run under
+        its lock in the store (`execute` does), so that workers elsewhere may share the store.
+        Raises UserError, with nothing started, where no point can run.
+        """
+
+
+def execute(
+    job: Job, spec: PointSpec, run: RunPoint, *, on_progress: Progress, wait: bool = True
+) -> Ended | None:
+    """Run a point and write it to the store while no other worker may touch it; never raises.
+
+    Returns None where another worker holds the point, unless told to `wait` for it.
+    """
+    try:
+        with job.store.lock(spec, wait=wait) as held:
+            if not held:
+                return None
+            if job.is_done(spec):
+                return Ended(spec, by_other=True)
+            started = datetime.now(UTC)
+            outcome = run(spec, on_progress=on_progress)
+            provenance = provenance_of(
+                spec,
+                shared=job.shared,
+                inputs=outcome.inputs,
+                started=started,
+                ended=datetime.now(UTC),
+            )
+            job.store.write(spec, outcome, provenance=provenance)
+    except Exception as error:
+        return failure(spec, error)
+    return Ended(spec)
+
+
+def failure(spec: PointSpec, error: Exception) -> Ended:
+    """Say what an exception means for the point that raised it; called where it is handled."""
+    if isinstance(error, UserError):
+        return Ended(spec, one_line(str(error)), fatal=isinstance(error, NoSpaceError))
+    if isinstance(error, LostWorkerError):
+        return Ended(spec, one_line(str(error)), traceback.format_exc(), retry=True)
+    return Ended(spec, one_line(f"{type(error).__name__}: {error}"), traceback.format_exc())
+
+
+def one_line(text: str) -> str:
+    """Fold a message into one line."""
+    return " ".join(text.split())
