@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
+from places import SHARED
 
 from bench.experiments.registry import FIGURES
 from bench.point.serve import run_point
@@ -17,7 +17,7 @@ from engines.core.config import find_model
 from engines.sim.profile import load_profile
 from engines.sim.slots import slots_from_memory
 
-REAL_LENGTHS = Path(__file__).parents[3] / "shared" / "data" / "sharegpt_lengths.csv.gz"
+REAL_LENGTHS = SHARED / "data" / "sharegpt_lengths.csv.gz"
 SHIPPED = "shipped statistics"
 REAL = "real lengths"
 

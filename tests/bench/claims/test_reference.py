@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from capacity_fakes import serve
 from click.testing import CliRunner
+from places import ROOT
 
 from bench.claims.capacity import Bound, Estimate
 from bench.claims.comparison import (
@@ -49,7 +50,7 @@ from engines.core.errors import UserError
 from engines.core.request import SamplingParams
 
 PANEL = "fig12-13b-sharegpt"
-COMMITTED = Path(__file__).parents[2] / "artifacts" / "reference" / "sim"
+COMMITTED = ROOT / "artifacts" / "reference" / "sim"
 MOST_SEQUENCES = 1500.0  # of a committed point that is cheap enough to be made again
 SAMPLE = 6
 RENEW = "the sources give other results: look why, then 'make reference'"

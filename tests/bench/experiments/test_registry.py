@@ -3,9 +3,9 @@
 import json
 from dataclasses import replace
 from importlib import resources
-from pathlib import Path
 
 import pytest
+from places import SHARED
 
 from bench.claims.measures import MEASURES
 from bench.experiments import registry
@@ -17,7 +17,7 @@ from engines.core.config import System
 from engines.core.errors import UserError
 from engines.core.request import SamplingParams
 
-SHARED_CLAIMS = Path(__file__).parents[3] / "shared" / "paper" / "claims.json"
+SHARED_CLAIMS = SHARED / "paper" / "claims.json"
 ALL_CLAIMS = [
     *registry.TABLE1_CLAIMS,
     *(claim for figure in registry.FIGURES.values() for claim in figure.claims),

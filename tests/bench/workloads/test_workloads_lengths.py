@@ -1,9 +1,9 @@
 import gzip
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from places import SHARED
 
 from bench.workloads.build import sharegpt_lengths
 from bench.workloads.datasets import STATISTICS_FILE, derive, derive_statistics
@@ -17,7 +17,7 @@ from bench.workloads.lengths import (
 from bench.workloads.quantiles import QuantileTable
 from engines.core.errors import UserError
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "sharegpt_lengths.csv.gz"
+REAL = SHARED / "data" / "sharegpt_lengths.csv.gz"
 needs_real = pytest.mark.skipif(not REAL.exists(), reason=f"the real lengths are not at {REAL}")
 COUNT = 500_000
 

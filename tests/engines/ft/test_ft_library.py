@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 
 from bench.point.serve import run_point
 from bench.point.spec import PointSpec
@@ -22,7 +23,6 @@ from engines.core.errors import LostWorkerError, UserError
 from engines.ft.library import NEVER, BatchOrder, Library, model_arguments
 
 pytest.importorskip("torch")
-ROOT = Path(__file__).parents[2]
 FAKE = '''
 import json, os
 import torch
