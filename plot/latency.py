@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from bench.claims.capacity import LIMIT_S_PER_TOKEN, Bound, Estimate
+from bench.experiments.capacity import LIMIT_S_PER_TOKEN, Bound, Estimate
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
 from plot.layout import panel_letter, place_legend, say_no_results, set_title

@@ -13,13 +13,12 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from bench.claims.reference import read_claims, read_points, usual_directory
-from bench.claims.verdicts import paper_text, tolerance_text
+from bench.claims.verdicts import figure_label, paper_text, tolerance_text
 from bench.cli import main as bench
 from bench.experiments import registry
 from bench.experiments.effort import Effort
 from bench.experiments.model import Claim
 from bench.experiments.tables import Choice
-from bench.report.page_parts import registry_title
 
 ROOT = Path(__file__).parents[1]
 README, RUNNING = ROOT / "README.md", ROOT / "docs" / "running.md"
@@ -126,7 +125,7 @@ def claims_table() -> str:
         lines.append(
             [
                 f"C{index}",
-                registry_title(headline.figure),
+                figure_label(headline.figure),
                 headline.words,
                 _joined(paper_text(claim) for claim in claims),
                 _joined(_ours(row, claim) for row, claim in zip(shown, claims, strict=True)),

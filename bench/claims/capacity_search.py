@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
-from bench.claims.capacity import LIMIT_S_PER_TOKEN
 from bench.claims.intervals import Mean, geometric_mean
+from bench.experiments.capacity import LIMIT_S_PER_TOKEN
 from bench.point.spec import PointSpec
 from engines.core.errors import UserError
 

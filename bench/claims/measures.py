@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from bench.claims.capacity import Bound, Estimate
 from bench.claims.capacity_search import LATENCY
+from bench.experiments.capacity import Bound, Estimate
 from bench.experiments.computed import preemption_costs
 from bench.experiments.model import Claim
 from bench.experiments.tables import COMPLETE, STALE, PanelTable, PointStore

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bench.claims.capacity import Estimate
 from bench.claims.capacity_search import Found, ResultStore, Search, stored_search
 from bench.claims.intervals import Mean, geometric_mean
 from bench.claims.measures import Measurement
 from bench.experiments import registry
+from bench.experiments.capacity import Estimate
 from bench.experiments.model import Claim, Selection
 from bench.experiments.tables import Choice
 from bench.point.spec import PointSpec

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bench.claims.capacity import Bound, Estimate
 from bench.claims.measures import MEASURES, Measurement, Tables
+from bench.experiments.capacity import Bound, Estimate
 from bench.experiments.model import Claim
 
 
@@ -228,6 +228,12 @@ def _reaches_inside(claim: Claim, found: Measurement) -> bool:
 def why_text(claim: Claim) -> str:
     """Why a claim does not hold."""
     return claim.notes or "no explanation is recorded"
+
+
+def figure_label(name: str) -> str:
+    """What a figure is called in text: `Fig. 12`, `Table 1`."""
+    number = name.removeprefix("fig").replace("-", "")
+    return f"Fig. {number}" if name.startswith("fig") else "Table 1"
 
 
 def by_reason(verdicts: Iterable[Verdict]) -> list[tuple[Verdict, ...]]:

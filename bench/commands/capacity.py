@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.claims.capacity import LIMIT_S_PER_TOKEN
 from bench.claims.capacity_search import DEFAULT_TOLERANCE, Search, Target
 from bench.commands.backend import check_profile, tell_backend
 from bench.commands.capacity_output import print_figures, print_one
@@ -21,6 +20,7 @@ from bench.commands.places import (
 )
 from bench.commands.point_options import point_options
 from bench.commands.selection import effort_options, selection_overrides
+from bench.experiments.capacity import LIMIT_S_PER_TOKEN
 from bench.point.spec import PointSpec
 from engines.core.errors import UserError
 

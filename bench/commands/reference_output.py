@@ -97,11 +97,16 @@ def readme(report: Report, choice: Choice) -> bytes:
 
 
 def _claim_row(verdict: Verdict) -> str:
-    from bench.claims.verdicts import basis_text, ours_text, paper_text, tolerance_text
-    from bench.report.page_parts import registry_title
+    from bench.claims.verdicts import (
+        basis_text,
+        figure_label,
+        ours_text,
+        paper_text,
+        tolerance_text,
+    )
 
     cells = (
-        registry_title(verdict.figure),
+        figure_label(verdict.figure),
         verdict.claim.text,
         paper_text(verdict.claim),
         ours_text(verdict),

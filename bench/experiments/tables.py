@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
-from bench.claims.capacity import Estimate, capacity
+from bench.experiments.capacity import Estimate, capacity
 from bench.experiments.effort import Effort, at_effort
 from bench.experiments.miniature import scale_panel
 from bench.experiments.model import Panel

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.claims.capacity import Estimate
 from bench.claims.comparison import Comparison, compare
 from bench.claims.intervals import Mean
 from bench.claims.measures import Measurement, Tables, describe_absent, measured_kernels
 from bench.claims.searched import StoredSearches
 from bench.claims.verdicts import Status, Verdict, judge
 from bench.experiments import registry
+from bench.experiments.capacity import Estimate
 from bench.experiments.effort import Effort
 from bench.experiments.model import Claim, Figure
 from bench.experiments.tables import COMPLETE, Choice, PanelTable, load_panel

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from bench.claims.verdicts import Status, Verdict
+from bench.claims.verdicts import Status, Verdict, figure_label
 from bench.experiments import registry
 from bench.progress import clock
 from bench.report.markup import Html, element, join, prose
@@ -19,7 +19,6 @@ from bench.report.page_parts import (
     dots,
     failure_list,
     picture,
-    registry_title,
     section,
 )
 from bench.report.wording import (
@@ -139,7 +138,7 @@ def _contents(report: Report) -> Html:
         rows.append(
             element(
                 "li",
-                element("a", registry_title(name), href=f"#{name}"),
+                element("a", figure_label(name), href=f"#{name}"),
                 element("span", _short(figure_title(name)), class_="what"),
                 dots(verdicts),
                 element("span", f"{held} of {len(verdicts)} hold", class_="held"),
@@ -172,7 +171,7 @@ def _figure(report: Report, name: str, verdicts: list[Verdict], drawing: Drawing
     shown = figure is not None and report.progress[name].num_sound > 0
     beside = [picture(drawing, name)] if drawing and (drawing.png or shown) else []
     if verdicts:
-        beside.append(claim_table(verdicts, caption=f"Claims of {registry_title(name)}"))
+        beside.append(claim_table(verdicts, caption=f"Claims of {figure_label(name)}"))
     parts.append(element("div", *beside, class_="beside"))
     if capacities:
         parts.append(element("div", *capacities, class_="numbers"))

@@ -11,6 +11,7 @@ from bench.claims.verdicts import (
     basis_text,
     by_reason,
     deviation_text,
+    figure_label,
     gap_text,
     interval_text,
     ours_text,
@@ -154,13 +155,7 @@ def _sentence(text: str) -> Html:
 
 
 def _link(name: str) -> Html:
-    return element("a", registry_title(name), href=f"#{name}")
-
-
-def registry_title(name: str) -> str:
-    """How a figure is called in links: `Fig. 12`, `Table 1`."""
-    number = name.removeprefix("fig").replace("-", "")
-    return f"Fig. {number}" if name.startswith("fig") else "Table 1"
+    return element("a", figure_label(name), href=f"#{name}")
 
 
 def picture(drawing: Drawing, name: str) -> Html:

@@ -6,10 +6,10 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bench.claims.capacity import LIMIT_S_PER_TOKEN, Bound, Estimate
 from bench.claims.comparison import Comparison
 from bench.claims.verdicts import Verdict, reason_text
 from bench.experiments import registry
+from bench.experiments.capacity import LIMIT_S_PER_TOKEN, Bound, Estimate
 from bench.report.wording import headline
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.claims.capacity import LIMIT_S_PER_TOKEN
 from bench.claims.intervals import Mean
 from bench.claims.verdicts import Status
 from bench.experiments import registry
+from bench.experiments.capacity import LIMIT_S_PER_TOKEN
 from bench.report.provenance import Summary
 
 if TYPE_CHECKING:

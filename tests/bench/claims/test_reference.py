@@ -12,7 +12,6 @@ from capacity_fakes import serve
 from click.testing import CliRunner
 from places import ROOT
 
-from bench.claims.capacity import Bound, Estimate
 from bench.claims.comparison import (
     TOLERANCE,
     compare,
@@ -39,6 +38,7 @@ from bench.claims.verdicts import judge
 from bench.commands.reference import command
 from bench.commands.reference_output import readme
 from bench.experiments import registry
+from bench.experiments.capacity import Bound, Estimate
 from bench.experiments.effort import Effort
 from bench.experiments.model import Claim
 from bench.experiments.tables import Choice

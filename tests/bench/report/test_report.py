@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from bench.claims.capacity import Bound, Estimate
 from bench.claims.measures import MEASURES, Measurement, capacity_ratio, largest_capacity_ratio
 from bench.claims.verdicts import Status, by_reason, deviation_of, judge, reason_text
 from bench.experiments import registry
+from bench.experiments.capacity import Bound, Estimate
 from bench.experiments.model import Claim
 from bench.experiments.tables import Choice, load_panel
 from bench.point.serve import Outcome

@@ -11,10 +11,10 @@ import pytest
 from browser import Tab, browser, find_browser
 from capacity_fakes import serve
 
-from bench.claims.capacity import Estimate
 from bench.claims.measures import Measurement
 from bench.claims.verdicts import judge
 from bench.experiments import registry
+from bench.experiments.capacity import Estimate
 from bench.experiments.tables import Choice
 from bench.report.build import build_report, write_report
 from bench.report.page import to_html

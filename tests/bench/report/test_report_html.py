@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from capacity_fakes import serve
 
-from bench.claims.capacity import Estimate
 from bench.claims.measures import Measurement
 from bench.claims.verdicts import Status, by_reason, judge
 from bench.experiments import registry
+from bench.experiments.capacity import Estimate
 from bench.experiments.tables import Choice
 from bench.report.build import build_report, write_report
 from bench.report.markup import Html, element, join, prose

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.claims.capacity import Bound, Estimate, capacity
+from bench.experiments.capacity import Bound, Estimate, capacity
 
 
 def test_crossing_is_read_off_the_straight_line():
