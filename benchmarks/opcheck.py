@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from engines.kernels.library import OPERATIONS, CompiledKernels
+from engines.kernels.interface import OPERATIONS, Kernels
 
 
-def failed_operations(kernels: CompiledKernels, device: str) -> Iterator[tuple[str, str]]:
+def failed_operations(kernels: Kernels, device: str) -> Iterator[tuple[str, str]]:
     """Check every operation on "cpu" or "cuda"; yields those that fail, each with the reason."""
     for name in OPERATIONS:
         try:

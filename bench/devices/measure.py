@@ -23,7 +23,6 @@ from bench.devices.timing import (
 )
 from engines.core.config import ModelSpec
 from engines.execution.probe import build_model, narrow_spec, time_decode_steps
-from engines.kernels import ops
 from engines.kernels.interface import NewTokens, PagedContext
 from engines.kernels.library import load_kernels
 from engines.models.linear import Linear, Projection
@@ -150,7 +149,8 @@ def _prefix_run(subject: Subject, length: int) -> Callable[[], None]:
     context = PagedContext(keys, values, tables, torch.tensor([length], dtype=torch.int32), length)
     query = torch.randn(length, spec.num_heads, spec.head_size, dtype=dtype)
     out, new = torch.empty_like(query), NewTokens(torch.tensor([0, length]).int(), length)
-    return lambda: ops.prefix_attention(out, query, context, new, scale=spec.head_size**-0.5)
+    kernels, scale = load_kernels(subject.device), spec.head_size**-0.5
+    return lambda: kernels.prefix_attention(out, query, context, new, scale)
 
 
 def _fused_run(subject: Subject, length: int) -> Callable[[], None]:

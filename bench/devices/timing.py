@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from engines.core.errors import UserError
-from engines.kernels import ops
 from engines.kernels.interface import ContiguousContext, PagedContext
+from engines.kernels.library import load_kernels
 
 FLUSH_BYTES = 512 << 20  # more than any last-level cache to be expected
 COPY_BYTES = 1 << 30  # moved by one copy: half read, half written
@@ -173,11 +173,13 @@ def _paged_run(work: AttentionWork) -> Callable[[], None]:
     tables = torch.randperm(len(keys), device=work.device).int().view(work.batch_size, blocks)
     out, query, lengths = _queries(work)
     context = PagedContext(keys, values, tables, lengths, work.context_len)
-    return lambda: ops.paged_attention(out, query, context, scale=work.head_size**-0.5)
+    kernels, scale = load_kernels(work.device), work.head_size**-0.5
+    return lambda: kernels.paged_attention(out, query, context, scale)
 
 
 def _contiguous_run(work: AttentionWork) -> Callable[[], None]:
     keys, values = _caches(work, work.batch_size, work.context_len)
     out, query, lengths = _queries(work)
     context = ContiguousContext(keys, values, lengths, work.context_len)
-    return lambda: ops.contiguous_attention(out, query, context, scale=work.head_size**-0.5)
+    kernels, scale = load_kernels(work.device), work.head_size**-0.5
+    return lambda: kernels.contiguous_attention(out, query, context, scale)

@@ -1,6 +1,5 @@
-"""The Python face of the kernels in csrc/, with a plain PyTorch reference for each.
+"""The Python face of the kernels in csrc/.
 
-`ops` holds the operations; `library` finds the compiled library of a device or falls back to
-`reference`; `swap` keeps host memory for blocks; `build` compiles; `check` proves a device's
-kernels against float64; `timing` and `recovery` measure them.
+`interface` declares the operations; `library` finds a device's compiled ones or falls back to
+`reference`, the same in plain PyTorch; `swap` keeps host memory for blocks; `build` compiles.
 """

@@ -1,8 +1,9 @@
 """Compiles csrc/ into one library per device: `python -m engines.kernels.build --device cpu`.
 
 A library's file name carries a hash of its sources and flags, so that a stale one is never
-loaded. Only PyTorch's headers and `libtorch_cpu` are needed, for CUDA too: the stable ABI makes
-one build serve every torch from 2.11 on.
+loaded, and a CUDA library's also the architectures that it holds code for. Only PyTorch's headers
+and `libtorch_cpu` are needed, for CUDA too: the stable ABI makes one build serve every torch from
+2.11 on.
 """
 
 from __future__ import annotations
@@ -19,11 +20,9 @@ import sysconfig
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from engines.core.errors import UserError, unknown_name
-from engines.kernels import fatbinary
 
 TARGET_TORCH = 0x020B000000000000  # 2.11, the oldest torch that a library loads into
 DEVICES = ("cpu", "cuda")
@@ -41,15 +40,6 @@ _INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
     ),
 }
 _PER_INSTRUCTION_SET = "attend"
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One source file with its own flags, compiled into one object file."""
-
-    source: Path
-    object_name: str
-    flags: tuple[str, ...] = ()
 
 
 def source_folder() -> Path | None:
@@ -77,15 +67,26 @@ def library_folder() -> Path:
 
 
 def library_path(device: str, folder: Path, *, into: Path | None = None) -> Path:
-    """Return the path of the library that the sources in `folder` make for a device."""
-    return (into or library_folder()) / f"_{device}-{source_hash(device, folder)}.so"
+    """Return the library of the sources in `folder`: the one that is there, whatever architectures
+    it holds code for, or where one with the usual ones would be.
+    """
+    place = into or library_folder()
+    found = place.glob(f"_{device}-{source_hash(device, folder)}*.so")
+    return next(found, place / _library_name(device, folder, ARCHITECTURES))
 
 
-def is_built(path: Path, device: str, architectures: Sequence[str]) -> bool:
-    """Whether a device's library is there; for CUDA, with code for every architecture named."""
-    if device == "cpu" or not path.exists():
-        return path.exists()
-    return {str(image) for image in fatbinary.list_images(path)} >= set(architectures)
+def _library_name(device: str, folder: Path, architectures: Sequence[str]) -> str:
+    held = architectures if device == "cuda" else ()
+    return "-".join([f"_{device}", source_hash(device, folder), *held]) + ".so"
+
+
+def architectures_in(path: Path) -> list[int]:
+    """Return the architectures (80 for sm_80) that a CUDA library's name says it holds."""
+    return sorted(_number(name) for name in path.stem.split("-") if name.startswith("sm_"))
+
+
+def _number(architecture: str) -> int:
+    return int(architecture.removeprefix("sm_"))
 
 
 def find_torch() -> Path | None:
@@ -113,33 +114,35 @@ def instruction_sets() -> tuple[str, ...]:
     return tuple(_INSTRUCTION_SETS) if x86 else ("plain",)
 
 
-def compile_units(device: str, folder: Path, sets: Sequence[str]) -> list[Unit]:
+Unit = tuple[Path, str, list[str]]  # a source file, its object file's name, flags of its own
+
+
+def _units(device: str, folder: Path, sets: Sequence[str]) -> list[Unit]:
     """Return what a device's library is compiled from."""
-    units = [Unit(folder / "bindings.cpp", "bindings.o")]
+    units: list[Unit] = [(folder / "bindings.cpp", "bindings.o", [])]
     suffix = ".cu" if device == "cuda" else ".cpp"
     for source in sorted((folder / device).glob(f"*{suffix}")):
         if device == "cpu" and source.stem == _PER_INSTRUCTION_SET:
             for name in sets:
-                flags = (*_INSTRUCTION_SETS[name], f"-DASTRA_INSTRUCTION_SET={name}")
-                units.append(Unit(source, f"{source.stem}_{name}.o", flags))
+                flags = [*_INSTRUCTION_SETS[name], f"-DASTRA_INSTRUCTION_SET={name}"]
+                units.append((source, f"{source.stem}_{name}.o", flags))
         else:
-            defines = tuple(f"-DASTRA_WITH_{name}" for name in sets if device == "cpu")
-            units.append(Unit(source, f"{source.stem}.o", defines))
+            defines = [f"-DASTRA_WITH_{name}" for name in sets if device == "cpu"]
+            units.append((source, f"{source.stem}.o", defines))
     return units
 
 
 def _device_flags(device: str, architectures: Sequence[str]) -> list[str]:
+    """The flags of a device's compiler.
+
+    CUDA gets machine code for each architecture, and the newest's PTX for devices yet to come.
+    """
     if device == "cpu":
         return [*_COMMON_FLAGS, *_HOST_FLAGS]
-    host = f"-Xcompiler={','.join(_HOST_FLAGS)}"
-    return [*_COMMON_FLAGS, "-DUSE_CUDA", host, *_code_flags(architectures)]
-
-
-def _code_flags(architectures: Sequence[str]) -> list[str]:
-    """Ask for each architecture's machine code, and the newest's PTX for devices yet to come."""
-    numbers = sorted(int(name.removeprefix("sm_")) for name in architectures)
-    flags = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
-    return [*flags, f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}"]
+    numbers = sorted(_number(name) for name in architectures)
+    codes = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
+    ptx = f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}"
+    return [*_COMMON_FLAGS, "-DUSE_CUDA", f"-Xcompiler={','.join(_HOST_FLAGS)}", *codes, ptx]
 
 
 def _link_flags(device: str, torch: Path, workspace: Path, compiler: str) -> list[str]:
@@ -154,13 +157,15 @@ def _link_flags(device: str, torch: Path, workspace: Path, compiler: str) -> lis
     return ["-cudart=static", "-Xlinker=--no-as-needed,--exclude-libs=ALL", *libraries]
 
 
-def _compile_all(units: Sequence[Unit], compiler: Sequence[str], workspace: Path) -> None:
+def _compile(compiler: Sequence[str], units: Sequence[Unit], workspace: Path) -> list[str]:
+    """Compile all units at once; returns the object files."""
     commands = [
-        [*compiler, *unit.flags, "-c", str(unit.source), "-o", str(workspace / unit.object_name)]
-        for unit in units
+        [*compiler, *flags, "-c", str(source), "-o", str(workspace / name)]
+        for source, name, flags in units
     ]
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         list(pool.map(_call, commands))
+    return [command[-1] for command in commands]
 
 
 def _call(command: Sequence[str]) -> None:
@@ -177,14 +182,37 @@ def build(
     sets: Sequence[str] | None = None,
     into: Path | None = None,
 ) -> Path:
-    """Compile a device's library and return its path; one that is there already is kept
-    (see `is_built`).
+    """Compile a device's library and return its path; one that is there already is kept, for CUDA
+    if it holds code for every architecture named.
 
-    architectures: for CUDA. sets: for a CPU, names of instruction sets, "plain" among them
-    (default: all that this kind of processor may have). into: another folder to build in.
-    Raises UserError where sources, torch's headers or the compiler are missing, or compiling
-    fails.
+    sets: for a CPU, names of instruction sets, "plain" among them (default: all that this kind of
+    processor may have). into: another folder to build in. Raises UserError where sources, torch's
+    headers or the compiler are missing, or compiling fails.
     """
+    folder, torch, compiler = _require_tools(device)
+    place = into or library_folder()
+    place.mkdir(parents=True, exist_ok=True)
+    found = library_path(device, folder, into=place)
+    wanted = {_number(name) for name in architectures} if device == "cuda" else set()
+    if found.exists() and wanted <= set(architectures_in(found)):
+        return found
+    target = place / _library_name(device, folder, architectures)
+    with tempfile.TemporaryDirectory(dir=place) as scratch:
+        flags = [*_device_flags(device, architectures), "-isystem", str(torch / "include")]
+        units = _units(device, folder, sets or instruction_sets())
+        objects = _compile([compiler, *flags], units, Path(scratch))
+        library = Path(scratch) / "library.so"
+        link = _link_flags(device, torch, Path(scratch), compiler)
+        _call([compiler, "-shared", *flags, *objects, *link, "-o", str(library)])
+        library.replace(target)  # atomic: a process that builds at the same time sees a whole file
+    for stale in place.glob(f"_{device}-*.so"):
+        if stale != target:
+            stale.unlink(missing_ok=True)
+    return target
+
+
+def _require_tools(device: str) -> tuple[Path, Path, str]:
+    """Return sources, torch's folder and compiler; or raise UserError for the first absent."""
     folder, torch, compiler = source_folder(), find_torch(), find_compiler(device)
     if folder is None:
         raise UserError("the kernels' sources (csrc/) are not here: install from a checkout")
@@ -193,24 +221,7 @@ def build(
     if compiler is None:
         name = "nvcc (the CUDA toolkit)" if device == "cuda" else "a C++ compiler (g++ or clang++)"
         raise UserError(f"{name} was not found on PATH: install it to compile the {device} kernels")
-    target = library_path(device, folder, into=into)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if is_built(target, device, architectures):
-        return target
-    units = compile_units(device, folder, sets or instruction_sets())
-    flags = [*_device_flags(device, architectures), "-isystem", str(torch / "include")]
-    with tempfile.TemporaryDirectory(dir=target.parent) as name:
-        workspace = Path(name)
-        _compile_all(units, [compiler, *flags], workspace)
-        objects = [str(path) for path in sorted(workspace.glob("*.o"))]
-        library = workspace / "library.so"
-        link = _link_flags(device, torch, workspace, compiler)
-        _call([compiler, "-shared", *flags, *objects, *link, "-o", str(library)])
-        library.replace(target)  # atomic: a process that builds at the same time sees a whole file
-    for stale in target.parent.glob(f"_{device}-*.so"):
-        if stale != target:
-            stale.unlink(missing_ok=True)
-    return target
+    return folder, torch, compiler
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

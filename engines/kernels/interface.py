@@ -1,11 +1,16 @@
-"""What a device's kernels are called with, and the operations that each device provides."""
+"""The operations on the KV cache, and what they are called with."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
+
+OPERATIONS = (
+    *("paged_attention", "contiguous_attention", "prefix_attention"),
+    *("write_kv", "copy_blocks", "swap_out", "swap_in"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,40 +67,101 @@ class NewTokens:
     max_len: int
 
 
-class Kernels(Protocol):
-    """The operations of one device; `engines.kernels.ops` says what each does."""
+class Kernels:
+    """The operations of one device's compiled library; `reference` has them in plain PyTorch.
 
-    compiled: bool
+    Head sizes 64, 80, 96, 128, 256; float32 and bfloat16 on a CPU, also float16 on CUDA. Every
+    operation writes into its arguments and returns nothing. Wrong shapes, types or sizes raise
+    RuntimeError naming the values.
+    """
+
+    compiled = True
+
+    def __init__(self, operations: Mapping[str, Callable[..., None]]) -> None:
+        """operations: those of OPERATIONS, called with the arguments of csrc's schemas."""
+        self.operations = operations
 
     def paged_attention(
         self, out: Tensor, query: Tensor, context: PagedContext, scale: float
     ) -> None:
-        """See `ops.paged_attention`."""
+        """Attend with one query per sequence to its cached context (paper, section 4.1).
+
+        out and query: [num_seqs, num_heads, head_size]; rows may be strided, as in a view of a
+        fused projection. out is written, with zeros where a context is empty. scale: factor on
+        the scores.
+        """
+        c = context
+        self.operations["paged_attention"](
+            *(out, query, c.key_cache, c.value_cache, c.block_tables, c.context_lens),
+            *(scale, c.max_context_len),
+        )
 
     def contiguous_attention(
         self, out: Tensor, query: Tensor, context: ContiguousContext, scale: float
     ) -> None:
-        """See `ops.contiguous_attention`."""
+        """Attend as `paged_attention`, to caches without blocks (FasterTransformer's; Figure 18a).
+
+        Writing such a cache is `write_kv` with slot = sequence * max_len + position.
+        """
+        c = context
+        self.operations["contiguous_attention"](
+            *(out, query, c.key_cache, c.value_cache, c.start_offsets, c.context_lens),
+            *(scale, c.max_context_len),
+        )
 
     def prefix_attention(
         self, out: Tensor, query: Tensor, context: PagedContext, new: NewTokens, scale: float
     ) -> None:
-        """See `ops.prefix_attention`."""
+        """Attend causally with the last tokens of every context (paper, section 4.4).
+
+        out and query: [num_new_tokens, num_heads, head_size], as `paged_attention`'s. The new
+        tokens' keys and values are in the cache already. An empty prefix is a plain prompt.
+        """
+        c = context
+        self.operations["prefix_attention"](
+            *(out, query, c.key_cache, c.value_cache, c.block_tables, c.context_lens),
+            *(new.starts, scale, new.max_len, c.max_context_len),
+        )
 
     def write_kv(
         self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor
     ) -> None:
-        """See `ops.write_kv`."""
+        """Write new keys and values [num_tokens, num_kv_heads, head_size] into their blocks.
+
+        slots: int64 [num_tokens], block * block_size + offset; negative: the token is skipped.
+        Rows of key and value may be strided.
+        """
+        self.operations["write_kv"](key, value, key_cache, value_cache, slots)
 
     def copy_blocks(self, caches: list[Tensor], pairs: Tensor) -> None:
-        """See `ops.copy_blocks`."""
+        """Copy blocks within every cache, for copy-on-write (paper, section 4.4).
+
+        caches: tensors of one shape and type, blocks first. pairs: int64 [n, 2] in host memory,
+        (from, to), applied as if one after another.
+        """
+        self.operations["copy_blocks"](caches, pairs)
 
     def swap_out(
         self, caches: list[Tensor], host_pool: Tensor, staging: Tensor, pairs: Tensor
     ) -> None:
-        """See `ops.swap_out`."""
+        """Copy blocks of every cache to host memory (paper, section 4.5).
+
+        Args:
+            caches: tensors of one shape and type, blocks first.
+            host_pool: [num_host_blocks, elements of one block of all caches], pinned for CUDA;
+                written.
+            staging: [n, as host_pool] on the caches' device, scratch; with n = 0, every block of
+                every cache is a transfer of its own.
+            pairs: int64 [n, 2] in host memory, (device block, host block).
+
+        On CUDA the copy is only ordered on the current stream: synchronise before reading
+        host_pool.
+
+        """
+        self.operations["swap_out"](caches, host_pool, staging, pairs)
 
     def swap_in(
         self, caches: list[Tensor], host_pool: Tensor, staging: Tensor, pairs: Tensor
     ) -> None:
-        """See `ops.swap_in`."""
+        """Copy blocks back, the reverse of `swap_out`; pairs are (host block, device block)."""
+        self.operations["swap_in"](caches, host_pool, staging, pairs)

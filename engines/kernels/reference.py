@@ -1,6 +1,6 @@
 """Each operation in plain PyTorch: what the kernels must compute, and the fallback without them.
 
-Shapes and meanings are those of `engines.kernels.ops`. Attention computes in the wider of the
+Shapes and meanings are those of `interface.Kernels`. Attention computes in the wider of the
 query's type and float32, so float64 tensors give a float64 reference.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engines.kernels.interface import ContiguousContext, NewTokens, PagedContext
+from engines.kernels.interface import ContiguousContext, Kernels, NewTokens, PagedContext
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
@@ -36,22 +36,25 @@ def _gather(cache: Tensor, table: Tensor, length: int) -> Tensor:
     return blocks.transpose(0, 1).flatten(1, 2)[:, :length]
 
 
-class ReferenceKernels:
+class ReferenceKernels(Kernels):
     """The operations in plain PyTorch, for tensors on any device."""
 
     compiled = False
 
+    def __init__(self) -> None:
+        super().__init__({})
+
     def paged_attention(
         self, out: Tensor, query: Tensor, context: PagedContext, scale: float
     ) -> None:
-        """See `ops.paged_attention`."""
+        """See `Kernels.paged_attention`."""
         starts = torch.arange(len(context.context_lens) + 1, dtype=torch.int32)
         self.prefix_attention(out, query, context, NewTokens(starts, 1), scale)
 
     def contiguous_attention(
         self, out: Tensor, query: Tensor, context: ContiguousContext, scale: float
     ) -> None:
-        """See `ops.contiguous_attention`."""
+        """See `Kernels.contiguous_attention`."""
         ends = context.context_lens.tolist()
         offsets = context.start_offsets
         starts = [0] * len(ends) if offsets is None else offsets.tolist()
@@ -65,7 +68,7 @@ class ReferenceKernels:
     def prefix_attention(
         self, out: Tensor, query: Tensor, context: PagedContext, new: NewTokens, scale: float
     ) -> None:
-        """See `ops.prefix_attention`; here a query with an empty context yields zeros."""
+        """See `Kernels.prefix_attention`; here a query with an empty context yields zeros."""
         starts = new.starts.tolist()
         for i, length in enumerate(context.context_lens.tolist()):
             rows = slice(starts[i], starts[i + 1])
@@ -79,7 +82,7 @@ class ReferenceKernels:
     def write_kv(
         self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor
     ) -> None:
-        """See `ops.write_kv`."""
+        """See `Kernels.write_kv`."""
         kept = slots >= 0
         block_size = key_cache.shape[2]
         block, offset = slots[kept] // block_size, slots[kept] % block_size
@@ -87,7 +90,7 @@ class ReferenceKernels:
         value_cache[block, :, offset] = value[kept]
 
     def copy_blocks(self, caches: list[Tensor], pairs: Tensor) -> None:
-        """See `ops.copy_blocks`."""
+        """See `Kernels.copy_blocks`."""
         for source, target in pairs.tolist():
             for cache in caches:
                 cache[target] = cache[source]
@@ -95,14 +98,14 @@ class ReferenceKernels:
     def swap_out(
         self, caches: list[Tensor], host_pool: Tensor, staging: Tensor, pairs: Tensor
     ) -> None:
-        """See `ops.swap_out`."""
+        """See `Kernels.swap_out`."""
         for block, row in pairs.tolist():
             host_pool[row] = torch.cat([cache[block].flatten() for cache in caches]).cpu()
 
     def swap_in(
         self, caches: list[Tensor], host_pool: Tensor, staging: Tensor, pairs: Tensor
     ) -> None:
-        """See `ops.swap_in`."""
+        """See `Kernels.swap_in`."""
         for row, block in pairs.tolist():
             parts = host_pool[row].chunk(len(caches))
             for cache, part in zip(caches, parts, strict=True):

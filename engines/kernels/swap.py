@@ -7,7 +7,7 @@ from torch import Tensor
 
 from engines.core.config import GIB
 from engines.core.errors import UserError
-from engines.kernels import ops
+from engines.kernels.library import load_kernels
 
 STAGING_BYTES = 64 << 20  # large enough for full bus bandwidth, small beside a KV cache
 
@@ -26,6 +26,7 @@ class SwapSpace:
         row = first[0].numel() * len(caches)
         row_bytes = row * first.element_size()
         staging_blocks = STAGING_BYTES // row_bytes if staged and first.is_cuda else 0
+        self._kernels = load_kernels(first.device.type)
         self._caches = caches
         self._staging = torch.empty(staging_blocks, row, dtype=first.dtype, device=first.device)
         try:
@@ -42,8 +43,8 @@ class SwapSpace:
 
     def swap_out(self, pairs: Tensor) -> None:
         """Copy blocks out; pairs: int64 [n, 2] of (device block, host block)."""
-        ops.swap_out(self._caches, self.pool, self._staging, pairs)
+        self._kernels.swap_out(self._caches, self.pool, self._staging, pairs)
 
     def swap_in(self, pairs: Tensor) -> None:
         """Copy blocks back; pairs: int64 [n, 2] of (host block, device block)."""
-        ops.swap_in(self._caches, self.pool, self._staging, pairs)
+        self._kernels.swap_in(self._caches, self.pool, self._staging, pairs)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from engines.core.errors import UserError
-from engines.kernels import build, fatbinary
+from engines.kernels import build
 
 SOURCES = build.source_folder()
 NEEDS_TORCH = pytest.mark.skipif(build.find_torch() is None, reason="torch is not installed")
@@ -113,59 +113,63 @@ def test_an_installation_without_sources_checks_its_librarys_architecture_too(
 
     from engines.kernels import library
 
-    (tmp_path / "_cuda-0123456789ab.so").write_bytes(b"")
+    (tmp_path / "_cuda-0123456789ab-sm_80-sm_90.so").write_bytes(b"")
     monkeypatch.setattr(build, "library_folder", lambda: tmp_path)
     monkeypatch.setattr(build, "source_folder", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
-    monkeypatch.setattr(fatbinary, "list_images", lambda _: [fatbinary.Image(80, is_ptx=False)])
     assert not library.load_kernels.__wrapped__("cuda").compiled
-    assert "holds code for sm_80, but this device is sm_70" in caplog.text
+    assert "holds code for sm_80, sm_90, but this device is sm_70: run python -m" in caplog.text
 
 
-def test_code_runs_on_its_own_architecture_and_ptx_on_later_ones() -> None:
-    machine, ptx = fatbinary.Image(80, is_ptx=False), fatbinary.Image(90, is_ptx=True)
-    assert machine.runs_on(8, 0)
-    assert machine.runs_on(8, 9)
-    assert not machine.runs_on(9, 0)
-    assert ptx.runs_on(9, 0)
-    assert ptx.runs_on(12, 0)
-    assert not ptx.runs_on(8, 9)
-
-
-def test_a_library_for_another_architecture_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@NEEDS_TORCH
+@pytest.mark.parametrize(
+    ("held", "capability", "runs"),
+    [
+        ("sm_80", (8, 0), True),
+        ("sm_80", (8, 9), True),
+        ("sm_80", (9, 0), True),  # the newest's PTX
+        ("sm_80-sm_90", (12, 0), True),
+        ("sm_80-sm_100", (9, 0), False),
+        ("sm_86", (8, 0), False),
+        ("sm_90", (8, 9), False),
+    ],
+)
+def test_code_runs_on_its_own_architecture_and_ptx_on_later_ones(
+    monkeypatch: pytest.MonkeyPatch, held: str, capability: tuple[int, int], runs: bool
 ) -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed")
+    import torch
+
     from engines.kernels import library
 
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
-    monkeypatch.setattr(fatbinary, "list_images", lambda _: [fatbinary.Image(80, is_ptx=False)])
-    with pytest.raises(UserError, match="holds code for sm_80, but this device is sm_70"):
-        library.check_architecture(tmp_path / "_cuda.so")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    path = Path(f"_cuda-0123456789ab-{held}.so")
+    if runs:
+        library.check_architecture(path)
+    else:
+        with pytest.raises(UserError, match=r"run python -m .* --arch sm_\d+$"):
+            library.check_architecture(path)
 
 
 @NEEDS_TORCH
 def test_a_library_without_an_architecture_asked_for_is_built_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A compiler of the test's own writes what it was asked for; the file's name stays the same."""
+    """A compiler of the test's own writes what it was asked for."""
 
     def compile_it(command: list[str]) -> None:
         Path(command[command.index("-o") + 1]).write_text("\n".join(command))
 
-    def images(path: Path) -> list[fatbinary.Image]:
-        found = re.findall(r"code=sm_(\d+)", path.read_text())
-        return [fatbinary.Image(int(number), is_ptx=False) for number in found]
-
     monkeypatch.setattr(build, "find_compiler", lambda _device: "nvcc")
     monkeypatch.setattr(build, "_call", compile_it)
-    monkeypatch.setattr(fatbinary, "list_images", images)
     path = build.build("cuda", into=tmp_path)
     whole = path.read_text()
+    assert set(re.findall(r",code=(\w+)", whole)) == {"sm_80", "sm_90", "compute_90"}
+    assert build.architectures_in(path) == [80, 90]
     assert build.build("cuda", architectures=("sm_80",), into=tmp_path) == path
     assert path.read_text() == whole, "code for both is there already"
-    assert build.build("cuda", architectures=("sm_75",), into=tmp_path) == path
-    assert [str(image) for image in images(path)] == ["sm_75"]
+    other = build.build("cuda", architectures=("sm_75",), into=tmp_path)
+    assert list(tmp_path.iterdir()) == [other]
+    assert set(re.findall(r",code=(\w+)", other.read_text())) == {"sm_75", "compute_75"}
 
 
 @pytest.mark.slow
@@ -175,8 +179,7 @@ def test_the_cuda_library_compiles_for_both_architectures(tmp_path: Path) -> Non
     if build.find_compiler("cuda") is None:
         pytest.skip("no nvcc on PATH")
     path = build.build("cuda", into=tmp_path)
-    images = {str(image) for image in fatbinary.list_images(path)}
-    assert images == {"sm_80", "sm_90", "compute_90"}
+    assert build.architectures_in(path) == [80, 90]
     if (cuobjdump := shutil.which("cuobjdump")) is not None:
         command = [cuobjdump, "-lelf", str(path)]
         listing = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -15,7 +15,6 @@ from benchmarks.kernel_cases import Target
 from benchmarks.opcheck import failed_operations
 from engines.core.errors import UserError
 from engines.kernels.interface import ContiguousContext, NewTokens, PagedContext
-from engines.kernels.library import CompiledKernels
 from engines.kernels.swap import SwapSpace
 
 LENGTHS = (1, 15, 200, 97)
@@ -113,7 +112,6 @@ def test_swap_space_beyond_the_hosts_memory_is_one_line(cpu_target: Target) -> N
 def test_opcheck_passes(target_name: str, request: pytest.FixtureRequest) -> None:
     """Schemas say what is written, and tracing works."""
     target: Target = request.getfixturevalue(target_name)
-    assert isinstance(target.kernels, CompiledKernels)
     assert dict(failed_operations(target.kernels, target.device)) == {}
 
 
