@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-_LINE_EVERY_S = 5.0
+LINE_EVERY_S = 10.0
+_MOST_NAMED = 3  # running points in a line
 
 
 class Work(Protocol):
@@ -43,167 +44,112 @@ class Display:
     def note(self, line: str) -> None:
         """Something the user should know."""
 
-
-class Ledger:
-    """How much of the expected work is done; the time left follows from it."""
-
-    def __init__(self, weights: Mapping[Work, float]) -> None:
-        self._weights = dict(weights)
-        self._done: dict[Work, float] = {}
-        self.running: dict[Work, float] = {}
-        self.total_points = len(self._weights)
-        self._total = sum(self._weights.values())
-
-    @property
-    def points_done(self) -> int:
-        """Points that have ended."""
-        return len(self._done)
-
-    @property
-    def share(self) -> float:
-        """Work done over all work, 0 to 1."""
-        running = sum(self._weights[spec] * part for spec, part in self.running.items())
-        return (sum(self._done.values()) + running) / self._total if self._total else 1.0
-
-    def begin(self, spec: Work) -> None:
-        """Count a point among the running ones, from nothing."""
-        self.running[spec] = 0.0
-
-    def advance(self, spec: Work, fraction: float) -> None:
-        """Note the share of a running point."""
-        self.running[spec] = min(max(fraction, 0.0), 1.0)
-
-    def end(self, spec: Work) -> None:
-        """Count a point as done."""
-        self.running.pop(spec, None)
-        self._done[spec] = self._weights[spec]
-
-    def left_s(self, elapsed_s: float) -> float | None:
-        """Seconds left at the pace so far; None while nothing is known."""
-        share = self.share
-        return elapsed_s * (1 - share) / share if share > 0 else None
+    @contextmanager
+    def single(self, work: Work) -> Iterator[Callable[[float], None]]:
+        """Show one piece of work while inside; yields what takes the share that is done."""
+        with self.over({work: 1.0}):
+            self.begin(work)
+            yield lambda share: self.advance(work, share)
+            self.end(work)
 
 
-class Lines(Display):
-    """Plain lines for pipes and logs: one per finished point, and a summary now and then."""
+class Shown(Display):
+    """Progress on a console: live bars on a terminal; elsewhere a line every `LINE_EVERY_S`.
 
-    def __init__(self, stream: TextIO | None = None, *, every_s: float = _LINE_EVERY_S) -> None:
-        self._stream = stream or sys.stderr
-        self._every_s = every_s
-        self._ledger = Ledger({})
-        self._began = self._last = time.monotonic()
+    Notes and failures are printed at once. The time left follows from the pace so far.
+    """
+
+    def __init__(self, console: Console, *, get_time: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._get_time = console, get_time
+        self._live = console.is_terminal and not console.is_dumb_terminal
+        self._progress = _make_progress(console, get_time, live=self._live)
+        self._weights: Mapping[Work, float] = {}
+        self._tasks: dict[Work, TaskID] = {}  # of running points
+        self._ended: set[Work] = set()
+        self._last_line = 0.0
 
     @contextmanager
     def over(self, weights: Mapping[Work, float]) -> Iterator[None]:
-        """Start counting."""
-        self._ledger = Ledger(weights)
-        self._began = self._last = time.monotonic()
-        yield
-
-    def begin(self, spec: Work) -> None:
-        """Count the point as running."""
-        self._ledger.begin(spec)
-
-    def advance(self, spec: Work, fraction: float) -> None:
-        """Print a summary if the last line is a while ago."""
-        self._ledger.advance(spec, fraction)
-        if time.monotonic() - self._last >= self._every_s:
-            running = ", ".join(f"{s.slug} {f:.0%}" for s, f in self._ledger.running.items())
-            self._print(f"{self._tell()}; running: {running}")
-
-    def end(self, spec: Work, *, error: str = "") -> None:
-        """Print the point and where the whole stands."""
-        self._ledger.end(spec)
-        self._print(f"{self._tell()}: {spec.slug}{': FAILED: ' + error if error else ''}")
-
-    def note(self, line: str) -> None:
-        """Print the line."""
-        self._print(line)
-
-    def _tell(self) -> str:
-        elapsed_s = time.monotonic() - self._began
-        left_s = self._ledger.left_s(elapsed_s)
-        left = "" if left_s is None or self._ledger.share >= 1 else f", {clock(left_s)} left"
-        points = f"{self._ledger.points_done}/{self._ledger.total_points} points"
-        return f"[{points}, {clock(elapsed_s)}{left}]"
-
-    def _print(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
-        self._last = time.monotonic()
-
-
-class Bars(Display):
-    """Live bars on a terminal: the whole, and each running point."""
-
-    def __init__(self, console: Console | None = None) -> None:
-        self._progress = _make_progress(console)
-        self._ledger = Ledger({})
-        self._whole: TaskID | None = None
-        self._tasks: dict[Work, TaskID] = {}
-        self._began = time.monotonic()
-
-    @contextmanager
-    def over(self, weights: Mapping[Work, float]) -> Iterator[None]:
-        """Show the bars while inside."""
-        self._ledger = Ledger(weights)
-        self._began = time.monotonic()
-        with self._progress:
-            self._whole = self._progress.add_task("all points", total=1.0, left="")
-            self._refresh()
-            try:
+        """Show the progress while inside; a log gets a last line at the end."""
+        self._weights, self._ended, self._last_line = dict(weights), set(), self._get_time()
+        self._progress.add_task("", total=sum(weights.values()))
+        self._refresh()
+        try:
+            with self._progress:
                 yield
-            finally:
-                for task in self._tasks.values():
-                    self._progress.remove_task(task)
-                self._tasks.clear()
+        finally:
+            if self._ended and not self._live:
+                self.note(self._state())
+            for task in self._progress.task_ids:
+                self._progress.remove_task(task)
+            self._tasks.clear()
 
     def begin(self, spec: Work) -> None:
-        """Add a bar for the point."""
-        self._ledger.begin(spec)
-        if spec not in self._tasks:
-            self._tasks[spec] = self._progress.add_task(f"  {spec.slug}", total=1.0, left="")
+        """Count the point among the running ones, from nothing."""
+        if spec in self._tasks:
+            self._progress.remove_task(self._tasks[spec])
+        self._tasks[spec] = self._progress.add_task(spec.slug, total=self._weights[spec])
 
     def advance(self, spec: Work, fraction: float) -> None:
-        """Move the point's bar and the whole one."""
-        self._ledger.advance(spec, fraction)
-        self._progress.update(self._tasks[spec], completed=fraction)
+        """Note the share of the point."""
+        self._progress.update(self._tasks[spec], completed=fraction * self._weights[spec])
         self._refresh()
 
     def end(self, spec: Work, *, error: str = "") -> None:
-        """Take the point's bar away; a failure leaves a line."""
-        self._ledger.end(spec)
+        """Count the point as done; a failure leaves a line."""
         self._progress.remove_task(self._tasks.pop(spec))
+        self._ended.add(spec)
         if error:
             self.note(f"FAILED {spec.slug}: {error}")
         self._refresh()
 
     def note(self, line: str) -> None:
-        """Print the line above the bars."""
-        self._progress.console.print(line, markup=False, highlight=False)
+        """Print the line, above the bars where there are any."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=not self._live)
 
     def _refresh(self) -> None:
-        assert self._whole is not None, "bars are updated only inside over()"
-        left_s = self._ledger.left_s(time.monotonic() - self._began)
-        self._progress.update(
-            self._whole,
-            completed=self._ledger.share,
-            description=f"{self._ledger.points_done}/{self._ledger.total_points} points",
-            left="" if left_s is None else f"{clock(left_s)} left",
-        )
+        whole, *running = self._progress.tasks
+        done = sum(self._weights[spec] for spec in self._ended)
+        done += sum(task.completed for task in running)
+        points = f"{len(self._ended)}/{len(self._weights)} points"
+        self._progress.update(whole.id, completed=done, description=points)
+        if not self._live and self._get_time() - self._last_line >= LINE_EVERY_S:
+            self.note(self._state())
+            self._last_line = self._get_time()
+
+    def _state(self) -> str:
+        """Where the whole stands, in a line."""
+        whole, *running = self._progress.tasks
+        left = f", {clock(whole.time_remaining)} left" if whole.time_remaining else ""
+        line = f"[{whole.description}, {whole.percentage:.0f}%, {clock(whole.elapsed or 0)}{left}]"
+        if not running:
+            return line
+        named = [f"{task.description} {task.percentage:.0f}%" for task in running[:_MOST_NAMED]]
+        more = f" and {len(running) - len(named)} more" if len(running) > len(named) else ""
+        return f"{line} running: {', '.join(named)}{more}"
 
 
-def _make_progress(console: Console | None) -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+def _make_progress(console: Console, get_time: Callable[[], float], *, live: bool) -> Progress:
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}", markup=False),
-        console=console or Console(stderr=True),
+        TimeRemainingColumn(),
+        console=console,
         transient=True,
+        disable=not live,
+        get_time=get_time,
+        speed_estimate_period=3600.0,
     )
 
 
@@ -221,4 +167,6 @@ def choose(*, quiet: bool = False) -> Display:
     """The display that fits where standard error goes."""
     if quiet:
         return Display()
-    return Bars() if sys.stderr.isatty() else Lines()
+    from rich.console import Console
+
+    return Shown(Console(stderr=True, force_terminal=sys.stderr.isatty()))

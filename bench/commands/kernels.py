@@ -115,12 +115,8 @@ def measure_shown(setup: Setup, shapes: Shapes, *, quiet: bool) -> dict[str, Any
     """Measure and show the progress on standard error; raises UserError."""
     from bench.devices.kernels import measure
 
-    display, work = choose(quiet=quiet), Timings(f"kernels on {setup.device}")
-    with display.over({work: 1.0}):
-        display.begin(work)
-        found = measure(setup, shapes, tell=lambda share: display.advance(work, share))
-        display.end(work)
-    return found
+    with choose(quiet=quiet).single(Timings(f"kernels on {setup.device}")) as advance:
+        return measure(setup, shapes, tell=advance)
 
 
 def _shapes(only: str | None, options: Mapping[str, Any]) -> Shapes:

@@ -86,11 +86,8 @@ def serve(
     if out is not None:
         check_writable(out)
     started = datetime.now(UTC)
-    display = choose(quiet=quiet)
-    with display.over({spec: 1.0}):
-        display.begin(spec)
-        outcome = run_point(spec, on_progress=lambda share: display.advance(spec, share), ray=ray)
-        display.end(spec)
+    with choose(quiet=quiet).single(spec) as advance:
+        outcome = run_point(spec, on_progress=advance, ray=ray)
     if out is not None:
         _write(out, spec, outcome, started=started)
     return outcome
