@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.point.platform import RealPlatform, engine_config, load_platform
+from bench.point.platform import (
+    Progress,
+    RealPlatform,
+    engine_config,
+    load_platform,
+    needs_ranks,
+    run_on_ranks,
+)
 from bench.point.spec import PointSpec
 from engines.core.engine import Engine
 from engines.core.errors import UserError, unknown_name
@@ -63,11 +70,16 @@ def generate(spec: PointSpec, job: Job, *, ray: str = "local") -> list[SequenceG
     A model in slices runs on the cluster `ray`. Raises UserError with the line for a request that
     the engine cannot serve, and LostWorkerError if a process dies that holds a slice.
     """
-    with closing(load_platform(spec, ray=ray)) as platform:
+    if needs_ranks(spec, ray=ray):
+        return run_on_ranks(_generate_on, spec, job, ray=ray)
+    with closing(load_platform(spec)) as platform:
         return _generate_on(platform, spec, job)
 
 
-def _generate_on(platform: RealPlatform, spec: PointSpec, job: Job) -> list[SequenceGroup]:
+def _generate_on(
+    platform: RealPlatform, spec: PointSpec, job: Job, *, on_progress: Progress | None = None
+) -> list[SequenceGroup]:
+    del on_progress
     _check_vocabulary(job, platform)
     widest = max((r.sampling for r in job.requests), key=lambda sampling: sampling.n)
     config = engine_config(spec, platform, widest)

@@ -5,14 +5,16 @@ Both answer the same questions, so that serving a workload cannot tell which it 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from bench.point.ft_library import has_library, load_library
 from bench.point.spec import PointSpec
-from engines.core.clock import Clock, VirtualClock, WallClock
+from engines.core.clock import Clock, VirtualClock
 from engines.core.config import (
     GIB,
     MOST_KV_SLOTS,
@@ -34,9 +36,11 @@ from engines.sim.slots import default_slots, paper_server
 
 if TYPE_CHECKING:
     from engines.execution.setup import LoadedModel
-    from engines.execution.tensor_parallel import ParallelExecutor, ParallelModel
     from engines.execution.torch_executor import TorchExecutor
+    from engines.models.interfaces import Communicator
 
+T = TypeVar("T")
+Progress = Callable[[float], None]
 ORCA_MAX_SEQS = 256
 ASTRA_MAX_SEQS = 2048
 # The original decodes these greedily, and draws the tokens of all others at random.
@@ -147,9 +151,9 @@ class SimPlatform:
 
 @dataclass(frozen=True)
 class RealPlatform:
-    """A model in the memory of this machine's CPU or GPU, or in slices on several."""
+    """A model in the memory of this machine's CPU or GPU, or a rank's slice of it."""
 
-    loaded: LoadedModel | ParallelModel
+    loaded: LoadedModel
     spec: PointSpec
 
     @property
@@ -176,17 +180,15 @@ class RealPlatform:
         """As asked for on each device, but at most half of the host's free memory."""
         return self.loaded.swap_bytes(int(self.spec.swap_space_gib * GIB))
 
-    def executor(
-        self, config: EngineConfig, *, logprobs: bool = False
-    ) -> TorchExecutor | ParallelExecutor:
+    def executor(self, config: EngineConfig, *, logprobs: bool = False) -> TorchExecutor:
         """See `Platform.executor`; `logprobs` adds up the probabilities of chosen tokens."""
         from engines.execution.torch_executor import Options
 
         return self.loaded.executor(config, options=Options(seed=self.spec.seed, logprobs=logprobs))
 
     def clock(self) -> Clock:
-        """The wall's."""
-        return WallClock()
+        """The wall's; rank 0's on all ranks."""
+        return self.loaded.clock()
 
     def host_us_per_step(self, executor: Executor, *, wall_s: float, steps: int) -> float:
         """Time in the executor outside the model's forward passes."""
@@ -202,30 +204,88 @@ class RealPlatform:
         }
 
     def close(self) -> None:
-        """End the processes of a model in slices."""
-        self.loaded.close()
+        """Nothing was started."""
 
 
-def find_platform(spec: PointSpec, *, ray: str = "local") -> Platform:
+def find_platform(spec: PointSpec) -> Platform:
     """Find the device of a point, with its model ready; see `load_platform`."""
     if spec.backend == "sim":
-        _check_ray(spec, ray)
         return _simulated(spec)
     if has_library(spec):
         return load_library(spec)
-    return load_platform(spec, ray=ray)
+    return load_platform(spec)
 
 
-def load_platform(spec: PointSpec, *, ray: str = "local") -> RealPlatform:
-    """Load the point's model onto this machine's CPU or GPU, or onto ranks of the cluster `ray`.
+def load_platform(spec: PointSpec, communicator: Communicator | None = None) -> RealPlatform:
+    """Load the point's model, or a rank's slice, onto this machine's CPU or GPU.
 
     To be closed after use. Raises UserError.
     """
     if spec.backend not in ("cpu", "cuda"):
         raise UserError(f"backend '{spec.backend}' runs no model: use --backend cpu or cuda")
-    _check_ray(spec, ray)
+    with _torch_needed(spec):
+        from engines.execution.setup import load
+
+        loaded = load(
+            spec.model,
+            device=spec.backend,
+            dtype=spec.dtype,
+            seed=spec.seed,
+            communicator=communicator,
+        )
+    return RealPlatform(loaded, spec)
+
+
+def needs_ranks(spec: PointSpec, *, ray: str) -> bool:
+    """Whether the point's model runs in slices; raises UserError for a cluster nobody would use."""
+    if spec.backend != "sim" and (spec.tensor_parallel or 1) > 1 and not has_library(spec):
+        return True
+    if ray != "local":
+        raise UserError(
+            f"--ray {ray} counts only for a model in slices: give --tensor-parallel 2 or more with "
+            "--backend cpu or cuda"
+        )
+    return False
+
+
+def run_on_ranks(
+    work: Callable[..., T],
+    spec: PointSpec,
+    *args: Any,
+    ray: str,
+    on_progress: Progress | None = None,
+) -> T:
+    """Call `work(platform, spec, *args, on_progress=...)` on each rank of the Ray cluster `ray`.
+
+    Returns rank 0's result. Raises UserError, where possible before any rank is started.
+    """
+    degree = spec.tensor_parallel or 1
+    with _torch_needed(spec):
+        from engines.execution.ranks import start_ranks
+        from engines.execution.setup import choose_dtype
+        from engines.models.load import describe_model, require_divisible
+
+    choose_dtype(spec.backend, spec.dtype)
+    require_divisible(describe_model(spec.model)[0], degree)
+    with start_ranks(degree, spec.backend, ray) as ranks:
+        result: T = ranks.run(_work_on_rank, work, spec, args, on_progress=on_progress)
+    return result
+
+
+def _work_on_rank(
+    communicator: Communicator,
+    on_progress: Progress,
+    work: Callable[..., T],
+    spec: PointSpec,
+    args: tuple[Any, ...],
+) -> T:
+    return work(load_platform(spec, communicator), spec, *args, on_progress=on_progress)
+
+
+@contextmanager
+def _torch_needed(spec: PointSpec) -> Iterator[None]:
     try:
-        return RealPlatform(_load(spec, spec.tensor_parallel or 1, ray), spec)
+        yield
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -233,27 +293,6 @@ def load_platform(spec: PointSpec, *, ray: str = "local") -> RealPlatform:
             f"backend '{spec.backend}' needs PyTorch, which is not installed: install it "
             f"(make install BACKEND={spec.backend}), or use --backend sim"
         ) from None
-
-
-def _check_ray(spec: PointSpec, ray: str) -> None:
-    """Raise UserError where a cluster was named that nothing would use."""
-    if ray != "local" and (spec.backend == "sim" or (spec.tensor_parallel or 1) == 1):
-        raise UserError(
-            f"--ray {ray} counts only for a model in slices: give --tensor-parallel 2 or more with "
-            "--backend cpu or cuda"
-        )
-
-
-def _load(spec: PointSpec, degree: int, ray: str) -> LoadedModel | ParallelModel:
-    if degree == 1:
-        from engines.execution.setup import load
-
-        return load(spec.model, device=spec.backend, dtype=spec.dtype, seed=spec.seed)
-    from engines.execution.ray_ranks import RankPlan
-    from engines.execution.tensor_parallel import start_and_load
-
-    plan = RankPlan(degree, spec.backend, ray)
-    return start_and_load(spec.model, plan, dtype=spec.dtype, seed=spec.seed)
 
 
 def engine_config(spec: PointSpec, platform: Platform, sampling: SamplingParams) -> EngineConfig:

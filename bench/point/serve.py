@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.point.metrics import summarize
-from bench.point.platform import Platform, SimPlatform, engine_config, find_platform
+from bench.point.platform import (
+    Platform,
+    SimPlatform,
+    engine_config,
+    find_platform,
+    needs_ranks,
+    run_on_ranks,
+)
 from bench.point.replicas import Fleet
 from bench.point.spec import DEFAULT_ROUTER, PointSpec
 from bench.workloads.build import Workload, build_workload
@@ -85,8 +92,10 @@ def run_point(
     slices runs on the cluster `ray`. Raises UserError for input that cannot be served, and
     LostWorkerError if a process dies that holds a slice.
     """
-    with closing(find_platform(spec, ray=ray)) as platform:
-        return _serve_on(platform, spec, on_progress)
+    if needs_ranks(spec, ray=ray):
+        return run_on_ranks(_serve_on, spec, ray=ray, on_progress=on_progress)
+    with closing(find_platform(spec)) as platform:
+        return _serve_on(platform, spec, on_progress=on_progress)
 
 
 def check_simulated(spec: PointSpec) -> None:
@@ -94,7 +103,7 @@ def check_simulated(spec: PointSpec) -> None:
     _build(resolve(spec))
 
 
-def _serve_on(platform: Platform, spec: PointSpec, on_progress: Progress | None) -> Outcome:
+def _serve_on(platform: Platform, spec: PointSpec, *, on_progress: Progress | None) -> Outcome:
     setting = settle(spec, platform)
     workload = _build(setting)
     engines = create_engines(setting)

@@ -57,7 +57,6 @@ class Batch:
         "num_decodes",
         "num_groups",
         "num_seqs",
-        "num_stoppable",
         "prompts",
         "step",
         "swap_in",
@@ -71,7 +70,6 @@ class Batch:
         self.context_tokens = 0  # sum of their context lengths
         self.num_decodes = 0  # sequences that decode in this step
         self.decode_context_tokens = 0  # sum of theirs, the new token included
-        self.num_stoppable = 0  # sequences that a token may end early
         self.beam_groups: dict[int, SequenceGroup] = {}  # by request id
         self.prompts: list[Prompt] = []
         self.joined: list[Sequence] = []
@@ -81,11 +79,6 @@ class Batch:
         self.copies: list[Copy] = []
         self.swap_in: list[Swap] = []
         self.swap_out: list[Swap] = []
-
-    @property
-    def decides(self) -> bool:
-        """Whether the step's tokens may change who runs: a beam may fork, a sequence may stop."""
-        return bool(self.beam_groups or self.num_stoppable)
 
     def begin(self, step: int) -> None:
         """Start a step: every running sequence is about to hold one more token."""
@@ -105,11 +98,8 @@ class Batch:
         self.num_seqs += len(group.running)
         self.context_tokens += len(group.running) * context_len
         self.joined.extend(group.running)
-        sampling = group.request.sampling
-        if sampling.beam:
+        if group.request.sampling.beam:
             self.beam_groups[group.request.request_id] = group
-        if not sampling.ignore_eos:
-            self.num_stoppable += len(group.running)
 
     def leave(self, group: SequenceGroup, sequences: list[Sequence]) -> None:
         """Remove some or all of a group's running sequences.
@@ -123,8 +113,6 @@ class Batch:
         if self.forked:
             self.forked = [s for s in self.forked if s not in sequences]
         self.beam_groups.pop(group.request.request_id, None)
-        if not group.request.sampling.ignore_eos:
-            self.num_stoppable -= len(sequences)
 
     def clear_changes(self) -> None:
         """Forget the changes that the executor has applied."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 from engines.core.batch import Batch
-from engines.core.kv import KVManager
 from engines.core.request import Sequence, SequenceGroup
 
 
@@ -36,18 +35,3 @@ class Executor(Protocol):
 
     def execute(self, batch: Batch) -> StepResult:
         """Apply the batch's changes, compute its prompts and decodes, choose tokens."""
-
-
-@runtime_checkable
-class RemoteExecutor(Executor, Protocol):
-    """An executor whose steps run elsewhere, on copies of the batch.
-
-    `execute` starts a step, waits for the one before and returns an empty result with the new one
-    under way, so that the next can be scheduled meanwhile.
-    """
-
-    def follow(self, kv: KVManager) -> None:
-        """Note all that the manager is asked to do; called once, before the first step."""
-
-    def finish(self) -> StepResult:
-        """Wait for the step under way and return its result."""

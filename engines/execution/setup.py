@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from engines.core.clock import Clock, WallClock
 from engines.core.config import GIB, EngineConfig, ModelSpec, System
 from engines.core.errors import UserError, unknown_name
+from engines.execution.collectives import RankClock
 from engines.execution.device import device_name
 from engines.execution.kv_cache import ORCA_BLOCK, CacheShape, create_cache
 from engines.execution.torch_executor import Options, TorchExecutor
@@ -29,15 +31,14 @@ DEFAULT_DTYPES = {"cpu": "float32", "cuda": "float16"}
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in the memory of one device (or a rank's slice), with the kernels that serve it.
+    """A model in the memory of one device, or the slices of one on several, with their kernels.
 
-    `sharers` is how many ranks live off the same host memory, this one included.
+    What several ranks are asked, all must be asked: they answer alike.
     """
 
     model: Model
     kernels: Kernels
     communicator: Communicator = field(default_factory=SingleProcess)
-    sharers: int = 1
 
     @property
     def spec(self) -> ModelSpec:
@@ -46,8 +47,10 @@ class LoadedModel:
 
     @property
     def device_name(self) -> str:
-        """The device as results name it."""
-        return device_name(self.model.device)
+        """The devices as results name them."""
+        names = self.communicator.gather_values(device_name(self.model.device))
+        several = f"{len(names)}x " if len(names) > 1 else ""
+        return several + " / ".join(sorted(set(names)))
 
     @property
     def dtype_name(self) -> str:
@@ -56,8 +59,8 @@ class LoadedModel:
 
     @property
     def compiled_kernels(self) -> bool:
-        """Whether its kernels are compiled ones."""
-        return self.kernels.compiled
+        """Whether its kernels are compiled ones, on all ranks."""
+        return all(self.communicator.gather_values(self.kernels.compiled))
 
     @property
     def shape(self) -> CacheShape:
@@ -72,7 +75,7 @@ class LoadedModel:
         )
 
     def default_slots(self, *, gpu_memory_bytes: int | None, max_batched_tokens: int) -> int:
-        """KV slots in tokens that the device has memory for.
+        """KV slots in tokens that every device has memory for.
 
         By the original's rule: 95 % of the memory, less a workspace, the activations of the largest
         batch and whatever is in use. `gpu_memory_bytes` stands in for a smaller device, on which
@@ -82,8 +85,9 @@ class LoadedModel:
         """
         degree = self.communicator.size
         activations = activation_bytes(self.spec, degree, max_batched_tokens)
-        budget = _cache_budget(self.model, activations, gpu_memory_bytes, sharers=self.sharers)
-        slots = budget // self.shape.slot_bytes
+        sharers = self.communicator.local_size
+        budget = _cache_budget(self.model, activations, gpu_memory_bytes, sharers=sharers)
+        slots = min(self.communicator.gather_values(budget // self.shape.slot_bytes))
         if slots < 1:
             raise UserError(
                 f"{self.spec.name} leaves no memory for a KV cache beside "
@@ -94,12 +98,21 @@ class LoadedModel:
         return slots
 
     def swap_bytes(self, asked: int) -> int:
-        """Host memory for swapped blocks: as asked for, but at most half of what is free."""
-        free = free_memory_bytes(torch.device("cpu"))
-        return asked if free is None else min(asked, free // 2 // self.sharers)
+        """Host memory for swapped blocks of all ranks.
 
-    def close(self) -> None:
-        """Nothing to end: the memory is this process's."""
+        As asked for on each, but at most half of what is free.
+        """
+        free = free_memory_bytes(torch.device("cpu"))
+        if free is not None:
+            asked = min(asked, free // 2 // self.communicator.local_size)
+        slots = min(self.communicator.gather_values(asked // self.shape.slot_bytes))
+        return asked if self.communicator.size == 1 else slots * self.spec.kv_bytes_per_token
+
+    def clock(self) -> Clock:
+        """A clock that starts now; the same on all ranks."""
+        if self.communicator.size == 1:
+            return WallClock()
+        return RankClock(self.communicator, self.model.device)
 
     def executor(self, config: EngineConfig, *, options: Options | None = None) -> TorchExecutor:
         """Allocate the cache of a system for an executor; raises UserError if it is too large."""
@@ -128,7 +141,6 @@ def load(
     dtype: str | None = None,
     seed: int = 0,
     communicator: Communicator | None = None,
-    sharers: int = 1,
 ) -> LoadedModel:
     """Load a model, or this rank's slice, onto "cpu" or "cuda".
 
@@ -142,7 +154,7 @@ def load(
         communicator=communicator,
         seed=seed,
     )
-    return LoadedModel(model, choose_kernels(model), communicator, sharers)
+    return LoadedModel(model, choose_kernels(model), communicator)
 
 
 def choose_dtype(device: str, name: str | None) -> torch.dtype:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from engines.core.config import ModelSpec
 from engines.models.spec import ArchConfig
+
+_T = TypeVar("_T")
 
 
 class AttentionBackend(Protocol):
@@ -41,6 +43,11 @@ class Communicator(Protocol):
         """Number of ranks: the degree of tensor parallelism."""
         ...
 
+    @property
+    def local_size(self) -> int:
+        """How many of them share this rank's host, this one included."""
+        ...
+
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Return the sum over ranks, the caller's to overwrite; may be `tensor` itself."""
         ...
@@ -53,6 +60,10 @@ class Communicator(Protocol):
         """Return rank 0's tensor; may be `tensor` itself, overwritten."""
         ...
 
+    def gather_values(self, value: _T) -> list[_T]:
+        """Return the ranks' values, small ones of any type; not for a step's own work."""
+        ...
+
 
 @dataclass(frozen=True)
 class SingleProcess:
@@ -60,6 +71,7 @@ class SingleProcess:
 
     rank: int = 0
     size: int = 1
+    local_size: int = 1
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Return `tensor`."""
@@ -72,6 +84,10 @@ class SingleProcess:
     def agree(self, tensor: Tensor) -> Tensor:
         """Return `tensor`."""
         return tensor
+
+    def gather_values(self, value: _T) -> list[_T]:
+        """Return [value]."""
+        return [value]
 
 
 class Model(ABC):

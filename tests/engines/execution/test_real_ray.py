@@ -39,9 +39,9 @@ if importlib.util.find_spec("ray") is None:
     pytest.skip("tests of tensor parallelism left out: ray needed", allow_module_level=True)
 
 from engines.core.errors import UserError
+from engines.execution.ranks import Ranks
 from engines.execution.ray_address import require_cluster
 from engines.execution.ray_head import RayHead
-from engines.execution.tensor_parallel import ParallelExecutor
 
 PROMPT = [5, 17, 3, 88]
 
@@ -140,15 +140,15 @@ def run_and_lose_a_rank_once(spec: PointSpec, *, on_progress: Progress | None = 
     setting = json.loads(Path(spec.trace).with_suffix(".json").read_text(encoding="utf-8"))
     os.environ.update(setting["environment"])
     died = Path(spec.trace).with_suffix(".died")
-    execute = ParallelExecutor.execute
+    run = Ranks.run
 
-    def kill_once(self, batch):
-        if batch.step == 6 and not died.exists():
+    def kill_once(self, *args, **named):
+        if not died.exists():
             died.touch()
-            os.kill(self._ranks.pids[1], signal.SIGKILL)
-        return execute(self, batch)
+            os.kill(self.places[1].pid, signal.SIGKILL)
+        return run(self, *args, **named)
 
-    ParallelExecutor.execute = kill_once
+    Ranks.run = kill_once
     return run_point(spec, on_progress=on_progress, ray=setting["address"])
 
 
@@ -174,20 +174,20 @@ def test_a_point_that_loses_a_rank_is_run_again(tmp_path: Path, head: RayHead) -
     assert store.state(spec) is State.COMPLETE
 
 
-def has_steps(root: int) -> bool:
-    return any("Rank.step" in command for command in descendants(root).values())
+def is_serving(root: int) -> bool:
+    return any("Rank.run" in command for command in descendants(root).values())
 
 
 @contextmanager
 def serving(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A command that serves a long trace on two ranks, with steps under way."""
+    """A command that serves a long trace on two ranks, which are at work."""
     trace = folder / "trace.csv"
     trace.write_text("arrival_s,input_len,output_len\n" + "0,4,50\n" * 5000, encoding="utf-8")
     words = ["run", "--system", "astra", "--backend", "cpu", "--kv-slots", "512", "--quiet"]
     words += ["--trace", str(trace), "--warmup", "0", "--tensor-parallel", "2"]
     words += ["--model", str(checkpoint("opt").directory)]
     with started([sys.executable, "-m", "bench.cli", *words]) as process:
-        wait_until(lambda: process.poll() is not None or has_steps(process.pid), "a step")
+        wait_until(lambda: process.poll() is not None or is_serving(process.pid), "ranks to serve")
         yield process
 
 

@@ -3,42 +3,41 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import random
-import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
+import real_serving
 import torch
 from processes import DEADLINE_S, TRIED_TWICE, alive
 from real_serving import (
     VOCAB,
     all_expected,
     checkpoint,
-    engine_over,
     engine_over_model,
     request,
     serve,
-    tokens,
 )
 
-from benchmarks import step_overlap
 from engines.core.config import EngineConfig, Preemption, System
 from engines.core.errors import LostWorkerError, UserError
-from engines.core.request import Request, SamplingParams
+from engines.core.request import Request, SamplingParams, SequenceGroup
 
 if importlib.util.find_spec("ray") is None:
     pytest.skip("tests of tensor parallelism left out: ray needed", allow_module_level=True)
 
 from engines.execution import ray_cluster, ray_head
 from engines.execution.collectives import LOOPBACK, open_store, reach_store
+from engines.execution.ranks import Ranks, start_ranks
 from engines.execution.ray_address import LOCAL
 from engines.execution.ray_cluster import Cluster, join_or_connect
-from engines.execution.ray_ranks import RankPlan, RayRanks
-from engines.execution.tensor_parallel import ParallelModel, load_onto
+from engines.execution.setup import LoadedModel
 
 PREFIX = (11, 3, 52, 7, 90, 41, 8, 8, 23, 60, 77, 5, 19, 34, 2, 66, 71, 13)
 PROMPTS = [tuple(random.Random(i).choices(range(VOCAB), k=3 + 4 * i)) for i in range(3)]
@@ -56,39 +55,65 @@ KINDS = ("opt-wide", "llama-wide")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A cluster of this machine's own, with room for four ranks.
+    """A cluster of this machine's own, with room for two ranks and four.
 
     Ray reads once in a process whether clusters have tokens, and those of other tests have none.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         ray_head._access.cache_clear()
-        cluster = join_or_connect(LOCAL, degree=4)
+        cluster = join_or_connect(LOCAL, degree=6)
+        from ray import cloudpickle
+
+        for module in (sys.modules[__name__], real_serving):  # ranks cannot import them
+            cloudpickle.register_pickle_by_value(module)
         yield cluster
         cluster.close()
     ray_head._access.cache_clear()
 
 
 @pytest.fixture(scope="module")
-def ranks(cluster: Cluster) -> Iterator[Callable[[int], RayRanks]]:
-    """Ranks by degree, which serve one test after another."""
-    started: dict[int, RayRanks] = {}
-
-    def of(degree: int) -> RayRanks:
-        if degree not in started or not started[degree].is_open:
-            for other in started.values():
-                other.close()
-            started.clear()
-            started[degree] = RayRanks.start(RankPlan(degree, "cpu"))
-        return started[degree]
-
-    yield of
-    for each in started.values():
-        each.close()
+def two(cluster: Cluster) -> Iterator[Ranks]:
+    """Two ranks, which serve one test after another."""
+    with start_ranks(2, "cpu") as ranks:
+        yield ranks
 
 
-def sliced(ranks: Callable[[int], RayRanks], kind: str, degree: int) -> ParallelModel:
-    return load_onto(ranks(degree), str(checkpoint(kind).directory))
+def on_ranks(ranks: Ranks, kind: str, work: Callable[..., Any], *args: Any) -> Any:
+    """Rank 0's result of `work(loaded, *args)`, called on each rank with its slice."""
+
+    def load_and_work(
+        communicator: Any, on_progress: object, directory: str, *args: Any
+    ) -> tuple[Any, bool]:
+        from engines.execution.setup import load
+
+        result = work(load(directory, device="cpu", communicator=communicator), *args)
+        results = communicator.gather_values(result)
+        return result, all(r == result for r in results)
+
+    result, alike = ranks.run(load_and_work, str(checkpoint(kind).directory), *args)
+    assert alike, "ranks differ"
+    return result
+
+
+Served = dict[int, list[tuple[list[int], float]]]
+
+
+def serve_all(
+    loaded: LoadedModel, config: EngineConfig, requests: list[Request], seed: int = 0
+) -> tuple[Served, int]:
+    """Every output's tokens and log-probability, and how often requests were preempted."""
+    engine = engine_over_model(loaded, config, seed=seed)
+    groups: dict[int, SequenceGroup] = serve(engine, requests)
+    served = {
+        i: [(s.output_token_ids, s.cumulative_logprob) for s in group.sequences]
+        for i, group in groups.items()
+    }
+    return served, engine.scheduler.num_preemptions
+
+
+def tokens_of(served: Served) -> dict[int, list[list[int]]]:
+    return {i: [tokens for tokens, _ in outputs] for i, outputs in served.items()}
 
 
 def workload(name: str) -> list[Request]:
@@ -123,27 +148,38 @@ def test_no_expected_token_hangs_by_a_hair(kind: str) -> None:
     assert smallest > 1e-3  # degrees 2 and 4 move such logits by 2e-5 at most
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("degree", [1, 4, 2])  # the tests below go on with two ranks
-def test_tokens_do_not_depend_on_the_degree(
-    ranks: Callable[[int], RayRanks], kind: str, degree: int
-) -> None:
-    loaded = checkpoint(kind).loaded if degree == 1 else sliced(ranks, kind, degree)
+def check_systems(kind: str, serve_one: Callable[..., tuple[Served, int]]) -> None:
+    """All systems' tokens are those of transformers, preempted or not."""
     for name, config in SYSTEMS.items():
         requests = workload(name)
-        engine = engine_over_model(loaded, config)
-        assert tokens(serve(engine, requests)) == dict(all_expected(kind, requests)), name
+        served, num_preemptions = serve_one(config, requests)
+        assert tokens_of(served) == dict(all_expected(kind, requests)), name
         if name in ("astra-recompute", "astra-swap"):
-            assert engine.scheduler.num_preemptions > 0
+            assert num_preemptions > 0
 
 
 @pytest.mark.slow
-def test_sampled_and_stopped_tokens_are_those_of_one_device(
-    ranks: Callable[[int], RayRanks],
-) -> None:
-    """Draws, early ends and summed log-probabilities are rank 0's on every rank."""
-    pair = checkpoint("opt-wide")
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_of_one_device_are_transformers(kind: str) -> None:
+    check_systems(kind, partial(serve_all, checkpoint(kind).loaded))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_of_two_ranks_are_transformers(two: Ranks, kind: str) -> None:
+    check_systems(kind, partial(on_ranks, two, kind, serve_all))
+
+
+@pytest.mark.slow
+def test_tokens_of_four_ranks_are_transformers(cluster: Cluster) -> None:
+    with start_ranks(4, "cpu") as ranks:
+        for kind in KINDS:
+            check_systems(kind, partial(on_ranks, ranks, kind, serve_all))
+
+
+@pytest.mark.slow
+def test_sampled_and_stopped_tokens_are_those_of_one_device(two: Ranks) -> None:
+    """Draws, early ends and beams are rank 0's on every rank."""
     params = [
         SamplingParams(n=3, temperature=1.5, top_p=0.9),
         SamplingParams(temperature=2.0, ignore_eos=False),
@@ -154,34 +190,14 @@ def test_sampled_and_stopped_tokens_are_those_of_one_device(
         request(i, PROMPTS[i % 3], 20, sampling=params[i % 4], arrival=i // 2) for i in range(12)
     ]
     for config in (replace(PAGED, num_slots=256), SYSTEMS["ft"]):
-        alone = serve(engine_over(pair, config, seed=3), requests)
-        shared = serve(engine_over_model(sliced(ranks, "opt-wide", 2), config, seed=3), requests)
-        assert tokens(shared) == tokens(alone)
-        for i, group in alone.items():
-            for one, other in zip(group.sequences, shared[i].sequences, strict=True):
-                assert other.cumulative_logprob == pytest.approx(one.cumulative_logprob, abs=1e-3)
-        lengths = {len(output) for outputs in tokens(alone).values() for output in outputs}
+        alone, _ = serve_all(checkpoint("opt-wide").loaded, config, requests, 3)
+        shared, _ = on_ranks(two, "opt-wide", serve_all, config, requests, 3)
+        assert tokens_of(shared) == tokens_of(alone)
+        for i, outputs in alone.items():
+            for (_, one), (_, other) in zip(outputs, shared[i], strict=True):
+                assert other == pytest.approx(one, abs=1e-3)
+        lengths = {len(output) for outputs in tokens_of(alone).values() for output in outputs}
         assert len(lengths) > 1
-
-
-@pytest.mark.slow
-def test_steps_overlap_with_scheduling_where_no_token_decides(
-    ranks: Callable[[int], RayRanks],
-) -> None:
-    model = sliced(ranks, "llama-wide", 2)
-    plain = [request(i, PROMPTS[i % 3], 30) for i in range(8)]
-    overlapped = step_overlap.serve(model, plain, overlap=True)
-    in_turn = step_overlap.serve(model, plain, overlap=False)
-    assert (
-        overlapped.tokens
-        == in_turn.tokens
-        == list(dict(all_expected("llama-wide", plain)).values())
-    )
-    assert overlapped.timing.steps == in_turn.timing.steps == 30
-    assert overlapped.timing.hidden_s == overlapped.timing.driver_s > 0
-    assert in_turn.timing.hidden_s == 0 < in_turn.timing.driver_s
-    beams = [r._replace(sampling=BEAMS) for r in plain]
-    assert step_overlap.serve(model, beams, overlap=True).timing.hidden_s == 0
 
 
 def test_nobody_can_take_the_port_at_which_ranks_will_meet() -> None:
@@ -193,32 +209,72 @@ def test_nobody_can_take_the_port_at_which_ranks_will_meet() -> None:
 
 
 @pytest.mark.slow
-def test_slots_are_what_every_rank_has_room_for(ranks: Callable[[int], RayRanks]) -> None:
-    pair, model = checkpoint("llama-wide"), sliced(ranks, "llama-wide", 2)
-    sizes = {"gpu_memory_bytes": 2 << 30, "max_batched_tokens": 512}
-    slots = model.default_slots(**sizes)
-    assert slots == min(model._ranks.ask("default_slots", 2 << 30, 512))
+def test_ranks_share_one_clock(two: Ranks) -> None:
+    """Its readings are rank 0's, whatever the others' own clocks say."""
+
+    def read_clock(loaded: LoadedModel) -> list[float]:
+        import time
+
+        rank = loaded.communicator.rank
+        time.sleep(0.2 * rank)
+        clock = loaded.clock()
+        readings = [clock.now]
+        for wait_s in (0.1, 0.0, 0.3):
+            time.sleep(0.1 * rank)
+            clock.wait_until(clock.now + wait_s)
+            readings.append(clock.now)
+        return readings
+
+    first, second, third, fourth = on_ranks(two, "opt-wide", read_clock)
+    assert first == 0.0
+    assert 0.1 <= second <= third <= fourth - 0.3
+
+
+@pytest.mark.slow
+def test_slots_are_what_every_rank_has_room_for(two: Ranks) -> None:
+    pair, sizes = checkpoint("llama-wide"), {"gpu_memory_bytes": 2 << 30, "max_batched_tokens": 512}
+
+    def ask(loaded: LoadedModel, sizes: dict[str, int]) -> tuple[Any, ...]:
+        slots = loaded.default_slots(**sizes)
+        return loaded.device_name, loaded.spec, slots, loaded.swap_bytes(1 << 20)
+
+    name, spec, slots, swap_bytes = on_ranks(two, "llama-wide", ask, sizes)
     # Each rank holds half of a slot and half of the weights, of the same memory.
     assert slots > 2 * pair.loaded.default_slots(**sizes)
-    assert model.spec == pair.loaded.spec
-    assert model.device_name.startswith("2x cpu: ")
+    assert spec == pair.loaded.spec
+    assert name.startswith("2x cpu: ")
+    assert swap_bytes == 2 << 20
     with pytest.raises(UserError, match="leaves no memory for a KV cache"):
-        model.default_slots(gpu_memory_bytes=1 << 30, max_batched_tokens=512)
+        on_ranks(two, "llama-wide", ask, {**sizes, "gpu_memory_bytes": 1 << 30})
+
+
+@pytest.mark.slow
+def test_what_one_rank_lacks_ends_the_work_of_all(cluster: Cluster) -> None:
+    def fail(loaded: LoadedModel) -> None:
+        from engines.core.errors import UserError
+
+        if loaded.communicator.rank == 1:
+            raise UserError("too small")
+
+    with pytest.raises(UserError, match=r"^too small$"), start_ranks(2, "cpu") as ranks:
+        on_ranks(ranks, "opt-wide", fail)
 
 
 @pytest.mark.slow
 def test_more_than_the_cluster_has(
-    ranks: Callable[[int], RayRanks], monkeypatch: pytest.MonkeyPatch
+    two: Ranks, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ranks(2)
-    with pytest.raises(UserError, match=r"needs 8 CPUs, the Ray cluster has 4 \(4 on .*; 2 free\)"):
-        RayRanks.start(RankPlan(8, "cpu"))
-    with pytest.raises(UserError, match=r"needs 2 GPUs, the Ray cluster has 0 \(0 on .*add nodes"):
-        RayRanks.start(RankPlan(2, "cuda"))
+    message = r"needs 8 CPUs, the Ray cluster has 6 \(6 on .*; \d free\)"
+    with pytest.raises(UserError, match=message), start_ranks(8, "cpu"):
+        pass
+    message = r"needs 2 GPUs, the Ray cluster has 0 \(0 on .*add nodes"
+    with pytest.raises(UserError, match=message), start_ranks(2, "cuda"):
+        pass
     monkeypatch.setattr(ray_cluster, "_PLACE_TIMEOUT_S", 0.5)
-    with pytest.raises(UserError, match=r"no 3 CPUs of the Ray cluster came free within"):
-        RayRanks.start(RankPlan(3, "cpu"))
-    assert ranks(2).ask("place")  # those that run are not disturbed
+    message = r"no 5 CPUs of the Ray cluster came free within"
+    with pytest.raises(UserError, match=message), start_ranks(5, "cpu"):
+        pass
+    assert two.run(lambda communicator, _: communicator.size) == 2  # those that run go on
 
 
 @pytest.mark.slow
@@ -226,42 +282,41 @@ def test_within_a_task_the_ranks_share_what_the_task_has(cluster: Cluster) -> No
     """As in a sweep: the task holds all CPUs, and none is left for others."""
     import ray
 
-    def work(directory: str) -> tuple[int, str]:
-        from engines.execution.ray_ranks import RankPlan, RayRanks
-        from engines.execution.tensor_parallel import load_onto
+    def work() -> Any:
+        from engines.execution.ranks import start_ranks
 
-        ranks = RayRanks.start(RankPlan(2, "cpu"))
-        model = load_onto(ranks, directory)
-        slots = model.default_slots(gpu_memory_bytes=2 << 30, max_batched_tokens=512)
-        ranks.close()
-        return slots, model.device_name
+        with start_ranks(2, "cpu") as ranks:
+            return ranks.run(lambda communicator, _: communicator.size)
 
-    before = int(ray.available_resources().get("CPU", 0))
-    task = ray.remote(work).options(num_cpus=max(before, 1))
-    directory = str(checkpoint("opt-wide").directory)
-    slots, name = ray.get(task.remote(directory), timeout=DEADLINE_S)
-    assert slots > 0
-    assert name.startswith("2x cpu: ")
+    free = int(ray.available_resources().get("CPU", 0))
+    task = ray.remote(work).options(num_cpus=max(free, 1))
+    assert ray.get(task.remote(), timeout=DEADLINE_S) == 2
 
 
 @TRIED_TWICE
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_rank_that_is_killed_ends_the_run_at_once(
-    ranks: Callable[[int], RayRanks], victim: int
-) -> None:
-    serving = ranks(2)
-    model = sliced(ranks, "opt-wide", 2)
-    engine = engine_over_model(model, replace(PAGED, num_slots=1024))
-    for i in range(6):
-        engine.add_request(request(i, PROMPTS[i % 3], 40))
-    for _ in range(5):
-        engine.step()
-    os.kill(serving.pids[victim], signal.SIGKILL)
-    began = time.monotonic()
-    with pytest.raises(LostWorkerError, match=rf"rank {victim} of 2 died \(process \d+ on "):
-        serve(engine, [])
+def test_a_rank_that_is_killed_ends_the_run_at_once(cluster: Cluster, victim: int) -> None:
+    def kill_one(loaded: LoadedModel, victim: int) -> None:
+        import os
+        import signal
+
+        engine = engine_over_model(loaded, replace(PAGED, num_slots=1024))
+        for i in range(6):
+            engine.add_request(request(i, PROMPTS[i % 3], 40))
+        while engine.has_work:
+            engine.step()
+            if engine.num_steps == 5 and loaded.communicator.rank == victim:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    message = rf"rank {victim} of 2 died \(process \d+ on "
+    with start_ranks(2, "cpu") as ranks:
+        pids = [place.pid for place in ranks.places]
+        on_ranks(ranks, "opt-wide", lambda loaded: loaded.spec)  # which takes long at first
+        began = time.monotonic()
+        with pytest.raises(LostWorkerError, match=message):
+            on_ranks(ranks, "opt-wide", kill_one, victim)
     assert time.monotonic() - began < 10
-    while any(map(alive, serving.pids)):
+    while any(map(alive, pids)):
         assert time.monotonic() - began < 10, "a rank was left behind"
         time.sleep(0.05)
