@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 import click
 
 from bench.commands.places import build_arg_option, device_option, note, settle_device
 from bench.commands.tables import print_table
-from bench.docker.context import SYSTEMS
-
-if TYPE_CHECKING:
-    from bench.docker.images import Images
-
-_GB = 1e9
+from bench.docker.images import SYSTEMS
 
 
 @click.command("images")
@@ -23,6 +15,7 @@ _GB = 1e9
     "systems",
     multiple=True,
     type=click.Choice(SYSTEMS),
+    default=SYSTEMS,
     help="Whose image.  [default: all three]",
 )
 @device_option
@@ -39,23 +32,16 @@ def command(
 ) -> None:
     """Build the images that are missing, or stale against this checkout, and list them."""
     from bench.docker.daemon import connect
-    from bench.docker.images import Images, ImageState, parse_build_args
+    from bench.docker.images import Recipe, build_image, find_image, parse_build_args, state_of
 
-    images = Images(connect(), build_args=parse_build_args(build_arg))
-    device = settle_device(device)
-    chosen = systems or SYSTEMS
-    for system in () if only_list else chosen:
-        recipe = images.recipe(system, device)
-        if force or images.state(recipe) is not ImageState.FRESH:
-            images.build(recipe, note)
-    print_table(("image", "state", "size", "digest"), list(_rows(images, chosen, device)))
-
-
-def _rows(
-    images: Images, systems: tuple[str, ...], device: str
-) -> Iterator[tuple[str, str, str, str]]:
+    client, build_args = connect(), parse_build_args(build_arg)
+    rows = []
     for system in systems:
-        recipe = images.recipe(system, device)
-        found = images.find(recipe)
-        size = f"{found.size_bytes / _GB:.2f} GB" if found else "-"
-        yield (recipe.name, images.state(recipe).value, size, found.image_id if found else "-")
+        recipe = Recipe(system, settle_device(device), build_args)
+        found = find_image(client, recipe)
+        if not only_list and (force or state_of(found, recipe) != "fresh"):
+            found = build_image(client, recipe, note)
+        size = f"{found.size_bytes / 1e9:.2f} GB" if found else "-"
+        digest = found.image_id if found else "-"
+        rows.append((recipe.name, state_of(found, recipe), size, digest))
+    print_table(("image", "state", "size", "digest"), rows)

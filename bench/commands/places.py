@@ -109,7 +109,7 @@ def choose_place(given: Mapping[str, Any]) -> Place:
     """The place that the options ask for; raises UserError if it cannot be had."""
     if given["runner"] == "docker":
         from bench.docker.images import parse_build_args
-        from bench.docker.pool import Containers
+        from bench.sweep.containers import Containers
 
         return Containers(given["jobs"], parse_build_args(given["build_arg"]))
     from bench.sweep.local import LocalProcesses
@@ -126,10 +126,10 @@ def choose_place(given: Mapping[str, Any]) -> Place:
 def choose_measurer(given: Mapping[str, Any], root: Path) -> Measurer:
     """What measures beside the points, in containers if points run in them."""
     if given["runner"] == "docker":
+        from bench.devices.contained import InContainer
         from bench.docker.images import parse_build_args
-        from bench.docker.measure import ContainedMeasurer
 
-        return ContainedMeasurer(root, note, parse_build_args(given["build_arg"]))
+        return InContainer(root, note, parse_build_args(given["build_arg"]))
     from bench.devices.measured import Here
 
     return Here(root)

@@ -1,6 +1,5 @@
-"""Points in containers: images built and checked, one container a point or a batch of points.
+"""Docker: images built and checked, confined containers that run `bench`, archives of both.
 
-`daemon` reaches Docker, `context` and `images` make the images, `gpus` and `container` decide what
-a container gets, `pool` is the runner's place, `worker` is the program inside, `bundle` archives.
-The Docker SDK is imported where it is used and nowhere else.
+`daemon` reaches Docker, `images` builds, `container` runs a command, `gpus` finds what it may use,
+`checks` is for `bench doctor`, `bundle` archives. The SDK is imported in functions only.
 """

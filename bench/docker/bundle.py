@@ -12,15 +12,16 @@ import json
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.docker.context import SYSTEMS, source_files
+from bench.docker.container import Confinement
 from bench.docker.daemon import refusal
 from bench.docker.images import Image
+from bench.docker.launch import run_json
 from bench.files import check_writable, describe, json_bytes
 from bench.results.provenance import git_state
 from engines.core.errors import UserError
@@ -35,40 +36,30 @@ _RESULTS = ("results", "kernels", "scale-cpu.json", "figures", "report")
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What goes into a bundle: the checkout, images that are fresh, the artifacts directory."""
-
-    root: Path
-    images: Sequence[Image]
-    artifacts: Path
-
-
 def write_bundle(
-    client: DockerClient, contents: Contents, folder: Path, note: Callable[[str], None]
+    client: DockerClient, folder: Path, images: Sequence[Image], *, root: Path, artifacts: Path
 ) -> None:
-    """Write a bundle into a folder that must not exist yet; raises UserError, leaving nothing."""
+    """Write a bundle into a folder that must not exist yet; raises UserError, leaving nothing.
+
+    root: the git checkout whose sources and locks go into it. images: fresh ones.
+    """
     if folder.exists():
         raise UserError(f"{folder} exists already: move it away, or use --out with another place")
     check_writable(folder)
     try:
         folder.mkdir(parents=True)
-        note(f"sources: {_archive(folder / 'sources.tar.gz', _sources(contents.root))} files")
-        results = _results(contents.artifacts)
-        note(f"results: {_archive(folder / 'results.tar.gz', results)} files")
-        shutil.copytree(contents.root / "containers" / "locks", folder / "locks")
-        for image in contents.images:
-            note(f"image: {image.name} ({image.image_id[:19]})")
-        _save(client, [image.name for image in contents.images], folder / IMAGES)
-        manifest = {"images": [asdict(image) for image in contents.images], **git_state()}
+        _archive(folder / "sources.tar.gz", root, _tracked_files(root))
+        _archive(folder / "results.tar.gz", artifacts, _result_files(artifacts))
+        shutil.copytree(root / "containers" / "locks", folder / "locks")
+        _save(client, [image.name for image in images], folder / IMAGES)
+        manifest = {"images": [asdict(image) for image in images], **git_state()}
         (folder / MANIFEST).write_bytes(json_bytes(manifest))
         lines = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
         (folder / SUMS).write_text("".join(lines), encoding="utf-8")
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise describe(error, folder) from error
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise describe(error, folder) from error
         raise
 
 
@@ -79,13 +70,10 @@ def verify_sums(folder: Path) -> int:
     except OSError as error:
         raise UserError(f"{folder} is no bundle: {SUMS} cannot be read") from error
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    present = set(_files(folder))
-    for what, names in (
-        ("is missing from", expected.keys() - present),
-        ("does not belong to", present - expected.keys()),
-    ):
-        if names:
-            raise UserError(f"{min(names)} {what} the bundle {folder}")
+    if different := expected.keys() ^ set(_files(folder)):
+        name = min(different)
+        what = "is missing from" if name in expected else "does not belong to"
+        raise UserError(f"{name} {what} the bundle {folder}")
     for name, digest in expected.items():
         if _sha256(folder / name) != digest:
             raise UserError(f"{name} in {folder} does not match its checksum: copy it again")
@@ -93,88 +81,74 @@ def verify_sums(folder: Path) -> int:
 
 
 def load_images(client: DockerClient, folder: Path) -> list[Image]:
-    """Load a bundle's images into the daemon; raises UserError unless they are those of its list.
-
-    Needs no network.
-    """
+    """Load a bundle's images into the daemon, offline; raises UserError unless they are its own."""
     import docker
 
     recorded = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["images"]
     images = [Image(**values) for values in recorded]
+    before, client.api.timeout = client.api.timeout, None  # to take in large images lasts minutes
     try:
-        with (folder / IMAGES).open("rb") as archive, _patient(client):
+        with (folder / IMAGES).open("rb") as archive:
             loaded = {image.id for image in client.images.load(archive)}
     except (OSError, docker.errors.APIError, docker.errors.ImageLoadError) as error:
         raise UserError(f"{folder / IMAGES} does not load: {refusal(error)}") from error
+    finally:
+        client.api.timeout = before
     for image in images:
         if image.image_id not in loaded:
             raise UserError(f"{IMAGES} holds another {image.name} than {MANIFEST} says")
     return images
 
 
-@contextmanager
-def _patient(client: DockerClient) -> Iterator[None]:
-    """Wait for answers without a limit: to take in the images for GPUs lasts minutes."""
-    before, client.api.timeout = client.api.timeout, None
-    try:
-        yield
-    finally:
-        client.api.timeout = before
+def serve_offline(client: DockerClient, image: Image) -> str:
+    """Serve a simulated point in a container without network; returns how many requests it did."""
+    system = image.name.partition(":")[0].removeprefix("sosp23-").replace("orca", "orca-max")
+    words = ["bench", "run", "--system", system, "--backend", "sim", "--rate", "2"]
+    words += ["--duration", "60", "--json", "--quiet"]
+    with tempfile.TemporaryDirectory() as artifacts:
+        metrics = run_json(client, image, words, Confinement(Path(artifacts)))
+    return f"{metrics['finished']} of {metrics['requests']} requests served"
 
 
 def _save(client: DockerClient, names: Sequence[str], path: Path) -> None:
     """Write images into one archive, so that layers that they share are in it once."""
-    api: Any = client.api
-    answer = api.get(
-        f"{api.base_url}/v{api.api_version}/images/get",
-        params={"names": list(names)},
-        stream=True,
-        timeout=None,
-    )
+    api: Any = client.api  # whose own method saves one image
+    address = f"{api.base_url}/v{api.api_version}/images/get"
+    answer = api.get(address, params={"names": list(names)}, stream=True, timeout=None)
     answer.raise_for_status()
     with path.open("wb") as file:
         for piece in answer.iter_content(_CHUNK):
             file.write(piece)
 
 
-def _sources(root: Path) -> Iterator[tuple[str, Path]]:
-    """All files under version control, or what images are made from where that is unknown."""
-    try:
-        listed = subprocess.run(
-            ["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        yield from {name: path for s in SYSTEMS for name, path in source_files(s, root)}.items()
-        return
-    for name in filter(None, listed.stdout.split("\0")):
-        if (root / name).is_file():
-            yield name, root / name
+def _tracked_files(root: Path) -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=False
+    )
+    if listed.returncode != 0:
+        raise UserError(f"a bundle holds the sources of a git checkout, and {root} is none")
+    return [name for name in listed.stdout.split("\0") if name and (root / name).is_file()]
 
 
-def _results(artifacts: Path) -> Iterator[tuple[str, Path]]:
-    for part in _RESULTS:
-        top = artifacts / part
-        for path in [top] if top.is_file() else sorted(top.rglob("*")):
-            if path.is_file():
-                yield path.relative_to(artifacts).as_posix(), path
+def _result_files(artifacts: Path) -> list[str]:
+    paths = (p for part in _RESULTS for p in (artifacts / part, *(artifacts / part).rglob("*")))
+    return sorted(p.relative_to(artifacts).as_posix() for p in paths if p.is_file())
 
 
-def _archive(path: Path, files: Iterable[tuple[str, Path]]) -> int:
-    """Write a compressed archive without owners and times; returns the number of files."""
-    count = 0
+def _archive(path: Path, top: Path, names: Iterable[str]) -> None:
+    """Write a compressed archive without owners and times."""
+
+    def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = entry.mtime = 0
+        entry.uname = entry.gname = ""
+        return entry
+
     with (
-        path.open("wb") as raw,
-        gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as packed,
+        gzip.GzipFile(path, "wb", mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w") as tar,
     ):
-        for name, source in files:
-            information = tarfile.TarInfo(name)
-            information.size = source.stat().st_size
-            information.mode = 0o755 if source.stat().st_mode & 0o100 else 0o644
-            with source.open("rb") as content:
-                tar.addfile(information, content)
-            count += 1
-    return count
+        for name in names:
+            tar.add(top / name, name, recursive=False, filter=plain)
 
 
 def _files(folder: Path) -> list[str]:

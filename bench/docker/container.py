@@ -1,41 +1,60 @@
-"""What a container may do and see, as options of Docker and as a record for provenance."""
+"""Containers that run one command: confined, offline, and gone when their launcher is gone."""
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bench.docker.daemon import refusal
 from bench.docker.gpus import Gpu
 from bench.docker.images import Image
-from bench.point.spec import PointSpec
+from bench.results.provenance import GIVEN, git_state
+from engines.core.config import GIB
+from engines.core.errors import UserError
 
-GIB = 1 << 30
-HOME = "/tmp"
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+LAUNCHER = "sosp23.launcher"  # label of every container; its value is the process that started it
 WORK = "/sosp23"
-ARTIFACTS = "/artifacts"
+ARTIFACTS = f"{WORK}/artifacts"
+_TMP = "/tmp"
+_TMPFS_BYTES = 2 * GIB
 _PROCESSES = 4096
-# Files that a spec may name; they are mounted read-only where the same name leads to them.
-_INPUTS = ("trace", "lengths", "device_profile", "model")
+_THIS_PROCESS = uuid.uuid4().hex
+_STREAMS = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+_STDOUT = 1
+_NO_GPUS = ("could not select device driver", "no known GPU vendor")  # Docker to 28, and from 29
+# Standard input up to an empty line is the command's. It stays open after that: Docker closes it
+# when the launcher is gone, however it went, and then the command ends.
+ENTRY = """
+exec 3<&0
+sed '/^$/q' <&3 >/tmp/.input
+"$@" </tmp/.input &
+command=$!
+{ cat <&3 >/dev/null; kill -KILL $command; } &
+wait $command
+"""
 
 
 @dataclass(frozen=True)
 class Confinement:
-    """A container's limits: results mounted, all else read-only; no network and no privileges.
+    """What a container may see and use: results to write, all else read-only or not at all.
 
-    `results_at` is where the container sees the results. `inputs` are files that points name, by
-    their place in the container. Sizes are in bytes.
+    `inputs` are files and folders to read, by their place in the container.
     """
 
-    results: Path
-    results_at: str = ARTIFACTS
+    artifacts: Path
     inputs: Mapping[str, str] = field(default_factory=dict)
     gpus: tuple[Gpu, ...] = ()
     user: str = field(default_factory=lambda: f"{os.getuid()}:{os.getgid()}")
-    tmpfs_bytes: int = 2 * GIB
 
     @property
     def shared_memory_bytes(self) -> int:
@@ -46,19 +65,15 @@ class Confinement:
         """Return the keyword arguments for the SDK's `containers.create`."""
         from docker.types import DeviceRequest, Mount, Ulimit
 
-        mounts = [Mount(self.results_at, str(self.results), type="bind")]
-        mounts += [
-            Mount(target, source, type="bind", read_only=True)
-            for target, source in self.inputs.items()
-        ]
+        mounts = [Mount(ARTIFACTS, str(self.artifacts.absolute()), type="bind")]
+        mounts += [Mount(t, s, type="bind", read_only=True) for t, s in self.inputs.items()]
         found: dict[str, Any] = {
             "user": self.user,
             "working_dir": WORK,
-            "environment": self.environment(),
             "mounts": mounts,
             "network_mode": "none",
             "read_only": True,
-            "tmpfs": {HOME: f"rw,nosuid,nodev,mode=1777,size={self.tmpfs_bytes}"},
+            "tmpfs": {_TMP: f"rw,nosuid,nodev,mode=1777,size={_TMPFS_BYTES}"},
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges"],
             "shm_size": self.shared_memory_bytes,
@@ -69,15 +84,6 @@ class Confinement:
             found["device_requests"] = [DeviceRequest(device_ids=ids, capabilities=[["gpu"]])]
             found["ulimits"] = [Ulimit(name="memlock", soft=-1, hard=-1)]  # for pinned memory
         return found
-
-    def environment(self) -> dict[str, str]:
-        """A home that can be written, and the one network interface there is, for NCCL and Gloo."""
-        return {
-            "HOME": HOME,
-            "USER": "bench",
-            "NCCL_SOCKET_IFNAME": "lo",
-            "GLOO_SOCKET_IFNAME": "lo",
-        }
 
     def record(self, image: Image, docker: str | None) -> dict[str, Any]:
         """Return what a result's provenance says of the container, its image and Docker."""
@@ -91,30 +97,111 @@ class Confinement:
             "capabilities": [],
             "no_new_privileges": True,
             "shared_memory_bytes": self.shared_memory_bytes,
-            "tmpfs_bytes": self.tmpfs_bytes,
+            "tmpfs_bytes": _TMPFS_BYTES,
             "gpus": [gpu.name for gpu in self.gpus],
             "inputs": sorted(self.inputs),
         }
 
 
-def input_mounts(specs: Sequence[PointSpec]) -> dict[str, str]:
-    """Return the existing files and folders that specs name: place in the container to source."""
-    found = {}
-    for spec in specs:
-        for name in _INPUTS:
-            value = getattr(spec, name)
-            if value is not None and Path(value).exists():
-                target = posixpath.normpath(posixpath.join(WORK, value))
-                found[target] = str(Path(value).resolve())
-                found |= _linked(Path(value), target)
-    return found
+def run_command(
+    client: DockerClient,
+    image: Image,
+    words: Sequence[str],
+    confinement: Confinement,
+    *,
+    out: Callable[[bytes], object],
+    errors: Callable[[bytes], object],
+    given: bytes = b"",
+) -> int:
+    """Run `words` to the end, with `given` as standard input; returns the exit status.
 
+    `out` and `errors` are called with what it prints, in pieces as they come. The container is
+    removed in any case. Raises UserError if it does not start.
+    """
+    import docker
+    from docker.utils.socket import frames_iter
 
-def _linked(folder: Path, target: str) -> dict[str, str]:
-    """What links in a folder lead to outside, such as a checkpoint in Hugging Face's cache."""
-    found = {
-        posixpath.normpath(posixpath.join(target, path.readlink())): str(path.resolve())
-        for path in folder.glob("*")
-        if path.is_symlink() and path.exists()
+    provenance = {
+        **git_state(),
+        "container": confinement.record(image, client.version().get("Version")),
     }
-    return {place: source for place, source in found.items() if not place.startswith(f"{target}/")}
+    name = f"sosp23-{uuid.uuid4().hex}"
+    confinement.artifacts.mkdir(parents=True, exist_ok=True)  # as us, not as the daemon
+    try:
+        try:
+            container = client.containers.create(
+                image.image_id,
+                ["sh", "-c", ENTRY, "sh", *words],
+                name=name,
+                stdin_open=True,
+                labels={LAUNCHER: _THIS_PROCESS},
+                environment=_environment(provenance),
+                **confinement.options(),
+            )
+            stream = container.attach_socket(params=_STREAMS)
+            container.start()
+        except docker.errors.APIError as error:
+            raise UserError(_explain(refusal(error), image.name)) from error
+        with stream, suppress(BrokenPipeError, ConnectionResetError):
+            getattr(stream, "_sock", stream).sendall(given + b"\n")
+            for number, content in frames_iter(stream, tty=False):
+                (out if number == _STDOUT else errors)(content)
+        return int(container.wait()["StatusCode"])
+    finally:
+        with suppress(docker.errors.DockerException, OSError):
+            client.api.remove_container(name, force=True)
+
+
+def _environment(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """A home to write to, the only network interface, and what results are to record."""
+    return {
+        "HOME": _TMP,
+        "USER": "bench",
+        "NCCL_SOCKET_IFNAME": "lo",
+        "GLOO_SOCKET_IFNAME": "lo",
+        GIVEN: json.dumps(provenance),
+    }
+
+
+def _explain(reason: str, image: str) -> str:
+    if any(words in reason for words in _NO_GPUS):
+        return (
+            f"Docker cannot give a GPU to {image}: install the NVIDIA container toolkit and run "
+            "`sudo nvidia-ctk runtime configure --runtime=docker`, or use --runner local"
+        )
+    return f"a container of {image} does not start: {reason}"
+
+
+def remove_ours(client: DockerClient) -> None:
+    """Kill and remove all containers of this process; a daemon that does not answer is no error."""
+    import docker
+
+    label = f"{LAUNCHER}={_THIS_PROCESS}"
+    with suppress(docker.errors.DockerException, OSError):
+        for container in client.containers.list(
+            all=True, filters={"label": label}, ignore_removed=True
+        ):
+            container.remove(force=True)
+
+
+def remove_ended(client: DockerClient, *, older_than: str = "1m") -> None:
+    """Remove ended containers that a killed launcher could not remove itself."""
+    client.containers.prune(filters={"label": LAUNCHER, "until": older_than})
+
+
+def input_mounts(paths: Sequence[str]) -> dict[str, str]:
+    """Return the mounts for those of the paths that exist: place in the container to source.
+
+    A folder comes with what its links lead to, such as a checkpoint in Hugging Face's cache.
+    """
+    found = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            continue
+        target = posixpath.normpath(posixpath.join(WORK, path))
+        found[target] = str(path.resolve())
+        for link in [inner for inner in path.glob("*") if inner.is_symlink() and inner.exists()]:
+            place = posixpath.normpath(posixpath.join(target, link.readlink()))
+            if not place.startswith(f"{target}/"):
+                found[place] = str(link.resolve())
+    return found

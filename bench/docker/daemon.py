@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from engines.core.errors import UserError
@@ -13,9 +14,8 @@ from engines.core.errors import UserError
 if TYPE_CHECKING:
     from docker import DockerClient
 
-TIMEOUT_S = 60  # for one answer; builds and points are followed over streams, without a limit
+TIMEOUT_S = 60  # for one answer; builds and commands are followed over streams, without a limit
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
-LAUNCHER = "sosp23.launcher"  # label of every container: whose it is
 
 
 class NoDaemonError(UserError):
@@ -32,7 +32,7 @@ def connect(*, timeout_s: int = TIMEOUT_S) -> DockerClient:
             "brings it), or use --runner local"
         ) from error
     try:
-        _knock(os.environ.get("DOCKER_HOST") or _DEFAULT_HOST)
+        _try_socket(os.environ.get("DOCKER_HOST") or _DEFAULT_HOST)
         client = docker.from_env(timeout=timeout_s)
         client.ping()
     except (docker.errors.DockerException, OSError) as error:
@@ -40,8 +40,8 @@ def connect(*, timeout_s: int = TIMEOUT_S) -> DockerClient:
     return client
 
 
-def _knock(host: str) -> None:
-    """Try a local daemon's socket: the SDK would not close it when it is refused."""
+def _try_socket(host: str) -> None:
+    """Connect to a local daemon once; the SDK leaks the socket of a refused connection."""
     scheme, _, path = host.partition("://")
     if scheme == "unix":
         with socket.socket(socket.AF_UNIX) as tried:
@@ -50,22 +50,22 @@ def _knock(host: str) -> None:
 
 def explain(error: BaseException) -> str:
     """Say in one line why the daemon did not answer, with the remedy."""
-    code = _errno_of(error)
-    if code in (errno.EACCES, errno.EPERM):
+    codes = {getattr(cause, "errno", None) for cause in _causes(error)}
+    if codes & {errno.EACCES, errno.EPERM}:
         return (
             "no permission on Docker's socket: join the group 'docker' (sudo usermod -aG docker "
             "$USER, then log in again), or use --runner local"
         )
-    if code in (errno.ENOENT, errno.ECONNREFUSED):
+    if codes & {errno.ENOENT, errno.ECONNREFUSED}:
         return (
             "no Docker daemon answers: start it (sudo systemctl start docker), set DOCKER_HOST, "
             "or use --runner local"
         )
-    return f"Docker does not answer: {_one_line(error)}: check `docker info`, or use --runner local"
+    return f"Docker does not answer: {refusal(error)}: check `docker info`, or use --runner local"
 
 
 def trouble(error: BaseException) -> str | None:
-    """What an error means that Docker's SDK has raised, in one line; None for any other."""
+    """Describe in one line an error that Docker's SDK has raised; None for any other error."""
     if "docker" not in sys.modules:
         return None
     import docker
@@ -82,22 +82,16 @@ def trouble(error: BaseException) -> str | None:
     return explain(error) if isinstance(error, of_the_sdk) else None
 
 
-def _errno_of(error: BaseException | None) -> int | None:
-    """Find the system's error behind the layers of the SDK and of its HTTP client."""
-    seen = 0
-    while error is not None and seen < 10:
-        if isinstance(error, OSError) and error.errno is not None:
-            return error.errno
+def refusal(error: Any) -> str:
+    """The daemon's own explanation of an error, in one line."""
+    return " ".join(str(getattr(error, "explanation", None) or error).split())
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and those behind it, through the layers of the SDK and of its HTTP client."""
+    for _ in range(10):
+        if error is None:
+            return
+        yield error
         inner = [argument for argument in error.args if isinstance(argument, BaseException)]
         error = inner[0] if inner else error.__cause__ or error.__context__
-        seen += 1
-    return None
-
-
-def refusal(error: Any) -> str:
-    """The daemon's own words of an error, in one line."""
-    return _one_line(getattr(error, "explanation", None) or error)
-
-
-def _one_line(value: Any) -> str:
-    return " ".join(str(value).split())

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from bench.docker.context import EXTRA, NO_CA, checkout, lock_hash, pack, source_hash
+import bench
 from bench.docker.daemon import refusal
 from bench.results.provenance import git_state
 from engines.core.config import System
@@ -19,7 +19,7 @@ from engines.core.errors import UserError, unknown_name
 if TYPE_CHECKING:
     from docker import DockerClient
 
-DEVICES = ("cuda", "cpu")
+SYSTEMS = ("astra", "orca", "ft")
 SOURCE_LABEL = "sosp23.source"
 # A base for machines without a GPU; with one, the Dockerfiles name NVIDIA's.
 CPU_BASE = (
@@ -34,23 +34,19 @@ _KNOWN = (
     *("BASE_IMAGE", "CUDA_ARCHITECTURES", "EXTRA_CA", "PIP_INDEX_URL", "TORCH_INDEX"),
     *(*_OF_LIBRARY, *_PROXIES),
 )
+_EXTRA = "containers/extra"
+# Sent to the builder without deciding what an image holds: the package's description, and wheels
+# that are checked by the lock's hashes.
+_NOT_HASHED = ("README.md", f"{_EXTRA}/")
 _TAIL = 10  # lines of a failed step to show
 _STEP_WIDTH = 90
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # the daemon's, for what a step prints as errors
-_WORKS = re.compile(r": (FROM|RUN|COPY) ")  # steps that may take a while
-
-
-class ImageState(Enum):
-    """How an image compares with the checkout."""
-
-    FRESH = "fresh"
-    STALE = "stale"
-    MISSING = "missing"
+_SLOW_STEPS = re.compile(r": (FROM|RUN|COPY) ")
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image that is there: its name, its id (a digest of its content) and its source hash."""
+    """An image that the daemon has: its name, its id (a digest of its content), its source hash."""
 
     name: str
     image_id: str
@@ -63,17 +59,25 @@ def image_system(system: str) -> str:
     return "orca" if System.parse(system).value.startswith("orca") else system
 
 
+def checkout() -> Path:
+    """Return the checkout that this package runs from; raises UserError where there is none."""
+    root = Path(bench.__file__).resolve().parent.parent
+    if not (root / ".dockerignore").is_file():
+        raise UserError(
+            f"images are built from a checkout, and {root} is none: clone the repository and "
+            "run `make install` there"
+        )
+    return root
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """How one image is made: whose, for which device, with which build arguments."""
+    """How one image is made: for which system and device ("cuda", "cpu"), from which checkout."""
 
     system: str
     device: str
     build_args: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.device not in DEVICES:
-            raise unknown_name("device of an image", self.device, DEVICES)
+    root: Path = field(default_factory=checkout)
 
     @property
     def name(self) -> str:
@@ -81,17 +85,57 @@ class Recipe:
         return f"sosp23-{self.system}:{'latest' if self.device == 'cuda' else self.device}"
 
     @property
+    def dockerfile(self) -> str:
+        """Name of the Dockerfile."""
+        return f"Dockerfile.{self.system}"
+
+    @property
     def arguments(self) -> dict[str, str]:
         """All build arguments, defaults of the device included."""
-        base = {"DEVICE": self.device}
-        if self.device == "cpu":
-            base["BASE_IMAGE"] = CPU_BASE
-        return {**base, **self.build_args}
+        with_library = self.system == "ft" and bool(self.build_args.get("FT_LIBRARY"))
+        left_out = () if with_library else _OF_LIBRARY
+        base = {"BASE_IMAGE": CPU_BASE} if self.device == "cpu" else {}
+        given = {k: v for k, v in self.build_args.items() if k not in left_out}
+        return {"DEVICE": self.device, **base, **given}
 
-    def source(self, root: Path) -> str:
-        """Hash of what the image is made from."""
-        deciding = {k: v for k, v in self.arguments.items() if k in _DECIDING}
-        return source_hash(self.system, root, deciding)
+    def paths(self) -> list[str]:
+        """The files and folders that are sent to the builder: what .dockerignore lets through."""
+        from docker.utils.build import exclude_paths
+
+        lines = (self.root / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        patterns = [line for line in lines if line and not line.startswith("#")]
+        return sorted(exclude_paths(str(self.root), patterns, self.dockerfile))
+
+    def source_hash(self) -> str:
+        """SHA-256 over the files and the build arguments that decide what is in the image."""
+        digest = hashlib.sha256()
+        for name in self.paths():
+            if (self.root / name).is_file() and not name.startswith(_NOT_HASHED):
+                content = (self.root / name).read_bytes()
+                digest.update(f"{name}\0{len(content)}\0".encode())
+                digest.update(content)
+        for name, value in sorted(self.arguments.items()):
+            if name in _DECIDING:
+                digest.update(f"{name}={value}\0".encode())
+        return digest.hexdigest()
+
+    def lock_hash(self) -> str:
+        """SHA-256 of the lock file of the Python packages."""
+        lock = self.root / "containers" / "locks" / f"{self.device}.txt"
+        return hashlib.sha256(lock.read_bytes()).hexdigest()
+
+    def context(self) -> IO[bytes]:
+        """Return the build context as a tar archive; raises UserError for an unreadable file."""
+        from docker.utils.build import create_archive
+
+        authority, extra = self.arguments.get("EXTRA_CA"), []
+        try:
+            if authority:
+                extra = [(f"{_EXTRA}/ca.crt", Path(authority).read_text(encoding="utf-8"))]
+            archive: IO[bytes] = create_archive(str(self.root), self.paths(), extra_files=extra)
+        except OSError as error:
+            raise UserError(f"cannot read what an image is built from: {error}") from error
+        return archive
 
 
 def parse_build_args(words: Iterable[str]) -> dict[str, str]:
@@ -112,107 +156,72 @@ def parse_build_args(words: Iterable[str]) -> dict[str, str]:
     return found
 
 
-class Images:
-    """The images that a daemon holds, against the checkout they should be made from."""
+def find_image(client: DockerClient, recipe: Recipe) -> Image | None:
+    """Return the image that is there under the recipe's name, or None."""
+    import docker
 
-    def __init__(
-        self, client: DockerClient, *, root: Path | None = None, build_args: Mapping[str, str]
-    ) -> None:
-        self._client = client
-        self._root = root
-        self._build_args = dict(build_args)
+    try:
+        found = client.images.get(recipe.name)
+    except docker.errors.ImageNotFound:
+        return None
+    source = (found.labels or {}).get(SOURCE_LABEL, "")
+    return Image(recipe.name, found.id, source, found.attrs.get("Size", 0))
 
-    @property
-    def root(self) -> Path:
-        """The checkout; raises UserError where there is none."""
-        return self._root or checkout()
 
-    def recipe(self, system: str, device: str) -> Recipe:
-        """Return how a system's image is made with the build arguments that were given."""
-        with_library = system == "ft" and bool(self._build_args.get("FT_LIBRARY"))
-        left_out = () if with_library else _OF_LIBRARY
-        given = {k: v for k, v in self._build_args.items() if k not in left_out}
-        return Recipe(system, device, given)
+def state_of(image: Image | None, recipe: Recipe) -> str:
+    """Compare an image with the checkout: "missing", "stale" or "fresh"."""
+    if image is None:
+        return "missing"
+    return "fresh" if image.source == recipe.source_hash() else "stale"
 
-    def find(self, recipe: Recipe) -> Image | None:
-        """Return the image that is there under the recipe's name, or None."""
-        import docker
 
-        try:
-            found = self._client.images.get(recipe.name)
-        except docker.errors.ImageNotFound:
-            return None
-        source = (found.labels or {}).get(SOURCE_LABEL, "")
-        return Image(recipe.name, found.id, source, found.attrs.get("Size", 0))
-
-    def state(self, recipe: Recipe) -> ImageState:
-        """Say whether the image is there and made from the present sources."""
-        found = self.find(recipe)
-        if found is None:
-            return ImageState.MISSING
-        fresh = found.source == recipe.source(self.root)
-        return ImageState.FRESH if fresh else ImageState.STALE
-
-    def ensure(self, recipe: Recipe, note: Callable[[str], None]) -> Image:
-        """Return a fresh image, built first if it is missing or stale; raises UserError."""
-        state = self.state(recipe)
-        if state is not ImageState.FRESH:
-            note(f"{recipe.name} is {state.value}: building it")
-            self.build(recipe, note)
-        found = self.find(recipe)
-        assert found is not None, "an image that was just built is there"
+def ensure_image(client: DockerClient, recipe: Recipe, note: Callable[[str], None]) -> Image:
+    """Return a fresh image, built first if it is missing or stale; raises UserError."""
+    found = find_image(client, recipe)
+    state = state_of(found, recipe)
+    if found is not None and state == "fresh":
         return found
+    note(f"{recipe.name} is {state}: building it")
+    return build_image(client, recipe, note)
 
-    def build(self, recipe: Recipe, note: Callable[[str], None]) -> None:
-        """Build an image, with a note for each step; raises UserError with the failing one.
 
-        The image that had the name before is removed unless something uses it.
-        """
-        import docker
+def build_image(client: DockerClient, recipe: Recipe, note: Callable[[str], None]) -> Image:
+    """Build an image, with a note for each step; raises UserError with the failing one.
 
-        before = self.find(recipe)
-        authority = recipe.arguments.get("EXTRA_CA", "")
-        arguments = {
-            **recipe.arguments,
-            "EXTRA_CA": f"{EXTRA}/ca.crt" if authority else NO_CA,
-            "SOURCE_REVISION": _revision(),
-            "SOURCE_SHA256": recipe.source(self.root),
-            "LOCK_SHA256": lock_hash(recipe.device, self.root),
-        }
+    The image that had the name before is removed unless something uses it.
+    """
+    import docker
+
+    before = find_image(client, recipe)
+    git = git_state()
+    arguments = {
+        **recipe.arguments,
+        "EXTRA_CA": f"{_EXTRA}/{'ca' if recipe.arguments.get('EXTRA_CA') else 'none'}.crt",
+        "SOURCE_REVISION": (git["git_commit"] or "unknown")
+        + ("-dirty" if git["git_dirty"] else ""),
+        "SOURCE_SHA256": recipe.source_hash(),
+        "LOCK_SHA256": recipe.lock_hash(),
+    }
+    options = {"use_config_proxy": True, "rm": True, "forcerm": True, "decode": True}
+    with recipe.context() as context:
         try:
-            lines = self._client.api.build(
-                fileobj=pack(
-                    recipe.system, self.root, extra_ca=Path(authority) if authority else None
-                ),
+            lines = client.api.build(
+                fileobj=context,
                 custom_context=True,
-                dockerfile=f"Dockerfile.{recipe.system}",
+                dockerfile=recipe.dockerfile,
                 tag=recipe.name,
                 buildargs=arguments,
-                use_config_proxy=True,
-                rm=True,
-                forcerm=True,
-                decode=True,
+                **options,
             )
             follow_build(lines, name=recipe.name, note=note)
         except docker.errors.APIError as error:
             raise UserError(f"building {recipe.name} failed: {refusal(error)}") from error
-        after = self.find(recipe)
-        if before is not None and after is not None and before.image_id != after.image_id:
-            self._drop(before)
-
-    def _drop(self, image: Image) -> None:
-        import docker
-
-        try:
-            self._client.images.remove(image.image_id)
-        except docker.errors.APIError:
-            return  # still in use: by a container, or under another name
-
-
-def _revision() -> str:
-    state = git_state()
-    changed = "-dirty" if state["git_dirty"] else ""
-    return f"{state['git_commit'] or 'unknown'}{changed}"
+    after = find_image(client, recipe)
+    assert after is not None, "an image that was just built is there"
+    if before is not None and before.image_id != after.image_id:
+        with suppress(docker.errors.APIError):  # in use: by a container, or under another name
+            client.images.remove(before.image_id)
+    return after
 
 
 def follow_build(
@@ -223,22 +232,17 @@ def follow_build(
     for line in lines:
         for text in _COLOURS.sub("", str(line.get("stream", ""))).splitlines():
             if text.startswith("Step "):
-                step, tail = text, []
-                if _WORKS.search(text):
-                    note(f"{name}: {_shorten(text)}")
+                step, tail = _shorten(text), []
+                if _SLOW_STEPS.search(text):
+                    note(f"{name}: {step}")
             elif text.strip():
                 tail = [*tail, text.strip()][-_TAIL:]
         if "error" in line:
             for text in tail:
                 note(f"  | {text}")
-            raise UserError(f"building {name} failed at {_shorten(step)}: {line['error']}")
+            raise UserError(f"building {name} failed at {step}: {line['error']}")
 
 
 def _shorten(step: str) -> str:
     words = " ".join(step.split())
     return words if len(words) <= _STEP_WIDTH else f"{words[: _STEP_WIDTH - 3]}..."
-
-
-def build_args_of_environment() -> dict[str, str]:
-    """Read BENCH_BUILD_ARGS: NAME=VALUE words that hold for every build of a shell session."""
-    return parse_build_args(os.environ.get("BENCH_BUILD_ARGS", "").split())

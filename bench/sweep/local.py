@@ -53,7 +53,7 @@ class LocalProcesses:
             while pool.fill(limit, display):
                 yield from pool.listen(display)
         finally:
-            with _without_ctrl_c():
+            with without_ctrl_c():
                 pool.stop()
 
 
@@ -172,7 +172,7 @@ def _death(worker: _Worker) -> Ended:
 
 
 @contextmanager
-def _without_ctrl_c() -> Iterator[None]:
+def without_ctrl_c() -> Iterator[None]:
     """Let nothing interrupt the block, which ends workers."""
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -16,26 +16,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import fake_docker
 import pytest
-from fake_docker import checkout
 from processes import DEADLINE_S, TRIED_TWICE, started, wait_until
 
-from bench.docker.bundle import Contents, write_bundle
-from bench.docker.container import ARTIFACTS, Confinement
-from bench.docker.daemon import LAUNCHER, NoDaemonError, connect
-from bench.docker.images import Images, ImageState, Recipe, parse_build_args
-from bench.docker.measure import ContainedMeasurer
-from bench.docker.pool import Containers
+from bench.devices.contained import InContainer
+from bench.docker.bundle import write_bundle
+from bench.docker.container import ARTIFACTS, LAUNCHER, Confinement, remove_ended
+from bench.docker.daemon import NoDaemonError, connect
+from bench.docker.images import (
+    Image,
+    Recipe,
+    build_image,
+    checkout,
+    find_image,
+    parse_build_args,
+    state_of,
+)
+from bench.docker.launch import run_json
 from bench.experiments.miniature import SLOWEST
 from bench.point.spec import PointSpec
 from bench.results.store import State, Store
+from bench.sweep.containers import Containers
 from bench.sweep.runner import Summary, run_points
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow]
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.xdist_group("alone")]
 
 BENCH = Path(sys.executable).with_name("bench")
 BUILD_ARGS = parse_build_args(os.environ.get("BENCH_BUILD_ARGS", "").split())
@@ -57,7 +66,7 @@ print(json.dumps({
     "image": attempt(lambda: open("/opt/venv/file", "w")),
     "work": attempt(lambda: open("file", "w")),
     "temporary": attempt(lambda: open("/tmp/file", "w").write("x")),
-    "results": attempt(lambda: open("/artifacts/file", "w").write("x")),
+    "results": attempt(lambda: open("artifacts/file", "w").write("x")),
     "capabilities": status["CapEff"].strip(),
     "new_privileges": status["NoNewPrivs"].strip(),
 }))
@@ -77,18 +86,16 @@ def client() -> Iterator[DockerClient]:
 
 
 @pytest.fixture(scope="module")
-def images(client: DockerClient) -> Images:
-    """All images, built by the command; with it, where they are not asked for, only fresh ones."""
-    images = Images(client, build_args=BUILD_ARGS)
+def images(client: DockerClient) -> dict[str, Image]:
+    """All images, built by the command; where they are not asked for, only if they are fresh."""
     if not os.environ.get("BENCH_TEST_DOCKER"):
         for system in SYSTEMS:
-            if images.state(images.recipe(system, "cpu")) is not ImageState.FRESH:
-                pytest.skip(
-                    "no fresh images here: `make images DEVICE=cpu`, or BENCH_TEST_DOCKER=1"
-                )
+            if state_of(find_image(client, recipe(system)), recipe(system)) != "fresh":
+                pytest.skip("no fresh images: `make images DEVICE=cpu`, or BENCH_TEST_DOCKER=1")
     done = run("images", "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    return images
+    found = {system: find_image(client, recipe(system)) for system in SYSTEMS}
+    return {system: image for system, image in found.items() if image is not None}
 
 
 def run(*words: str, **extra: Any) -> subprocess.CompletedProcess[str]:
@@ -115,12 +122,11 @@ def measure(store: Store, specs: list[PointSpec], *, jobs: int = 2) -> Summary:
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_an_image_is_small_labelled_and_ready_by_hand(
-    client: DockerClient, images: Images, system: str
+    client: DockerClient, images: dict[str, Image], system: str
 ) -> None:
-    found = images.find(recipe(system))
-    assert found is not None
+    found = images[system]
     assert found.size_bytes < 1.5e9
-    assert found.source == recipe(system).source(images.root)
+    assert found.source == recipe(system).source_hash()
     labels = client.images.get(found.image_id).labels
     assert len(labels["sosp23.lock"]) == 64
     assert labels["org.opencontainers.image.revision"] != "unknown"
@@ -133,19 +139,11 @@ def test_an_image_is_small_labelled_and_ready_by_hand(
 
 
 def test_a_figure_has_the_same_bytes_in_and_out_of_containers(
-    client: DockerClient, images: Images, tmp_path: Path
+    client: DockerClient, images: dict[str, Image], tmp_path: Path
 ) -> None:
     for runner in ("docker", "local"):
-        words = (
-            "--backend",
-            "sim",
-            "--quick",
-            "--runner",
-            runner,
-            "--artifacts",
-            tmp_path / runner,
-        )
-        done = run("figure", "fig13-13b-sharegpt", *map(str, words))
+        done = run("figure", "fig13-13b-sharegpt", "--backend", "sim", "--quick",
+                   "--runner", runner, "--artifacts", str(tmp_path / runner))  # fmt: skip
         assert done.returncode == 0, done.stderr
     names = ("metrics.json", "requests.parquet", "fig13-13b-sharegpt.png")
     inside, outside = (
@@ -163,7 +161,7 @@ def test_a_figure_has_the_same_bytes_in_and_out_of_containers(
 
 
 def test_each_system_runs_a_model_on_the_cpu(
-    client: DockerClient, images: Images, tmp_path: Path
+    client: DockerClient, images: dict[str, Image], tmp_path: Path
 ) -> None:
     store = Store(tmp_path / "artifacts")
     specs = [
@@ -181,7 +179,9 @@ def test_each_system_runs_a_model_on_the_cpu(
 
 
 @TRIED_TWICE
-def test_a_model_runs_on_two_ranks(client: DockerClient, images: Images, tmp_path: Path) -> None:
+def test_a_model_runs_on_two_ranks(
+    client: DockerClient, images: dict[str, Image], tmp_path: Path
+) -> None:
     store = Store(tmp_path / "artifacts")
     spec = PointSpec(system="astra", model="opt-125m", workload="alpaca", backend="cpu", rate=4.0,
                      duration=2.0, kv_slots=4096, shrink=8, tensor_parallel=2)  # fmt: skip
@@ -193,7 +193,7 @@ def test_a_model_runs_on_two_ranks(client: DockerClient, images: Images, tmp_pat
 
 
 def test_kernels_are_timed_in_a_container(
-    client: DockerClient, images: Images, tmp_path: Path
+    client: DockerClient, images: dict[str, Image], tmp_path: Path
 ) -> None:
     done = run("figure", "fig18-a", "--backend", "sim", "--runner", "docker", "--no-plot",
                "--artifacts", str(tmp_path))  # fmt: skip
@@ -208,18 +208,20 @@ def test_kernels_are_timed_in_a_container(
     assert ours(client) == []
 
 
-def test_the_speed_of_the_cpu_is_measured_in_a_container(images: Images, tmp_path: Path) -> None:
-    measurer = ContainedMeasurer(tmp_path, lambda _: None, BUILD_ARGS)
-    assert measurer.speed() >= SLOWEST
+def test_the_speed_of_the_cpu_is_measured_in_a_container(
+    images: dict[str, Image], tmp_path: Path
+) -> None:
+    assert InContainer(tmp_path, lambda _: None, BUILD_ARGS).speed() >= SLOWEST
 
 
 def test_a_bundle_of_one_image_loads_and_runs(
-    client: DockerClient, images: Images, tmp_path: Path
+    client: DockerClient, images: dict[str, Image], tmp_path: Path
 ) -> None:
-    image = images.find(recipe("ft"))
-    assert image is not None
-    contents = Contents(images.root, [image], tmp_path / "artifacts")
-    write_bundle(client, contents, tmp_path / "bundle", lambda _: None)
+    (tmp_path / "artifacts").mkdir()
+    write_bundle(
+        client, tmp_path / "bundle", [images["ft"]],
+        root=checkout(), artifacts=tmp_path / "artifacts",
+    )  # fmt: skip
     done = run("bundle", "--check", "--out", str(tmp_path / "bundle"))
     assert done.returncode == 0, done.stderr
     assert re.search(r"sosp23-ft:cpu .* (\d+) of \1 requests served", done.stdout)
@@ -227,19 +229,23 @@ def test_a_bundle_of_one_image_loads_and_runs(
 
 @TRIED_TWICE
 def test_a_launched_command_ends_with_its_launcher(
-    client: DockerClient, images: Images, tmp_path: Path
+    client: DockerClient, images: dict[str, Image], tmp_path: Path
 ) -> None:
     words = ("launch", "--system", "astra", "--device", "cpu", "--artifacts", str(tmp_path), "--",
              "run", "--system", "astra", "--duration", "1000000", "--quiet")  # fmt: skip
     with started([BENCH, *words]) as launcher:
         wait_until(lambda: [c for c in ours(client) if c.status == "running"], "a container")
         launcher.send_signal(signal.SIGKILL)
-    wait_until(lambda: not ours(client), "the container to end by itself")
+    wait_until(
+        lambda: [c.status for c in ours(client)] == ["exited"], "the container to end by itself"
+    )
+    remove_ended(client, older_than="0s")
+    assert ours(client) == []
 
 
 @TRIED_TWICE
 def test_a_killed_launcher_leaves_nothing_and_the_next_goes_on(
-    client: DockerClient, images: Images, tmp_path: Path
+    client: DockerClient, images: dict[str, Image], tmp_path: Path
 ) -> None:
     words = ("figure", "fig12-13b-sharegpt", "--backend", "sim", "--quick", "--runner", "docker",
              "--no-plot", "--artifacts", str(tmp_path))  # fmt: skip
@@ -250,32 +256,16 @@ def test_a_killed_launcher_leaves_nothing_and_the_next_goes_on(
     assert launcher.returncode == -signal.SIGKILL, "it had ended before it was killed"
     done = run(*words)
     assert done.returncode == 0, done.stderr
-    # Until the next start removes it, the container left behind goes on completing points.
-    complete = re.search(r"(\d+) already complete", done.stderr)
-    assert complete is not None, done.stderr
-    assert int(complete[1]) >= len(kept)
-    assert kept.items() <= complete_points(tmp_path).items()
-    assert ours(client) == []
+    assert kept.items() <= complete_points(tmp_path).items(), "complete points were run again"
     assert list(tmp_path.rglob(".*")) == []
-
-
-def test_a_container_left_behind_is_removed_at_the_next_start(
-    client: DockerClient, images: Images, tmp_path: Path
-) -> None:
-    dead = subprocess.run(
-        [sys.executable, "-c", "from bench.docker.owner import launcher_name as n; print(n())"],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
-    left = client.containers.run(
-        recipe().name, ["sleep", "600"], detach=True, labels={LAUNCHER: dead}
-    )
-    summary = measure(Store(tmp_path), [PointSpec(system="astra", duration=20.0)])
-    assert summary.exit_status == 0
-    assert left.id not in [container.id for container in ours(client)]
+    assert {container.status for container in ours(client)} <= {"exited"}
+    remove_ended(client, older_than="0s")
 
 
 @TRIED_TWICE
-def test_ctrl_c_ends_the_containers(client: DockerClient, images: Images, tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_containers(
+    client: DockerClient, images: dict[str, Image], tmp_path: Path
+) -> None:
     words = ("figure", "fig12-13b-sharegpt", "--backend", "sim", "--quick", "--runner", "docker",
              "--no-plot", "--artifacts", str(tmp_path))  # fmt: skip
     with started([BENCH, *words]) as launcher:
@@ -286,17 +276,16 @@ def test_ctrl_c_ends_the_containers(client: DockerClient, images: Images, tmp_pa
     assert ours(client) == []
 
 
-def test_a_container_is_confined(client: DockerClient, images: Images, tmp_path: Path) -> None:
+def test_a_container_is_confined(
+    client: DockerClient, images: dict[str, Image], tmp_path: Path
+) -> None:
     results = tmp_path / "results"
     results.mkdir()
     os.chown(results, 12345, 12346) if os.getuid() == 0 else None
     user = "12345:12346" if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}"
-    confinement = Confinement(results, user=user)
     before = sorted(tmp_path.rglob("*"))
-    printed = client.containers.run(
-        recipe().name, ["python3", "-c", PROBE], remove=True, **confinement.options()
-    )
-    found = json.loads(printed)
+    confinement = Confinement(results, user=user)
+    found = run_json(client, images["astra"], ["python3", "-c", PROBE], confinement)
     assert ":".join(map(str, found["user"])) == user
     assert found["interfaces"] == []
     assert found["network"] == "Network is unreachable"
@@ -311,7 +300,7 @@ def test_a_container_is_confined(client: DockerClient, images: Images, tmp_path:
     assert f"{written.stat().st_uid}:{written.stat().st_gid}" == user
 
 
-def test_results_belong_to_the_caller(images: Images, tmp_path: Path) -> None:
+def test_results_belong_to_the_caller(images: dict[str, Image], tmp_path: Path) -> None:
     store = Store(tmp_path / "artifacts")
     spec = PointSpec(system="astra", duration=20.0)
     assert measure(store, [spec]).exit_status == 0
@@ -320,7 +309,7 @@ def test_results_belong_to_the_caller(images: Images, tmp_path: Path) -> None:
 
 
 def test_a_launched_command_passes_output_and_status_through(
-    client: DockerClient, images: Images, tmp_path: Path
+    client: DockerClient, images: dict[str, Image], tmp_path: Path
 ) -> None:
     words = ("launch", "--system", "orca-pow2", "--device", "cpu", "--artifacts", str(tmp_path))
     done = run(*words, "--", "run", "--system", "orca-pow2", "--backend", "sim", "--duration", "20",
@@ -335,7 +324,7 @@ def test_a_launched_command_passes_output_and_status_through(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can own a directory for somebody else")
-def test_results_of_somebody_else_are_refused(images: Images, tmp_path: Path) -> None:
+def test_results_of_somebody_else_are_refused(images: dict[str, Image], tmp_path: Path) -> None:
     store = Store(tmp_path / "artifacts")
     (store.root / "results").mkdir(parents=True)
     for path in (store.root, store.root / "results"):
@@ -347,7 +336,7 @@ def test_results_of_somebody_else_are_refused(images: Images, tmp_path: Path) ->
 
 @TRIED_TWICE
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make a small disk")
-def test_a_full_disk_ends_the_run(images: Images, tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_run(images: dict[str, Image], tmp_path: Path) -> None:
     store = Store(tmp_path / "artifacts")
     store.root.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", store.root], check=True)
@@ -361,21 +350,21 @@ def test_a_full_disk_ends_the_run(images: Images, tmp_path: Path) -> None:
 
 
 def test_a_failing_build_step_is_shown(
-    client: DockerClient, images: Images, tmp_path: Path
+    client: DockerClient, images: dict[str, Image], tmp_path: Path
 ) -> None:
-    root = checkout(tmp_path / "checkout")
+    root = fake_docker.checkout(tmp_path / "checkout")
     (root / "Dockerfile.astra").write_text(
         "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nRUN echo all is well; echo but not this >&2; exit 7\n"
     )
-    broken = Images(client, root=root, build_args={**BUILD_ARGS, "BASE_IMAGE": recipe().name})
+    broken = Recipe("astra", "cpu", {"BASE_IMAGE": recipe().name}, root)
     notes: list[str] = []
     with pytest.raises(UserError, match=r"failed at Step 3/3 : RUN .* returned a non-zero code: 7"):
-        broken.build(Recipe("astra", "cpu", {"BASE_IMAGE": recipe().name}), notes.append)
+        build_image(client, broken, notes.append)
     assert "  | all is well" in notes
     assert "  | but not this" in notes
 
 
-def test_a_point_stays_where_it_is(images: Images, tmp_path: Path) -> None:
+def test_a_point_stays_where_it_is(images: dict[str, Image], tmp_path: Path) -> None:
     """Complete points of a container run are complete to this checkout, and the other way round."""
     store = Store(tmp_path)
     spec = PointSpec(system="ft", duration=20.0)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 from fake_docker import checkout
 
 from bench.docker import bundle
-from bench.docker.bundle import Contents, load_images, verify_sums, write_bundle
+from bench.docker.bundle import load_images, verify_sums, write_bundle
 from bench.docker.images import Image
 from engines.core.errors import UserError
 
@@ -53,19 +54,24 @@ def client() -> FakeClient:
 
 
 @pytest.fixture
-def contents(tmp_path: Path) -> Contents:
-    artifacts = tmp_path / "artifacts"
+def artifacts(tmp_path: Path) -> Path:
     for name in (*KEPT, "bundle2/x"):
-        path = artifacts / name
+        path = tmp_path / "artifacts" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
-    return Contents(checkout(tmp_path / "checkout"), IMAGES, artifacts)
+    return tmp_path / "artifacts"
 
 
-def write(client: FakeClient, contents: Contents, folder: Path) -> list[str]:
-    notes: list[str] = []
-    write_bundle(client, contents, folder, notes.append)  # type: ignore[arg-type]
-    return notes
+def write(client: FakeClient, artifacts: Path) -> Path:
+    """A bundle of a checkout, of which all but one file is tracked, in a new folder."""
+    folder, root = artifacts.parent / "bundle", artifacts.parent / "checkout"
+    if not root.exists():
+        git = ["git", "-C", str(checkout(root))]
+        subprocess.run([*git, "init", "--quiet"], check=True)
+        subprocess.run([*git, "add", "."], check=True)
+        (root / "untracked").touch()
+    write_bundle(client, folder, IMAGES, root=root, artifacts=artifacts)  # type: ignore[arg-type]
+    return folder
 
 
 def names_in(path: Path) -> set[str]:
@@ -73,40 +79,31 @@ def names_in(path: Path) -> set[str]:
         return set(tar.getnames())
 
 
-def test_a_bundle_holds_all_and_verifies(
-    client: FakeClient, contents: Contents, tmp_path: Path
-) -> None:
-    folder = tmp_path / "bundle"
-    write(client, contents, folder)
+def test_a_bundle_holds_all_and_verifies(client: FakeClient, artifacts: Path) -> None:
+    folder = write(client, artifacts)
     assert client.asked == [{"names": ["sosp23-astra:cpu", "sosp23-ft:cpu"]}]
     assert names_in(folder / "results.tar.gz") == set(KEPT)
-    assert {"Dockerfile.ft", "engines/core.py", "containers/locks/cpu.txt"} <= names_in(
-        folder / "sources.tar.gz"
-    )
+    sources = names_in(folder / "sources.tar.gz")
+    assert {"Dockerfile.ft", "engines/core.py", "containers/locks/cpu.txt"} <= sources
+    assert "untracked" not in sources
     assert verify_sums(folder) == len(list(folder.rglob("*.*"))) == 6
     assert load_images(client, folder) == IMAGES  # type: ignore[arg-type]
     assert client.api.timeout == 60
     assert json.loads((folder / "manifest.json").read_text())["images"][0]["image_id"] == "sha256:1"
-
-
-def test_a_bundle_is_never_written_over(
-    client: FakeClient, contents: Contents, tmp_path: Path
-) -> None:
-    (tmp_path / "bundle").mkdir()
-    with pytest.raises(UserError, match="exists already"):
-        write(client, contents, tmp_path / "bundle")
+    with pytest.raises(UserError, match="exists already"):  # never written over
+        write(client, artifacts)
 
 
 def test_nothing_is_left_of_a_bundle_that_fails(
-    client: FakeClient, contents: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: FakeClient, artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(bundle, "_save", fail)
     with pytest.raises(UserError, match="no space left"):
-        write(client, contents, tmp_path / "bundle")
-    assert not (tmp_path / "bundle").exists()
+        write(client, artifacts)
+    assert not (artifacts.parent / "bundle").exists()
 
 
 @pytest.mark.parametrize(
@@ -118,19 +115,15 @@ def test_nothing_is_left_of_a_bundle_that_fails(
         (lambda folder: (folder / "SHA256SUMS").unlink(), "is no bundle"),
     ],
 )
-def test_damage_is_found(
-    client: FakeClient, contents: Contents, tmp_path: Path, damage: Any, why: str
-) -> None:
-    write(client, contents, tmp_path / "bundle")
-    damage(tmp_path / "bundle")
+def test_damage_is_found(client: FakeClient, artifacts: Path, damage: Any, why: str) -> None:
+    folder = write(client, artifacts)
+    damage(folder)
     with pytest.raises(UserError, match=why):
-        verify_sums(tmp_path / "bundle")
+        verify_sums(folder)
 
 
-def test_other_images_than_the_list_says_are_refused(
-    client: FakeClient, contents: Contents, tmp_path: Path
-) -> None:
-    write(client, contents, tmp_path / "bundle")
+def test_other_images_than_the_list_says_are_refused(client: FakeClient, artifacts: Path) -> None:
+    folder = write(client, artifacts)
     client.loads = ["sha256:1", "sha256:3"]
     with pytest.raises(UserError, match=r"holds another sosp23-ft:cpu than manifest\.json says"):
-        load_images(client, tmp_path / "bundle")  # type: ignore[arg-type]
+        load_images(client, folder)  # type: ignore[arg-type]

@@ -14,11 +14,9 @@ from bench.cli import main
 from bench.docker import checks
 from bench.docker.checks import Finding, Level, container_findings
 from bench.docker.daemon import NoDaemonError, connect, explain
-from bench.docker.gpus import Gpu, GpuLedger, find_gpus, parse_gpu, visible
-from bench.point.spec import PointSpec
-from engines.core.errors import UserError
+from bench.docker.gpus import Gpu, find_gpus, parse_gpu, visible
+from engines.core.config import GIB
 
-GIB = 1 << 30
 IDLE = Gpu("GPU-1", "NVIDIA A100-SXM4-40GB", 40 * GIB, 0, "580.95.05")
 BUSY = Gpu("GPU-2", "NVIDIA A100-SXM4-40GB", 40 * GIB, 9 * GIB, "580.95.05")
 OLD = Gpu("GPU-3", "NVIDIA A100-SXM4-40GB", 40 * GIB, 0, "535.104")
@@ -59,8 +57,6 @@ def daemon(runtimes: tuple[str, ...] = ("runc", "nvidia")) -> SimpleNamespace:
 
 
 def _no_image(_: str) -> Any:
-    import docker
-
     raise docker.errors.ImageNotFound("none")
 
 
@@ -193,16 +189,3 @@ def test_the_environment_hides_gpus(programs: Path, monkeypatch: pytest.MonkeyPa
     put(programs / "nvidia-smi", 'for i in 0 1; do echo "GPU-$i, A100, 40960, 3, 580"; done')
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert [gpu.uuid for gpu in find_gpus()] == ["GPU-1"]
-
-
-def test_gpus_in_use_are_not_given_out() -> None:
-    ledger = GpuLedger([IDLE, BUSY, OLD])
-    pair = PointSpec(system="astra", backend="cuda", tensor_parallel=2)
-    ledger.check(pair)
-    with pytest.raises(UserError, match=r"needs 3 GPUs and 2 are free \(1 more in use by others\)"):
-        ledger.check(PointSpec(system="astra", backend="cuda", tensor_parallel=3))
-    taken = ledger.take(2)
-    assert not ledger.has(1)
-    ledger.give_back(taken)
-    assert ledger.has(2)
-    ledger.check(PointSpec(system="astra", backend="sim", tensor_parallel=8))

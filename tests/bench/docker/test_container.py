@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,51 +9,14 @@ from typing import Any
 import pytest
 import requests
 from click.testing import CliRunner
-from fake_docker import frame
 
 from bench.cli import main
 from bench.commands import places
-from bench.docker import worker
-from bench.docker.container import GIB, WORK, Confinement, input_mounts
+from bench.docker.container import ENTRY, WORK, Confinement, input_mounts
 from bench.docker.daemon import NoDaemonError
-from bench.docker.frames import Frames
 from bench.docker.gpus import Gpu
 from bench.docker.images import Image
-from bench.docker.wire import Order, Ready, decode, decode_order, encode, encode_order
-from bench.point.spec import PointSpec
-from bench.results.provenance import source_hash
-from bench.results.store import State, Store
-from bench.sweep.worker import Advanced, Failed, Finished
-
-SPEC = PointSpec(system="astra", duration=20.0, window=(0.0, 10.0))
-MESSAGES = [
-    Ready("abc"),
-    Advanced(0.25),
-    Finished(by_other=True),
-    Failed("why", "where", fatal=True),
-]
-
-
-@pytest.mark.parametrize("message", MESSAGES)
-def test_messages_survive_the_wire(message: Any) -> None:
-    assert decode(encode(message)) == message
-
-
-def test_orders_survive_the_wire_and_noise_is_none() -> None:
-    order = Order(SPEC, "/artifacts", {"container": {"digest": "sha256:1"}}, force=True)
-    assert decode_order(encode_order(order)) == order
-    for noise in (b"", b"hello\n", b"3\n", b"[]\n", b'{"kind": "else"}\n', b"{}\n", b"\xff\n"):
-        assert decode(noise) is None
-
-
-@pytest.mark.parametrize("size", [1, 3, 7, 1000])
-def test_frames_are_put_together_from_any_pieces(size: int) -> None:
-    lines = b"".join(map(encode, MESSAGES))
-    stream = frame(1, lines[:10]) + frame(2, b"first\n\nlast words\n") + frame(1, lines[10:])
-    frames = Frames()
-    found = [m for at in range(0, len(stream), size) for m in frames.feed(stream[at : at + size])]
-    assert found == MESSAGES
-    assert frames.last_words == "last words"
+from engines.core.config import GIB
 
 
 def test_a_container_sees_results_and_named_inputs_alone(
@@ -66,18 +27,14 @@ def test_a_container_sees_results_and_named_inputs_alone(
     (tmp_path / "data" / "lengths.csv").touch()
     trace = tmp_path / "trace.csv"
     trace.touch()
-    specs = [
-        PointSpec(system="astra", lengths="data/lengths.csv", device_profile="a100-40gb"),
-        PointSpec(system="astra", trace=str(trace), lengths="data/none.csv"),
-    ]
-    mounts = input_mounts(specs)
+    mounts = input_mounts(["data/lengths.csv", "a100-40gb", str(trace), "data/none.csv"])
     assert mounts == {
         f"{WORK}/data/lengths.csv": str(tmp_path / "data" / "lengths.csv"),
         str(trace): str(trace),
     }
-    options = Confinement(tmp_path, inputs=mounts).options()
+    options = Confinement(tmp_path, mounts).options()
     written = [m["Target"] for m in options["mounts"] if not m["ReadOnly"]]
-    assert written == ["/artifacts"]
+    assert written == [f"{WORK}/artifacts"]
     assert len(options["mounts"]) == 3
     assert options["user"] == f"{os.getuid()}:{os.getgid()}"
     assert options["network_mode"] == "none"
@@ -100,9 +57,9 @@ def test_a_checkpoint_of_links_comes_with_what_they_lead_to(
     (snapshot / "own").touch()
     (snapshot / "alias").symlink_to("own")
     (snapshot / "gone").symlink_to("../../blobs/none")
-    absolute = input_mounts([PointSpec(system="astra", model=str(snapshot))])
+    absolute = input_mounts([str(snapshot)])
     assert absolute == {str(snapshot): str(snapshot), str(blobs / "abc"): str(blobs / "abc")}
-    relative = input_mounts([PointSpec(system="astra", model="hub/snapshots/1")])
+    relative = input_mounts(["hub/snapshots/1"])
     assert relative[f"{WORK}/hub/blobs/abc"] == str(blobs / "abc")
 
 
@@ -120,42 +77,33 @@ def test_gpus_come_with_shared_memory_and_pinned_memory(tmp_path: Path) -> None:
     assert record["gpus"] == ["A100"] * 4
 
 
-def test_the_program_runs_points_and_ends_with_its_input(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    orders = [Order(SPEC, str(tmp_path), {"container": {"image": "mine"}}, force=False)] * 2
-    done = subprocess.run(
-        [sys.executable, "-c", "import os; os.system('echo noise'); "
-         "import bench.docker.worker as w; w.main()"],
-        input=b"", capture_output=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0
-    with subprocess.Popen(
-        [sys.executable, "-m", "bench.docker.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as program:
-        assert program.stdin is not None
-        assert program.stdout is not None
-        assert decode(program.stdout.readline()) == Ready(source_hash())
-        for order, by_other in zip(orders, (False, True), strict=True):
-            program.stdin.write(encode_order(order))
-            program.stdin.flush()
-            assert decode(program.stdout.readline()) == Finished(by_other=by_other)
-    assert program.returncode == 0
-    assert store.state(SPEC) is State.COMPLETE
-    assert store.load_record(SPEC)["provenance"]["container"] == {"image": "mine"}
+def entry(tmp_path: Path, script: str) -> subprocess.Popen[str]:
+    """What a container starts with, here on this machine."""
+    pipe = subprocess.PIPE
+    words = ["sh", "-c", ENTRY.replace("/tmp/", f"{tmp_path}/"), "sh", "sh", "-c", script]
+    return subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True)
 
 
-def test_what_cannot_be_written_or_read_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    told: list[Any] = []
-    order = Order(SPEC, str(tmp_path / "file"), {}, force=False)
-    failed = worker._follow(encode_order(order), source="s", tell=told.append)
-    assert isinstance(failed, Failed)
-    assert failed.fatal
-    assert "is not a directory" in failed.error
-    values = json.loads(encode_order(order))
-    values["spec"]["unheard_of"] = 1
-    other = worker._follow(json.dumps(values).encode(), source="s", tell=told.append)
-    assert "unknown settings" in other.error  # type: ignore[union-attr]
+def test_a_command_gets_its_input_and_gives_its_status(tmp_path: Path) -> None:
+    with entry(tmp_path, "cat; exit 7") as command:
+        assert command.stdin is not None
+        assert command.stdout is not None
+        command.stdin.write("one\ntwo\n\n")
+        command.stdin.flush()
+        assert command.wait() == 7
+        assert command.stdout.readline() == "one\n"
+
+
+def test_a_command_ends_with_its_launcher(tmp_path: Path) -> None:
+    with entry(tmp_path, "echo begun; exec sleep 600") as command:
+        assert command.stdin is not None
+        assert command.stdout is not None
+        command.stdin.write("\n")
+        command.stdin.flush()
+        assert command.stdout.readline() == "begun\n"
+        command.stdin.close()
+        assert command.stdout.read() == ""  # nobody holds it any more: the command is gone too
+        assert command.wait() == 137
 
 
 @pytest.mark.parametrize(
