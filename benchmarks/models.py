@@ -200,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _write(path: Path, result: Result, options: argparse.Namespace) -> None:
     from bench.files import json_bytes, write_file
-    from bench.results.provenance import package_version
+    from bench.machine import package_version
 
     record = {
         "settings": {key: str(value) for key, value in vars(options).items()},

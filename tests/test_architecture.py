@@ -23,6 +23,7 @@ ROOMS = (
     "engines.models",
     "engines.execution",
     "bench.files",
+    "bench.machine",
     "bench.progress",
     "bench.workloads",
     "bench.point",

@@ -7,26 +7,25 @@ from pathlib import Path
 
 import click
 
-from bench.point.spec import BACKENDS, PointSpec
-from engines.core.errors import UserError, unknown_name
+from bench.point.spec import Backend, PointSpec, parse_name
+from engines.core.errors import UserError
 
 
-def resolve_backend(name: str, *, here: bool = True) -> str:
+def resolve_backend(name: str, *, here: bool = True) -> Backend:
     """Settle `auto`, and refuse a backend that is unknown or not installed; raises UserError.
 
     `auto` runs the model where PyTorch sees a GPU, and simulates elsewhere. What does not run
     `here` but in a container needs nothing installed.
     """
-    if name not in BACKENDS:
-        raise unknown_name("backend", name, BACKENDS)
-    if name == "auto":
-        return "cuda" if _has_gpu() else "sim"
-    if here and name != "sim" and importlib.util.find_spec("torch") is None:
+    backend = parse_name(Backend, name)
+    if backend is Backend.AUTO:
+        return Backend.CUDA if _has_gpu() else Backend.SIM
+    if here and backend is not Backend.SIM and importlib.util.find_spec("torch") is None:
         raise UserError(
             f"backend '{name}' needs PyTorch, which is not installed: install it "
             f"(make install BACKEND={name}), or use --backend sim"
         )
-    return name
+    return backend
 
 
 def check_profile(spec: PointSpec) -> None:

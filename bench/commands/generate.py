@@ -10,7 +10,7 @@ import click
 from bench.commands.backend import resolve_backend
 from bench.commands.options import ray_option
 from bench.commands.point_options import engine_options
-from bench.point.spec import PointSpec
+from bench.point.spec import Backend, PointSpec
 from engines.core.errors import UserError
 
 
@@ -46,7 +46,7 @@ def command(*, input_file: Path, as_json: bool, **settings: Any) -> None:
             click.echo(f"{index}: {' '.join(map(str, sequence.output_token_ids))}")
 
 
-def _resolve(name: str) -> str:
+def _resolve(name: str) -> Backend:
     """A backend that has tokens; `auto` is the GPU where there is one, else the CPU."""
     if name == "sim":
         raise UserError("backend 'sim' has no tokens: use --backend cpu or cuda")

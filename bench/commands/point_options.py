@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from bench.commands.options import EXISTING_FILE, SEED, Function
-from bench.point.spec import BACKENDS, DEFAULT_ROUTER, ROUTERS, PointSpec
+from bench.point.spec import BACKENDS, DEFAULT_ROUTER, PointSpec, Router, plain_setting
 from engines.core.config import MODELS, Preemption, System
 
-DEFAULTS = {field.name: field.default for field in fields(PointSpec)}
+DEFAULTS = {field.name: plain_setting(field.default) for field in fields(PointSpec)}
 WORKLOADS = "sharegpt|alpaca|chat|translation-1shot|translation-5shot"
 SAMPLINGS = "n1|n2|n4|n6|beam2|beam4|beam6"
 
@@ -116,7 +116,7 @@ _POINT_OPTIONS = (
         "--router",
         "router",
         f"What chooses among replicas.  [default: {DEFAULT_ROUTER}]",
-        metavar="|".join(ROUTERS),
+        metavar="|".join(Router),
     ),
     _setting(
         "--kv-slots",

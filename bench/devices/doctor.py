@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.docker.checks import Finding, Level, container_findings
 from bench.files import check_writable
-from bench.results.provenance import (
+from bench.machine import (
     cpu_model,
     git_state,
     memory_bytes,

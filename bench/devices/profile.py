@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bench.devices.device import out_of_memory
-from bench.results.provenance import git_state, memory_bytes, source_hash
+from bench.machine import git_state, memory_bytes
+from bench.results.provenance import source_hash
 from engines.core.config import ModelSpec
 from engines.core.errors import UserError
 

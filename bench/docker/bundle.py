@@ -23,7 +23,7 @@ from bench.docker.daemon import refusal
 from bench.docker.images import Image
 from bench.docker.launch import run_json
 from bench.files import check_writable, describe, json_bytes
-from bench.results.provenance import git_state
+from bench.machine import git_state
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:

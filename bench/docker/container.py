@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from bench.docker.daemon import refusal
 from bench.docker.gpus import Gpu
 from bench.docker.images import Image
-from bench.results.provenance import GIVEN, git_state
+from bench.machine import git_state
+from bench.results.provenance import GIVEN
 from engines.core.config import GIB
 from engines.core.errors import UserError
 

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import bench
 from bench.docker.daemon import refusal
-from bench.results.provenance import git_state
+from bench.machine import git_state
 from engines.core.config import System
 from engines.core.errors import UserError, unknown_name
 

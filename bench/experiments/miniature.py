@@ -37,7 +37,7 @@ from typing import Any
 
 from bench.experiments.model import Curve, Panel
 from bench.files import json_bytes, write_file
-from bench.point.spec import PointSpec
+from bench.point.spec import Backend, PointSpec
 from engines.core.config import EngineConfig, System, find_model
 from engines.core.errors import UserError
 from engines.sim.cost import StepCost
@@ -170,7 +170,7 @@ def measure_speed() -> float:
     from engines.core.stats import StepRecorder
     from engines.systems import create_scheduler
 
-    spec = PointSpec(system="astra", model=MODEL, backend="cpu", dtype="float32")
+    spec = PointSpec(system=System.ASTRA, model=MODEL, backend=Backend.CPU, dtype="float32")
     config = EngineConfig(system=System.ASTRA, num_slots=8 * TYPICAL_CONTEXT)
     executor = load_platform(spec).executor(config)
     recorder = StepRecorder(0.0, 0.0)

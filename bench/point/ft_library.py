@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bench.point.spec import PointSpec
-from bench.results.provenance import gpu_names
+from bench.machine import gpu_names
+from bench.point.spec import Backend, PointSpec
 from engines.core.clock import Clock, WallClock
 from engines.core.config import EngineConfig, ModelSpec, System, find_model
 from engines.core.executor import Executor
@@ -17,7 +17,7 @@ from engines.sim.slots import default_slots, paper_server
 
 def has_library(spec: PointSpec) -> bool:
     """Whether NVIDIA's library is here and serves the point."""
-    ours = System.parse(spec.system) is System.FT and spec.backend == "cuda"
+    ours = spec.system is System.FT and spec.backend is Backend.CUDA
     return ours and find_program() is not None
 
 

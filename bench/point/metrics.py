@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.results.store import MEASURED
 from bench.workloads.build import Workload
 from engines.core.engine import Engine
 from engines.core.errors import UserError
@@ -33,7 +32,7 @@ def summarize(
     """
     spec = setting.spec
     finished, ended_s = np.isfinite(log.finish_s), log.finish_s
-    if spec.backend in MEASURED and spec.timeout is not None:
+    if spec.measured and spec.timeout is not None:
         ended_s = np.where(finished, ended_s, np.maximum(spec.timeout, workload.arrival_s))
     counted = np.isfinite(ended_s) & (workload.arrival_s >= setting.warmup_s)
     if not counted.any():
@@ -47,12 +46,12 @@ def summarize(
     tpot = (log.finish_s - log.first_token_s)[several] / (workload.output_len[several] - 1)
     last_s = float(log.finish_s[finished].max()) if finished.any() else math.inf
     p50, p90, p99 = np.percentile(latency, (50, 90, 99)).tolist()
-    total_tokens = int(workload.output_len[finished].sum(dtype=np.int64)) * setting.sampling.n
+    total_tokens = int(workload.output_len[finished].sum(dtype=np.int64)) * spec.sampling.n
     metrics: dict[str, Any] = {
-        "system": spec.system,
+        "system": spec.system.value,
         "model": spec.model,
         "workload": workload.name,
-        "backend": spec.backend,
+        "backend": spec.backend.value,
         "device": setting.device,
         "rate": spec.rate,
         "duration": spec.duration,
@@ -71,7 +70,7 @@ def summarize(
         "kv_slots": setting.config.num_slots,
     }
     if spec.replicas > 1:
-        metrics |= {"replicas": spec.replicas, "router": setting.router}
+        metrics |= {"replicas": spec.replicas, "router": setting.router.value}
     return metrics | _memory_metrics(setting, [engine.recorder for engine in engines])
 
 

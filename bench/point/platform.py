@@ -23,7 +23,6 @@ from engines.core.config import (
     Preemption,
     System,
     find_model,
-    parse_size,
 )
 from engines.core.errors import UserError
 from engines.core.executor import Executor
@@ -171,7 +170,7 @@ class RealPlatform:
         """See `Platform.default_slots`."""
         memory = self.spec.gpu_memory
         return self.loaded.default_slots(
-            gpu_memory_bytes=None if memory is None else parse_size(memory),
+            gpu_memory_bytes=None if memory is None else memory.num_bytes,
             max_batched_tokens=self.spec.max_batched_tokens,
         )
 
@@ -209,7 +208,7 @@ class RealPlatform:
 
 def find_platform(spec: PointSpec) -> Platform:
     """Find the device of a point, with its model ready; see `load_platform`."""
-    if spec.backend == "sim":
+    if not spec.measured:
         return _simulated(spec)
     if has_library(spec):
         return load_library(spec)
@@ -221,7 +220,7 @@ def load_platform(spec: PointSpec, communicator: Communicator | None = None) -> 
 
     To be closed after use. Raises UserError.
     """
-    if spec.backend not in ("cpu", "cuda"):
+    if not spec.measured:
         raise UserError(f"backend '{spec.backend}' runs no model: use --backend cpu or cuda")
     with _torch_needed(spec):
         from engines.execution.setup import load
@@ -238,7 +237,7 @@ def load_platform(spec: PointSpec, communicator: Communicator | None = None) -> 
 
 def needs_ranks(spec: PointSpec, *, ray: str) -> bool:
     """Whether the point's model runs in slices; raises UserError for a cluster nobody would use."""
-    if spec.backend != "sim" and (spec.tensor_parallel or 1) > 1 and not has_library(spec):
+    if spec.measured and (spec.tensor_parallel or 1) > 1 and not has_library(spec):
         return True
     if ray != "local":
         raise UserError(
@@ -297,16 +296,15 @@ def _torch_needed(spec: PointSpec) -> Iterator[None]:
 
 def engine_config(spec: PointSpec, platform: Platform, sampling: SamplingParams) -> EngineConfig:
     """Fill in a point's defaults: slots from memory, and the system's limits."""
-    system = System.parse(spec.system)
     model = platform.model
     num_slots = platform.default_slots if spec.kv_slots is None else spec.kv_slots
     max_seqs = ASTRA_MAX_SEQS
-    if system in (System.ORCA_ORACLE, System.ORCA_POW2, System.ORCA_MAX) or spec.share_prefix:
+    if spec.system in (System.ORCA_ORACLE, System.ORCA_POW2, System.ORCA_MAX) or spec.share_prefix:
         max_seqs = ORCA_MAX_SEQS
     # Groups of one sequence that may be recomputed never swap: they need no memory for it.
-    swaps = sampling.n > 1 or spec.preemption == Preemption.SWAP or spec.backend == "sim"
+    swaps = sampling.n > 1 or spec.preemption is Preemption.SWAP or not spec.measured
     return EngineConfig(
-        system=system,
+        system=spec.system,
         num_slots=num_slots,
         swap_slots=_swap_slots(platform) if swaps else 0,
         block_size=spec.block_size,
@@ -318,7 +316,7 @@ def engine_config(spec: PointSpec, platform: Platform, sampling: SamplingParams)
             else spec.max_batch_size
         ),
         max_model_len=model.max_positions // spec.shrink,
-        preemption=Preemption(spec.preemption),
+        preemption=spec.preemption,
         share_prefix=spec.share_prefix,
     )
 

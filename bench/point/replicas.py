@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
+from bench.point.spec import Router
 from engines.core.engine import Engine
 from engines.core.request import Request
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from bench.point.serve import Progress, RequestLog
 
 PROGRESS_PERIOD_REQUESTS = 256
-Router = Callable[[float], "Replica"]
+Choose = Callable[[float], "Replica"]
 
 
 class Replica:
@@ -61,13 +62,13 @@ class Replica:
         self._unfinished += 1
 
 
-def round_robin(replicas: Sequence[Replica]) -> Router:
+def round_robin(replicas: Sequence[Replica]) -> Choose:
     """Each replica in turn, whatever its load."""
     turns = cycle(replicas)
     return lambda time_s: next(turns)
 
 
-def least_loaded(replicas: Sequence[Replica]) -> Router:
+def least_loaded(replicas: Sequence[Replica]) -> Choose:
     """The replica with the fewest unfinished requests; of several, the one next in turn."""
     order = list(replicas)
 
@@ -80,9 +81,9 @@ def least_loaded(replicas: Sequence[Replica]) -> Router:
     return choose
 
 
-ROUTERS: dict[str, Callable[[Sequence[Replica]], Router]] = {
-    "round-robin": round_robin,
-    "least-loaded": least_loaded,
+ROUTERS: dict[Router, Callable[[Sequence[Replica]], Choose]] = {
+    Router.ROUND_ROBIN: round_robin,
+    Router.LEAST_LOADED: least_loaded,
 }
 
 
@@ -90,7 +91,12 @@ class Fleet:
     """Replicas behind one router."""
 
     def __init__(
-        self, engines: Sequence[Engine], log: RequestLog, *, router: str, until_s: float = math.inf
+        self,
+        engines: Sequence[Engine],
+        log: RequestLog,
+        *,
+        router: Router,
+        until_s: float = math.inf,
     ) -> None:
         self._log = log
         self._replicas = [Replica(engine, log, until_s=until_s) for engine in engines]

@@ -23,13 +23,13 @@ from bench.point.platform import (
     run_on_ranks,
 )
 from bench.point.replicas import Fleet
-from bench.point.spec import DEFAULT_ROUTER, PointSpec
+from bench.point.spec import DEFAULT_ROUTER, PointSpec, Router
 from bench.workloads.build import Workload, build_workload
 from engines.core.clock import Clock, VirtualClock
 from engines.core.config import EngineConfig
 from engines.core.engine import Engine
 from engines.core.errors import UserError
-from engines.core.request import Request, SamplingParams, SequenceGroup
+from engines.core.request import Request, SequenceGroup
 from engines.core.stats import StepRecorder
 from engines.systems import create_scheduler
 
@@ -62,7 +62,6 @@ class Setting:
     spec: PointSpec
     platform: Platform
     config: EngineConfig
-    sampling: SamplingParams
     warmup_s: float
     window_s: tuple[float, float]
 
@@ -78,7 +77,7 @@ class Setting:
         return several + self.platform.device
 
     @property
-    def router(self) -> str:
+    def router(self) -> Router:
         """What shares requests out among replicas."""
         return self.spec.router or DEFAULT_ROUTER
 
@@ -109,7 +108,7 @@ def _serve_on(platform: Platform, spec: PointSpec, *, on_progress: Progress | No
     engines = create_engines(setting)
     log = RequestLog(workload)
     started = time.perf_counter()
-    requests = workload.requests(setting.sampling)
+    requests = workload.requests(spec.sampling)
     if spec.replicas == 1:
         serve(engines[0], requests, log, until_s=setting.until_s, on_progress=on_progress)
     else:
@@ -146,11 +145,10 @@ def resolve(spec: PointSpec) -> Setting:
 
 def settle(spec: PointSpec, platform: Platform) -> Setting:
     """Fill in the defaults that follow from the device."""
-    sampling = SamplingParams.parse(spec.sampling)
-    config = engine_config(spec, platform, sampling)
+    config = engine_config(spec, platform, spec.sampling)
     warmup_s = min(DEFAULT_WARMUP_S, spec.duration / 10) if spec.warmup is None else spec.warmup
     window_s = spec.window or (0.0, spec.duration)
-    return Setting(spec, platform, config, sampling, warmup_s, window_s)
+    return Setting(spec, platform, config, warmup_s, window_s)
 
 
 def create_engines(setting: Setting) -> list[Engine]:

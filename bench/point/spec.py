@@ -5,18 +5,69 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from functools import partial
+from typing import Any, TypeVar
 
 from engines.core.config import MOST_KV_SLOTS, Preemption, System, parse_size
 from engines.core.errors import UserError, unknown_name
 from engines.core.request import SamplingParams
 
-BACKENDS = ("auto", "cuda", "cpu", "sim")
-ROUTERS = ("round-robin", "least-loaded")
-DEFAULT_ROUTER = "round-robin"
+
+class Backend(StrEnum):
+    """What runs a point; AUTO is settled at the command line."""
+
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
+    SIM = "sim"
+
+
+class Router(StrEnum):
+    """What shares requests out among replicas."""
+
+    ROUND_ROBIN = "round-robin"
+    LEAST_LOADED = "least-loaded"
+
+
+class MemorySize(str):
+    """A memory size as it was written, such as "40GiB"; raises UserError for anything else."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.num_bytes = parse_size(text)
+
+
+BACKENDS = tuple(backend.value for backend in Backend)
+_ONE_SEQUENCE = SamplingParams()
+DEFAULT_ROUTER = Router.ROUND_ROBIN
 MAX_SEED = (1 << 32) - 1
+Kind = TypeVar("Kind", bound=StrEnum)
+
+
+def parse_name(kind: type[Kind], name: str) -> Kind:
+    """Return the member of an enumeration called `name`; raises UserError naming the others."""
+    try:
+        return kind(name)
+    except ValueError:
+        raise unknown_name(kind.__name__.lower(), name, kind) from None
+
+
+_TYPES: Mapping[str, Callable[[str], object]] = {
+    "system": System.parse,
+    "sampling": SamplingParams.parse,
+    "backend": partial(parse_name, Backend),
+    "gpu_memory": MemorySize,
+    "preemption": partial(parse_name, Preemption),
+    "router": partial(parse_name, Router),
+}
+_AT_LEAST_ONE = {
+    "tensor_parallel": "tensor-parallel degree",
+    "shrink": "shrink",
+    "replicas": "replicas",
+}
 # Beyond every machine, and within what this one can keep lists of.
 _AT_MOST: Mapping[str, float] = {
     "seed": MAX_SEED,
@@ -26,7 +77,7 @@ _AT_MOST: Mapping[str, float] = {
     "max_batched_tokens": MOST_KV_SLOTS,
     "swap_space_gib": 100_000,
 }
-# Settings that say nothing to the simulation, and what to give it instead.
+# Settings that mean nothing to the simulation, and what to use instead.
 _OF_MODELS = {"gpu_memory": "--kv-slots or --device-profile", "dtype": "--device-profile"}
 
 
@@ -34,16 +85,19 @@ _OF_MODELS = {"gpu_memory": "--kv-slots or --device-profile", "dtype": "--device
 class PointSpec:
     """The options of `bench run`, validated. `None` means: the default for model and device.
 
+    The names of a system, sampling and so on may be given as strings; they become types here and
+    are parsed nowhere else. Raises UserError for a value that is unknown or out of range.
+
     Times are in seconds, `rate` in requests per second. `window` bounds the steps over which
     running requests and memory are averaged; `warmup` drops early arrivals from latency.
-    `gpu_memory` ("40GiB") stands in for a smaller device when KV slots are derived from memory.
-    `shrink` divides all lengths and the model's context, for runs in miniature.
-    `timeout` ends serving early, with requests unfinished. `trace` replays a file; `lengths`
-    replaces a workload's shipped length statistics by a file. `replicas` engines, each on devices
-    of its own, share the arrivals out through `router` (simulation only).
+    `gpu_memory` stands in for a smaller device when KV slots are derived from memory. `shrink`
+    divides all lengths and the model's context, for runs in miniature. `timeout` ends serving
+    early, with requests unfinished. `trace` replays a file; `lengths` replaces a workload's shipped
+    length statistics by a file. `replicas` engines, each on devices of its own, share the arrivals
+    out through `router` (simulation only).
     """
 
-    system: str
+    system: System
     model: str = "opt-13b"
     workload: str = "sharegpt"
     trace: str | None = None
@@ -51,34 +105,32 @@ class PointSpec:
     rate: float = 1.0
     duration: float = 600.0
     seed: int = 0
-    sampling: str = "n1"
+    sampling: SamplingParams = _ONE_SEQUENCE
     block_size: int = 16
-    backend: str = "sim"
+    backend: Backend = Backend.SIM
     device_profile: str | None = None
     tensor_parallel: int | None = None
     kv_slots: int | None = None
-    gpu_memory: str | None = None
+    gpu_memory: MemorySize | None = None
     dtype: str | None = None
     shrink: int = 1
     swap_space_gib: float = 20.0
     max_batch_size: int | None = None
     max_batched_tokens: int = 2560
     max_num_seqs: int | None = None
-    preemption: str = "auto"
+    preemption: Preemption = Preemption.AUTO
     share_prefix: bool = False
     warmup: float | None = None
     timeout: float | None = None
     window: tuple[float, float] | None = None
     replicas: int = 1
-    router: str | None = None
+    router: Router | None = None
 
     def __post_init__(self) -> None:
-        System.parse(self.system)
-        SamplingParams.parse(self.sampling)
-        if self.backend not in BACKENDS:
-            raise UserError(f"unknown backend '{self.backend}': known: {', '.join(BACKENDS)}")
-        if self.preemption not in [p.value for p in Preemption]:
-            raise UserError(f"unknown preemption '{self.preemption}': known: auto, recompute, swap")
+        for name, parse in _TYPES.items():
+            value = getattr(self, name)
+            if type(value) is str:
+                object.__setattr__(self, name, parse(value))
         self._check_times()
         self._check_sizes()
         self._check_backend()
@@ -99,21 +151,16 @@ class PointSpec:
     def _check_sizes(self) -> None:
         if not (math.isfinite(self.swap_space_gib) and self.swap_space_gib >= 0):
             raise UserError(f"swap space must not be negative, got {self.swap_space_gib:g}")
-        if self.gpu_memory is not None:
-            parse_size(self.gpu_memory)
-        if self.tensor_parallel is not None and self.tensor_parallel < 1:
-            raise UserError(
-                f"tensor-parallel degree must be at least 1, got {self.tensor_parallel}"
-            )
-        if self.shrink < 1:
-            raise UserError(f"shrink must be at least 1, got {self.shrink}")
+        for name, title in _AT_LEAST_ONE.items():
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"{title} must be at least 1, got {value}")
         for name, most in _AT_MOST.items():
             if (value := getattr(self, name)) is not None and value > most:
                 raise UserError(f"{name} must be at most {most:,}, got {value:,}")
 
     def _check_backend(self) -> None:
         for name, instead in _OF_MODELS.items():
-            if self.backend == "sim" and (value := getattr(self, name)) is not None:
+            if self.backend is Backend.SIM and (value := getattr(self, name)) is not None:
                 flag = "--" + name.replace("_", "-")
                 raise UserError(
                     f"{flag} {value} counts only where a model runs (--backend cpu or cuda): give "
@@ -121,32 +168,33 @@ class PointSpec:
                 )
 
     def _check_replicas(self) -> None:
-        if self.replicas < 1:
-            raise UserError(f"replicas must be at least 1, got {self.replicas}")
-        if self.router is not None and self.router not in ROUTERS:
-            raise unknown_name("router", self.router, ROUTERS)
         if self.replicas == 1 and self.router is not None:
             raise UserError(
                 f"router '{self.router}' has nothing to choose from: give --replicas 2 or more"
             )
-        if self.replicas > 1 and self.backend != "sim":
+        if self.replicas > 1 and self.backend is not Backend.SIM:
             raise UserError(
                 f"replicas are simulated only, got --replicas {self.replicas} with backend "
                 f"'{self.backend}': use --backend sim"
             )
+
+    @property
+    def measured(self) -> bool:
+        """Whether a model runs, so that times are this machine's."""
+        return self.backend in (Backend.CPU, Backend.CUDA)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; read back by `from_dict`.
 
         A single engine has no entries for replicas, so that its identity does not depend on them.
         """
-        values = asdict(self)
+        values = {field.name: plain_setting(getattr(self, field.name)) for field in fields(self)}
         if self.replicas == 1:
             del values["replicas"], values["router"]
         return values
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> PointSpec:
+    def from_dict(cls, values: Mapping[str, Any]) -> PointSpec:
         """Rebuild a spec; raises UserError for keys of another version."""
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
@@ -165,4 +213,12 @@ class PointSpec:
         """A readable name, unique together with `digest`."""
         source = "trace" if self.trace else self.workload
         several = f"_x{self.replicas}" if self.replicas > 1 else ""
-        return f"{self.system}_{self.model}_{source}_{self.sampling}_r{self.rate:g}{several}"
+        sampling = self.sampling.name
+        return f"{self.system}_{self.model}_{source}_{sampling}_r{self.rate:g}{several}"
+
+
+def plain_setting(value: object) -> Any:
+    """The value that JSON stores: strings for types, everything else as it is."""
+    if isinstance(value, SamplingParams):
+        return value.name
+    return str(value) if isinstance(value, str) else value

@@ -7,54 +7,52 @@ import json
 import os
 import platform
 import shlex
-import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import engines
+from bench.machine import (
+    cpu_model,
+    git_state,
+    gpu_names,
+    memory_bytes,
+    package_version,
+    usable_cores,
+)
 from bench.point.spec import PointSpec
 
-# What decides a result besides the engines; drawing, driving and reporting do not.
-_BENCH_SOURCES = (
-    *("run.py", "metrics.py", "replicas.py", "backends.py", "ft_library.py", "point.py"),
-    "workloads",
-)
-INPUT_FILES = ("trace", "lengths", "device_profile")  # settings that may name a file
+_ROOT = Path(__file__).parents[2]
+# What decides a result; drawing, driving and reporting do not.
+_DECISIVE = ("engines", "bench/point", "bench/workloads")
 # Sources of the kernels, which an installed package carries and a checkout has elsewhere.
-_CARRIED = Path("kernels", "csrc")
+_CARRIED = Path("engines", "kernels", "csrc")
+INPUT_FILES = ("trace", "lengths", "device_profile")  # settings that may name a file
 _PACKAGES = ("numpy", "pyarrow", "torch")
-_COMMAND_TIMEOUT_S = 10
 # Variable with a JSON object that replaces parts of the environment: what the launcher of a
 # container knows and the inside does not.
 GIVEN = "BENCH_PROVENANCE"
 
 
-def source_hash() -> str:
-    """SHA-256 over the files of `engines` and of the parts of `bench` that decide results."""
+def source_hash(root: Path = _ROOT) -> str:
+    """SHA-256 over the source files that decide results, by name and content."""
     digest = hashlib.sha256()
-    for name, path in sorted(_source_files()):
-        content = path.read_bytes()
+    for name in sorted(_source_files(root)):
+        content = (root / name).read_bytes()
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()
 
 
-def _source_files() -> Iterator[tuple[str, Path]]:
-    packages = {
-        "engines": Path(engines.__file__).parent,
-        **{f"bench/{name}": Path(__file__).parent / name for name in _BENCH_SOURCES},
-    }
-    for prefix, top in packages.items():
-        for path in [top] if top.is_file() else top.rglob("*"):
-            inner = path.relative_to(top)
+def _source_files(root: Path) -> Iterator[str]:
+    for folder in _DECISIVE:
+        for path in (root / folder).rglob("*"):
+            inner = path.relative_to(root)
             hidden = any(part.startswith((".", "__pycache__")) for part in inner.parts)
-            hidden = hidden or inner.is_relative_to(_CARRIED)
-            if path.is_file() and not hidden and path.suffix not in (".pyc", ".so"):
-                yield f"{prefix}/{inner.as_posix()}", path
+            if inner.is_relative_to(_CARRIED) or hidden or path.suffix in (".pyc", ".so"):
+                continue
+            if path.is_file():
+                yield inner.as_posix()
 
 
 def hash_inputs(spec: PointSpec) -> dict[str, str]:
@@ -118,75 +116,3 @@ def provenance_of(
         "started": started.isoformat(timespec="milliseconds"),
         "ended": ended.isoformat(timespec="milliseconds"),
     }
-
-
-def git_state() -> dict[str, Any]:
-    """Commit and whether the checkout differs from it; both null outside a git checkout.
-
-    Results are not sources: those that a run has written do not make the next one's differ.
-    """
-    commit = _output("git", "rev-parse", "HEAD")
-    if commit is None:
-        return {"git_commit": None, "git_dirty": None}
-    status = _output("git", "status", "--porcelain", "--", ":/", ":(top,exclude)artifacts")
-    return {"git_commit": commit, "git_dirty": None if status is None else status != ""}
-
-
-def package_version(name: str) -> str | None:
-    """Version of an installed package, without importing it."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def memory_bytes() -> int | None:
-    """Physical memory of the machine."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return None
-
-
-def cpu_model() -> str | None:
-    """The processor's name as the system gives it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.processor() or None
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model", "cpu model"):
-            return value.strip()
-    return platform.processor() or platform.machine() or None
-
-
-def gpu_names() -> list[str]:
-    """Names of the NVIDIA GPUs, none where the driver is not installed."""
-    names = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
-    return names.splitlines() if names else []
-
-
-def _output(*command: str) -> str | None:
-    """Standard output of a command run beside the sources, or None if it cannot tell."""
-    if shutil.which(command[0]) is None:
-        return None
-    try:
-        done = subprocess.run(
-            command,
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=_COMMAND_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -34,6 +34,7 @@ from bench.files import (
 from bench.point.spec import PointSpec
 from bench.results.measurements import find_measurement
 from bench.results.provenance import hash_inputs, source_hash
+from engines.core.config import System
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ METRICS = "metrics.json"
 POINT = "point.json"
 REQUESTS = "requests.parquet"
 TIMES = ("wall_s", "host_us_per_step")  # metrics that differ between two runs of one point
-MEASURED = ("cpu", "cuda")
 
 
 class State(Enum):
@@ -202,7 +202,7 @@ class Store:
         import pandas as pd
 
         rows = [row for spec in dict.fromkeys(specs) if (row := self._row(spec)) is not None]
-        empty = [*PointSpec(system="astra").to_dict(), "digest", "stale"]
+        empty = [*PointSpec(system=System.ASTRA).to_dict(), "digest", "stale"]
         return pd.DataFrame(rows) if rows else pd.DataFrame(columns=empty)
 
     def _row(self, spec: PointSpec) -> dict[str, Any] | None:

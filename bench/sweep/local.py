@@ -17,11 +17,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 
+from bench.machine import usable_cores
 from bench.point.serve import run_point
 from bench.point.spec import PointSpec
 from bench.progress import Display
-from bench.results.provenance import usable_cores
-from bench.results.store import MEASURED, Store, name_of
+from bench.results.store import Store, name_of
 from bench.sweep.place import Ended, Job, RunPoint, execute
 from engines.core.errors import UserError
 
@@ -44,7 +44,7 @@ class LocalProcesses:
     def bring(self, job: Job, display: Display) -> Generator[Ended]:
         """See `Place.bring`; measured points run one at a time, lest they disturb each other."""
         limit = self.jobs or usable_cores()
-        if any(spec.backend in MEASURED for spec in job.specs):
+        if any(spec.measured for spec in job.specs):
             limit = 1
             if self.jobs is not None and self.jobs > 1:
                 display.note("measured points run one at a time: --jobs is for the simulation")

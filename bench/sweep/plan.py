@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from bench.point.spec import PointSpec
-from bench.results.store import MEASURED, Check, State, Store, name_of
-from engines.core.request import SamplingParams
+from bench.results.store import Check, State, Store, name_of
 
 _SECOND_WORK = 7.0
 _BEAM_WORK = 2.3
@@ -32,7 +31,7 @@ def weight(spec: PointSpec) -> float:
     Fitted on the simulation's times of all figures: a second of the trace costs some steps however
     few requests it brings, and a beam search draws for each of its beams.
     """
-    sampling = SamplingParams.parse(spec.sampling)
+    sampling = spec.sampling
     request_work = 1 + _BEAM_WORK * sampling.n if sampling.beam else 1.0
     return spec.duration * (_SECOND_WORK + spec.rate * request_work)
 
@@ -52,7 +51,7 @@ def make_plan(store: Store, specs: Iterable[PointSpec], *, force: bool = False) 
         return tuple(spec for spec, check in checks.items() if test(spec, check))
 
     skipped = chosen(lambda _, check: check.state is State.COMPLETE)
-    kept = chosen(lambda s, check: check.state is State.STALE and s.backend in MEASURED)
+    kept = chosen(lambda s, check: check.state is State.STALE and s.measured)
     run = tuple(spec for spec in wanted if spec not in {*skipped, *kept})
     return Plan(run=run, skipped=skipped, kept=kept, notes=tuple(_notes(checks, set(kept))))
 

@@ -12,7 +12,7 @@ from typing import Any
 from bench.point.spec import PointSpec
 from bench.progress import Display
 from bench.results.provenance import environment
-from bench.results.store import MEASURED, Store, name_of
+from bench.results.store import Store, name_of
 from bench.sweep.local import LocalProcesses
 from bench.sweep.place import Ended, Job, Place
 from bench.sweep.plan import make_plan, weight
@@ -75,7 +75,7 @@ def run_points(
         display.note(note)
     run = _Run(store, display)
     if plan.run:
-        measured = any(spec.backend in MEASURED for spec in plan.run)
+        measured = any(spec.measured for spec in plan.run)
         shared = {**environment(source=store.source, gpu=measured), **(provenance or {})}
         since = force if isinstance(force, datetime) else datetime.now(UTC)
         heaviest_first = tuple(sorted(plan.run, key=weight, reverse=True))

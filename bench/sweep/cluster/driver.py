@@ -17,7 +17,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from bench.results.store import MEASURED
 from bench.sweep.cluster.messages import Connected, Lost, News, Refused, Submit
 from bench.sweep.cluster.nodes import Node, Placement
 from bench.sweep.cluster.remote import serve
@@ -129,7 +128,7 @@ class _Driver:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         placement = command.placement
-        measured = command.order.spec.backend in MEASURED
+        measured = command.order.spec.measured
         options: dict[str, Any] = {
             "num_returns": "streaming",
             "num_cpus": placement.cpus,

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bench.results.provenance import usable_cores
+from bench.machine import usable_cores
 from bench.sweep.cluster.driver import Destination, drive
 from bench.sweep.cluster.inputs import stage_sources
 from bench.sweep.cluster.messages import Connected, Refused, Submit

@@ -12,7 +12,6 @@ from queue import SimpleQueue
 from typing import Any
 
 from bench.results.provenance import environment, source_hash
-from bench.results.store import MEASURED
 from bench.sweep.cluster.inputs import unpack
 from bench.sweep.cluster.messages import Order, Served
 from bench.sweep.worker import Advanced, Failed, failure_of
@@ -77,7 +76,7 @@ def _machine(order: Order) -> dict[str, Any]:
     import ray
 
     address = ray.util.get_node_ip_address()
-    facts = environment(source=order.source_sha256, gpu=order.spec.backend in MEASURED)
+    facts = environment(source=order.source_sha256, gpu=order.spec.measured)
     return {
         **{name: facts[name] for name in _OF_MACHINE if name in facts},
         "ray": {"version": ray.__version__, "node": address},

@@ -11,9 +11,9 @@ import pytest
 
 from bench.point import replicas as module
 from bench.point.metrics import summarize
-from bench.point.replicas import Fleet, Replica, Router, least_loaded
+from bench.point.replicas import Choose, Fleet, Replica, least_loaded
 from bench.point.serve import RequestLog, Setting, create_engines, resolve, run_point
-from bench.point.spec import ROUTERS, PointSpec
+from bench.point.spec import PointSpec, Router
 from bench.workloads.build import Workload, build_workload
 from engines.core.errors import UserError
 
@@ -30,7 +30,7 @@ def serve_fleet(
 ) -> RequestLog:
     log = RequestLog(workload)
     fleet = Fleet(create_engines(setting), log, router=router, until_s=until_s)
-    fleet.serve(workload.requests(setting.sampling))
+    fleet.serve(workload.requests(setting.spec.sampling))
     return log
 
 
@@ -39,7 +39,7 @@ def choices(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The index of the replica that each request is given, in order of arrival."""
     found: list[int] = []
 
-    def watched(replicas: Sequence[Replica]) -> Router:
+    def watched(replicas: Sequence[Replica]) -> Choose:
         choose = least_loaded(replicas)
 
         def tell(time_s: float) -> Replica:
@@ -53,7 +53,7 @@ def choices(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("router", Router)
 @pytest.mark.parametrize("until_s", [np.inf, 20.0])
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_fleet_of_one_serves_as_an_engine_alone(system: str, until_s: float, router: str) -> None:
@@ -120,7 +120,7 @@ def test_metrics_are_sums_or_means_over_replicas() -> None:
 def test_running_requests_are_the_mean_over_replicas() -> None:
     setting, workload = resolve(replace(SPEC, replicas=3)), workload_of(SPEC)
     engines, log = create_engines(setting), RequestLog(workload)
-    Fleet(engines, log, router="round-robin").serve(workload.requests(setting.sampling))
+    Fleet(engines, log, router="round-robin").serve(workload.requests(setting.spec.sampling))
     means = [engine.recorder.means(setting.config.num_slots) for engine in engines]
     running = [each.running_requests for each in means if each is not None]
     assert len(set(running)) == 3

@@ -252,7 +252,10 @@ def test_default_warmup_and_window() -> None:
             "memory size '40' is not understood: write it as 40GiB or 512MiB",
         ),
         ({"tensor_parallel": 0}, "tensor-parallel degree must be at least 1, got 0"),
-        ({"backend": "tpu"}, "unknown backend 'tpu': known: auto, cuda, cpu, sim"),
+        (
+            {"backend": "tpu"},
+            "unknown backend 'tpu': did you mean cpu? known: auto, cpu, cuda, sim",
+        ),
         ({"preemption": "never"}, "unknown preemption 'never': known: auto, recompute, swap"),
         ({"window": (5.0, 5.0)}, "window must be START:END with 0 <= START < END, got (5.0, 5.0)"),
     ],

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from driver_fakes import outcome
 
 import bench.commands.run as run_command
-import engines
+from bench import machine
 from bench.cli import main
 from bench.point.spec import PointSpec
 from bench.results import provenance
@@ -48,9 +48,7 @@ def test_the_command_makes_the_same_point_again(
     assert seen == [spec]
 
 
-def test_the_source_hash_follows_what_decides_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_source_hash_follows_what_decides_results(tmp_path: Path) -> None:
     decisive = (
         "engines/core.py",
         "bench/point/serve.py",
@@ -62,18 +60,16 @@ def test_the_source_hash_follows_what_decides_results(
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
-    monkeypatch.setattr(engines, "__file__", str(tmp_path / "engines" / "__init__.py"))
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "bench" / "provenance.py"))
-    first = provenance.source_hash()
+    first = provenance.source_hash(tmp_path)
     for name in others:
         (tmp_path / name).write_text("changed")
-    assert provenance.source_hash() == first
+    assert provenance.source_hash(tmp_path) == first
     seen = {first}
     for name in decisive:
         (tmp_path / name).write_text("changed")
-        seen.add(provenance.source_hash())
+        seen.add(provenance.source_hash(tmp_path))
     (tmp_path / "engines" / "core.py").rename(tmp_path / "engines" / "heart.py")
-    seen.add(provenance.source_hash())
+    seen.add(provenance.source_hash(tmp_path))
     assert len(seen) == 6
 
 
@@ -107,7 +103,7 @@ def test_what_a_point_records() -> None:
 def test_results_are_no_changes_of_the_sources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "bench" / "provenance.py"))
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "bench" / "machine.py"))
     for name in ("bench/a.py", "artifacts/reference/table.csv"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("1")
@@ -116,13 +112,13 @@ def test_results_are_no_changes_of_the_sources(
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     (tmp_path / "artifacts/reference/table.csv").write_text("2")
     (tmp_path / "artifacts/new.csv").write_text("3")
-    assert provenance.git_state()["git_dirty"] is False
+    assert machine.git_state()["git_dirty"] is False
     (tmp_path / "new.py").write_text("4")
-    assert provenance.git_state()["git_dirty"] is True
+    assert machine.git_state()["git_dirty"] is True
 
 
 def test_no_git_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert provenance.git_state() == {"git_commit": None, "git_dirty": None}
-    assert provenance.gpu_names() == []
-    assert provenance.package_version("no-such-package-here") is None
+    assert machine.git_state() == {"git_commit": None, "git_dirty": None}
+    assert machine.gpu_names() == []
+    assert machine.package_version("no-such-package-here") is None

@@ -1,0 +1,85 @@
+"""Facts about this machine and checkout, for results to name. What cannot be found out is None."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_COMMAND_TIMEOUT_S = 10
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and whether the checkout differs from it; both null outside a git checkout.
+
+    Results are not sources: those that a run has written do not make the next one's differ.
+    """
+    commit = _output("git", "rev-parse", "HEAD")
+    if commit is None:
+        return {"git_commit": None, "git_dirty": None}
+    status = _output("git", "status", "--porcelain", "--", ":/", ":(top,exclude)artifacts")
+    return {"git_commit": commit, "git_dirty": None if status is None else status != ""}
+
+
+def package_version(name: str) -> str | None:
+    """Version of an installed package, without importing it."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Physical memory of the machine."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+
+
+def cpu_model() -> str | None:
+    """The processor's name as the system gives it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor() or None
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model", "cpu model"):
+            return value.strip()
+    return platform.processor() or platform.machine() or None
+
+
+def gpu_names() -> list[str]:
+    """Names of the NVIDIA GPUs, none where the driver is not installed."""
+    names = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    return names.splitlines() if names else []
+
+
+def _output(*command: str) -> str | None:
+    """Standard output of a command run beside the sources, or None if it cannot tell."""
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        done = subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
