@@ -10,6 +10,7 @@ from pathlib import Path
 
 import driver_fakes as fakes
 import pytest
+from places import ROOT
 
 from bench.point.spec import PointSpec
 from bench.results.provenance import environment, hash_inputs
@@ -186,8 +187,8 @@ def test_a_full_disk_gives_one_line_and_leaves_no_half(tmp_path: Path, existing:
     if existing:
         put(store, spec)
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
-    here = Path(__file__).parent
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=here)
+    helpers = ROOT / "tests" / "helpers"
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=helpers)
     assert done.returncode == 3, done.stderr
     assert done.stdout.startswith("no space left to write")
     assert done.stdout.count("\n") == 1
