@@ -93,8 +93,8 @@ gpu-check:  ## check and time, in one JSON file, everything that needs a GPU
 	  --out $(or $(OUT),$(ARTIFACTS)/gpu-check)
 
 gpu-point:  ## one point of Fig. 12 on the GPU, and the simulation's error there; six minutes
-	@$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m benchmarks.gpu_point \
-	  $(if $(OUT),--out $(OUT))
+	@$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m benchmarks.gpu_check \
+	  --only build profile point-astra point-orca-oracle --out $(or $(OUT),$(ARTIFACTS)/gpu-point)
 
 benchmark-models: install-test  ## tokens/s on the CPU: ours, transformers, CTranslate2
 	@$(VENV)/bin/python -m pip install --quiet --editable ".[benchmark]"

@@ -1,10 +1,9 @@
 """Checks and times everything that needs a GPU, in one command: `python -m benchmarks.gpu_check`.
 
-Run from the repository's root, `make gpu-check` or the line above; only torch, numpy and (unless a
-built library is there) nvcc are needed, and no network. Sections follow each other, each within a
-budget of time; one that fails is recorded and the rest goes on. Everything goes into one JSON file,
-which is written after each section: a device that hangs or a run that is killed leaves the rest.
-Exit status: 0 if every check holds, 1 if one fails or was not finished, 2 without the device.
+Only what `bench` needs, torch, pytest and (unless a built library is there) nvcc are needed, and no
+network. Parts follow each other; one that fails is recorded and the rest goes on. Everything goes
+into one JSON file, written after each part: a device that hangs or a run that is killed leaves the
+rest. Exit status: 0 if every part passes, 1 if one fails or was not finished, 2 without the device.
 """
 
 from __future__ import annotations
@@ -17,29 +16,31 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bench.files import json_bytes, write_file
 from bench.results.provenance import environment
-from benchmarks.gpu_sections import SECTIONS, Run, Section, release
+from benchmarks.gpu_parts import PARTS, Part, Run, release
 from engines.core.errors import UserError
 
 FILE = "gpu-check.json"
-TOTAL_S = 450.0  # all sections; below the eight minutes that are allowed, the start included
+TOTAL_S = 450.0  # of all usual parts; below the eight minutes that are allowed, the start included
 
 
-def run_section(section: Section, run: Run) -> dict[str, Any]:
-    """Run one section; whatever goes wrong in it becomes its record."""
+def run_part(part: Part, run: Run) -> dict[str, Any]:
+    """Run one part; whatever goes wrong in it becomes its record."""
     import torch
 
     started, threads = time.monotonic(), torch.get_num_threads()
-    if run.is_over or run.left_s < section.whole_s:
+    if run.left_s < part.needs_s:
         return {"passed": False, "error": "not started: the time was used up", "seconds": 0.0}
+    deadline = min(run.deadline, started + part.budget_s)
     try:
-        record = {"passed": True, **section.run(run.within(section.budget_s))}
-    except Exception as error:  # a section must not keep the others from running
+        record = {"passed": True, **part.run(replace(run, deadline=deadline))}
+    except Exception as error:  # a part must not keep the others from running
         lines = [] if isinstance(error, UserError) else traceback.format_exc().splitlines()
         record = {"passed": False, "error": f"{type(error).__name__}: {error}", "traceback": lines}
     torch.set_num_threads(threads)
@@ -57,8 +58,7 @@ def describe_machine(device: str) -> dict[str, Any]:
     from engines.execution.device import device_name
 
     found = environment(gpu=device == "cuda")
-    found["torch"] = torch.__version__
-    found["cuda"] = torch.version.cuda
+    found["torch"], found["cuda"] = torch.__version__, torch.version.cuda
     found["device"] = device_name(torch.device(device))
     if device == "cuda":
         query = ("nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader")
@@ -76,23 +76,21 @@ def _first_line(*command: str) -> str | None:
     return next(iter(done.stdout.splitlines()), None)
 
 
-def check_device(device: str, *, quick: bool, only: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """Run all sections (or those named); yields the record after each, whole after the last."""
-    run = Run(device, quick, time.monotonic() + TOTAL_S)
+def check_device(run: Run, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
+    """Run parts; yields the record after each, whole after the last."""
     started = datetime.now(UTC)
-    machine = describe_machine(device)  # now: a device that is lost answers nothing
-    sections = [section for section in SECTIONS if not only or section.name in only]
-    records = {}
-    for section in sections:
-        records[section.name] = record = run_section(section, run)
+    machine = describe_machine(run.device)  # now: a device that is lost answers nothing
+    records: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        records[part.name] = record = run_part(part, run)
         state = "ok" if record["passed"] else f"FAILED {record.get('error', '')}"
-        print(f"{section.name:15} {record['seconds']:6.1f} s  {state}", flush=True)
-        complete = len(records) == len(sections)
+        print(f"{part.name:18} {record['seconds']:6.1f} s  {state}", flush=True)
+        complete = len(records) == len(parts)
         yield {
-            "format": 1,
-            "quick": quick,
+            "format": 2,
+            "quick": run.quick,
             "passed": complete and all(each["passed"] for each in records.values()),
-            "sections": records,
+            "parts": records,
             "provenance": {
                 **machine,
                 "started": started.isoformat(timespec="seconds"),
@@ -101,46 +99,55 @@ def check_device(device: str, *, quick: bool, only: Sequence[str] = ()) -> Itera
         }
 
 
-def print_targets(record: dict[str, Any]) -> None:
-    """Print what is held against a target, and the host's time in a decode step."""
-    for section in record["sections"].values():
-        for target in section.get("targets", ()):
+def print_results(record: dict[str, Any]) -> None:
+    """Print what is held against a target, the host's time in a decode step, the point's errors."""
+    for part in record["parts"].values():
+        for target in part.get("targets", ()):
             state = {None: "not measured", True: "met", False: "MISSED"}[target["met"]]
             value = "" if target["value"] is None else f"{target['value']:.3f}, "
             print(f"{target['name']}: {value}{target['limit']}: {state}")
-    rows = record["sections"].get("decode-times", {}).get("rows", [])
+        for name, error in part.get("error_pct", {}).items():
+            told = "-" if error is None else f"{error:+.1f} %"
+            print(f"{part['system']} at {part['rate']:g} req/s, simulated {name}: {told}")
+    rows = record["parts"].get("decode-times", {}).get("rows", [])
     if rows:
         print(f"host time of a decode step: {statistics.median(r['host_us'] for r in rows):.0f} us")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check from the command line."""
-    names = [section.name for section in SECTIONS]
     parser = argparse.ArgumentParser(description="Check and time everything that needs a GPU.")
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=Path("artifacts") / "gpu-check")
     parser.add_argument("--quick", action="store_true", help="little of everything, as a test")
-    parser.add_argument("--only", action="append", default=[], choices=names, help="one section")
+    parser.add_argument(
+        *("--only", "-o"),
+        nargs="+",
+        choices=[part.name for part in PARTS],
+        help="these parts, for as long as they take (default: those that fit eight minutes)",
+    )
     options = parser.parse_args(arguments)
+    parts = [part for part in PARTS if (part.name in options.only if options.only else part.usual)]
+    deadline = float("inf") if options.only else time.monotonic() + TOTAL_S
+    run = Run(options.device, options.quick, options.out, deadline)
     try:
         import torch
 
         if options.device == "cuda" and not torch.cuda.is_available():
             raise UserError("no CUDA device here: run this on a machine with a GPU")
         content = b""
-        for record in check_device(options.device, quick=options.quick, only=options.only):
+        for record in check_device(run, parts):
             content = json_bytes(record)
             write_file(options.out / FILE, content)
     except ImportError as error:
-        print(f"error: {error}: torch and numpy are needed", file=sys.stderr)
+        print(f"error: {error}: torch and what bench needs must be installed", file=sys.stderr)
         return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     record = json.loads(content)
-    print_targets(record)
-    print("next: make gpu-point (one point of Fig. 12, and the simulation's error there)")
-    print(f"{'all checks hold' if record['passed'] else 'CHECKS FAILED'}: {options.out / FILE}")
+    print_results(record)
+    print(f"{'all parts pass' if record['passed'] else 'PARTS FAILED'}: {options.out / FILE}")
     return 0 if record["passed"] else 1
 
 

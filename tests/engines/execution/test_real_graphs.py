@@ -7,10 +7,10 @@ from typing import NoReturn
 
 import pytest
 import torch
+from exact_tokens import SPECS, wrong_configs
 from pretended_device import Graph, pretended_device
 from real_serving import checkpoint, engine_over, request, serve
 
-from benchmarks import exactness
 from engines.core.config import EngineConfig, System
 from engines.execution.graphs import can_capture, padded_context, padded_rows
 from engines.kernels.interface import Kernels
@@ -29,13 +29,12 @@ def kernels() -> Kernels:
 
 
 def test_every_system_chooses_the_same_tokens_from_captured_steps(
-    pretended_device: type[Graph], kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+    pretended_device: type[Graph], kernels: Kernels
 ) -> None:
     """Sequences join, leave, fork, are preempted and swapped; the rows outgrow their room."""
-    monkeypatch.setattr(exactness, "SAMPLINGS", ("n1", "beam4"))
-    results = list(exactness.check_exactness("cpu", kernels))
-    assert len(results) == 40
-    assert [result.name for result in results if not result.passed] == []
+    for kind in SPECS:
+        for sampling in ("n1", "beam4"):
+            assert wrong_configs("cpu", kernels, kind, sampling) == []
     assert pretended_device.replays > 5 * pretended_device.captures > 100
 
 

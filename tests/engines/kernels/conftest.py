@@ -13,7 +13,7 @@ from engines.core.errors import UserError
 from engines.kernels import build
 
 if TYPE_CHECKING:
-    from benchmarks.kernel_cases import Target
+    from kernel_cases import Target
 
 EMULATOR = Path(__file__).parent / "emulator"
 
@@ -28,7 +28,8 @@ def _seed() -> None:
 
 @pytest.fixture(scope="session")
 def cpu_target() -> Target:
-    from benchmarks.kernel_cases import Target
+    from kernel_cases import Target
+
     from engines.kernels import library
 
     kernels = library.load_kernels("cpu")
@@ -40,8 +41,8 @@ def cpu_target() -> Target:
 @pytest.fixture(scope="session")
 def cuda_target() -> Target:
     import torch
+    from kernel_cases import Target
 
-    from benchmarks.kernel_cases import Target
     from engines.kernels import library
 
     if not torch.cuda.is_available():
@@ -55,7 +56,8 @@ def cuda_target() -> Target:
 @pytest.fixture(scope="session")
 def emulated_target(tmp_path_factory: pytest.TempPathFactory) -> Target:
     """The CUDA sources compiled for the host, every thread a fiber (see emulator/device.h)."""
-    from benchmarks.kernel_cases import Target
+    from kernel_cases import Target
+
     from engines.kernels import library
 
     nvcc, compiler, pytorch = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shutil
@@ -65,7 +66,8 @@ def test_a_compilers_error_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_without_a_library_the_reference_runs_with_a_notice(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from benchmarks.kernel_cases import Shape, Target, paged_error
+    from kernel_cases import Shape, Target, paged_error
+
     from engines.kernels import library
 
     monkeypatch.setattr(build, "library_folder", lambda: tmp_path)
@@ -197,17 +199,15 @@ def test_narrower_instruction_sets_compute_the_same(tmp_path: Path, sets: tuple[
         pytest.skip("no C++ compiler")
     path = build.build("cpu", sets=sets, into=tmp_path)
     script = (
-        "import sys, torch; from pathlib import Path\n"
-        "from benchmarks import kernel_check as check\n"
-        "from engines.kernels import library\n"
-        "kernels = library.load_library(Path(sys.argv[1]), 'astra_cpu')\n"
-        "target = check.Target(kernels, 'cpu')\n"
-        "cases = list(check.all_cases('cpu'))[::5]\n"
-        "failed = [c.name for c in cases if not c.run(target) <= c.limit]\n"
-        "sys.exit(', '.join(failed) or 0)\n"
+        "import sys; from pathlib import Path\n"
+        "from kernel_grid import Target, failures, usual_cases\n"
+        "from engines.kernels.library import load_library\n"
+        "target = Target(load_library(Path(sys.argv[1]), 'astra_cpu'), 'cpu')\n"
+        "sys.exit('; '.join(failures(list(usual_cases('cpu'))[::5], target)) or 0)\n"
     )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", script, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     _check_symbols(path, {"libtorch_cpu.so"})
 

@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed")
 
 import torch
+from kernel_cases import Shape, Target, random_contexts
 
-from benchmarks.kernel_cases import Shape, Target, random_contexts
 from engines.kernels.interface import ContiguousContext, NewTokens, PagedContext
 
 FLOAT = Shape(torch.float32, 64, 16)
