@@ -28,10 +28,10 @@ def command() -> None:
 def list_command(*, directory: Path) -> None:
     """List the data sets: what is shipped, and whether real lengths are there."""
     from bench.commands.tables import print_table
-    from bench.workloads.datasets import lengths_path, list_datasets
+    from bench.workloads.datasets import DATASETS, lengths_path
 
     rows = []
-    for dataset in list_datasets():
+    for dataset in DATASETS.values():
         path = lengths_path(dataset.name, directory)
         real = str(path) if path.exists() else "bench data fetch" if dataset.url else "import only"
         rows.append((dataset.name, dataset.shipped, real))

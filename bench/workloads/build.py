@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +35,7 @@ from bench.workloads.traces import read_trace
 from engines.core.errors import UserError, unknown_name
 from engines.core.request import Request, SamplingParams
 
+STATISTICS_FILE = Path(__file__).parent / "data" / "sharegpt_lengths.csv"
 _CHUNK = 1 << 12
 
 
@@ -111,7 +111,7 @@ class _Recipe:
 
 def sharegpt_lengths() -> QuantileTable:
     """The shipped statistics of ShareGPT's first turns (paper, Figure 11)."""
-    data = resources.files("bench.workloads").joinpath("data", "sharegpt_lengths.csv").read_bytes()
+    data = STATISTICS_FILE.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     return QuantileTable.parse(
         data.decode(), f"ShareGPT lengths drawn from shipped quantiles (sha256 {digest})"
@@ -182,14 +182,8 @@ def build_workload(
     prefix_len = np.full(len(drawn), recipe.prefix_len, dtype=np.int32)
     note = f", after a shared prefix of {recipe.prefix_len} tokens" if recipe.prefix_len else ""
     note += ", as rounds of conversations" if recipe.chat else ""
-    return Workload(
-        name,
-        f"{source.description}{note}",
-        arrival_s,
-        drawn.input_len,
-        drawn.output_len,
-        prefix_len,
-    )
+    described = f"{source.description}{note}"
+    return Workload(name, described, arrival_s, drawn.input_len, drawn.output_len, prefix_len)
 
 
 def _draw(
@@ -203,11 +197,10 @@ def _draw(
         return chat_lengths(turns, order, context=max_model_len)
     limit = max_model_len - recipe.prefix_len
     if isinstance(source, EmpiricalLengths):
-        fitting = replace(source, pairs=source.pairs.below(limit))
-        drawn = fitting.shuffled_head(count, seed=seed)
-        return Lengths(drawn.input_len + np.int32(recipe.prefix_len), drawn.output_len)
-    drawn = sample_lengths(source, count, generator=generator, limit=limit)
-    return Lengths(drawn.input_len + np.int32(recipe.prefix_len), drawn.output_len)
+        drawn = source.shuffled_head(count, seed=seed, limit=limit)
+    else:
+        drawn = sample_lengths(source, count, generator=generator, limit=limit)
+    return replace(drawn, input_len=drawn.input_len + np.int32(recipe.prefix_len))
 
 
 def _check(rate: float, duration: float, seed: int) -> None:
@@ -225,6 +218,4 @@ def _check(rate: float, duration: float, seed: int) -> None:
 
 def _replay(path: Path, max_model_len: int) -> Workload:
     trace = read_trace(path, max_model_len=max_model_len)
-    columns = {field.name: getattr(trace, field.name) for field in fields(trace)}
-    source = f"trace {path.name} (sha256 {file_sha256(path)})"
-    return Workload(name="trace", source=source, **columns)
+    return Workload("trace", f"trace {path.name} (sha256 {file_sha256(path)})", **vars(trace))

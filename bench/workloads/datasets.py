@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPMessage
+from http.client import HTTPException
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any
 
 from bench.files import write_file
 from bench.workloads.assumed import LENGTH_LIMIT
+from bench.workloads.build import STATISTICS_FILE
 from bench.workloads.lengths import Lengths, load_lengths
 from bench.workloads.pairs import MAX_BYTES, read_pickled_pairs
 from bench.workloads.quantiles import derive_table
 from engines.core.errors import UserError, unknown_name
 
-DATA_DIRECTORY = Path("artifacts/data")
-STATISTICS_FILE = Path(__file__).parent / "workloads" / "data" / "sharegpt_lengths.csv"
 TIMEOUT_S = 60.0
 
 _COMMIT = "3180d2f8c2a2aa1729245f9b0cb75a854746e6a8"
@@ -66,21 +63,6 @@ DATASETS = {
 Opener = Callable[[str, float], AbstractContextManager[Any]]
 
 
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes."""
-
-
-def list_datasets() -> list[Dataset]:
-    """All datasets that `fetch` or `import_file` know."""
-    return list(DATASETS.values())
-
-
-def lengths_path(name: str, directory: Path) -> Path:
-    """Where the real lengths of a dataset lie once fetched or imported."""
-    return directory / f"{find_dataset(name).name}_lengths.csv.gz"
-
-
 def find_dataset(name: str) -> Dataset:
     """Return the dataset called `name`; raises UserError naming the nearest ones."""
     if name not in DATASETS:
@@ -88,20 +70,17 @@ def find_dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
+def lengths_path(name: str, directory: Path) -> Path:
+    """Where the real lengths of a dataset lie once fetched or imported."""
+    return directory / f"{find_dataset(name).name}_lengths.csv.gz"
+
+
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
     """Follows redirects to https addresses alone."""
 
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        _require_https(newurl)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+    def redirect_request(self, *args: Any) -> urllib.request.Request | None:
+        _require_https(args[-1])
+        return super().redirect_request(*args)
 
 
 def _require_https(url: str) -> None:
@@ -137,8 +116,17 @@ def fetch(
             f"no file of {name}'s lengths is published: make a CSV with columns "
             f"input_len,output_len and run `bench data import {name} FILE`"
         )
-    data = _download(dataset, url or dataset.url, opener, timeout_s)
-    return _store(name, _verified_pairs(data, dataset, url or dataset.url), directory)
+    address = url or dataset.url
+    try:
+        with opener(address, timeout_s) as response:
+            data = response.read(MAX_BYTES + 1)
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserError(
+            f"could not download {address} ({reason}): download it by other means and run "
+            f"`bench data import {name} FILE.pkl`"
+        ) from error
+    return _store(name, _verified_pairs(data, dataset, address), directory)
 
 
 def import_file(name: str, path: Path, directory: Path) -> Path:
@@ -152,7 +140,7 @@ def import_file(name: str, path: Path, directory: Path) -> Path:
         return _store(name, load_lengths(path), directory)
     try:
         with path.open("rb") as file:
-            data = _read_capped(file, str(path))
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     if not dataset.sha256:
@@ -161,6 +149,30 @@ def import_file(name: str, path: Path, directory: Path) -> Path:
             "input_len,output_len"
         )
     return _store(name, _verified_pairs(data, dataset, str(path)), directory)
+
+
+def _verified_pairs(data: bytes, dataset: Dataset, origin: str) -> Lengths:
+    if len(data) > MAX_BYTES:
+        raise UserError(f"{origin} is larger than {MAX_BYTES} bytes: not the published file")
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != dataset.sha256:
+        raise UserError(
+            f"{origin} is not the published file of {dataset.name} or is incomplete: sha256 "
+            f"{digest} over {len(data)} bytes, expected {dataset.sha256}"
+        )
+    return read_pickled_pairs(data, origin=origin)
+
+
+def _store(name: str, lengths: Lengths, directory: Path) -> Path:
+    path = lengths_path(name, directory)
+    # No time inside: equal lengths give equal bytes.
+    write_file(path, gzip.compress(_csv_text(lengths).encode(), mtime=0))
+    return path
+
+
+def _csv_text(lengths: Lengths) -> str:
+    rows = zip(lengths.input_len.tolist(), lengths.output_len.tolist(), strict=True)
+    return "input_len,output_len\n" + "".join(f"{i},{o}\n" for i, o in rows)
 
 
 def derive_statistics(lengths: Lengths) -> str:
@@ -189,51 +201,3 @@ def derive(lengths_file: Path, output: Path = STATISTICS_FILE) -> Path:
     """Derive the shipped statistics from a file of ShareGPT's real lengths; returns `output`."""
     write_file(output, derive_statistics(load_lengths(lengths_file)).encode())
     return output
-
-
-def _download(dataset: Dataset, url: str, opener: Opener, timeout_s: float) -> bytes:
-    try:
-        with opener(url, timeout_s) as response:
-            return _read_capped(response, url)
-    except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise UserError(
-            f"could not download {url} ({reason}): download it by other means and run "
-            f"`bench data import {dataset.name} FILE.pkl`"
-        ) from error
-
-
-def _read_capped(stream: _Readable, origin: str) -> bytes:
-    pieces = []
-    size = 0
-    while piece := stream.read(1 << 16):
-        size += len(piece)
-        if size > MAX_BYTES:
-            raise UserError(f"{origin} is larger than {MAX_BYTES} bytes: not the published file")
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-def _verified_pairs(data: bytes, dataset: Dataset, origin: str) -> Lengths:
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != dataset.sha256:
-        raise UserError(
-            f"{origin} is not the published file of {dataset.name} or is incomplete: sha256 "
-            f"{digest} over {len(data)} bytes, expected {dataset.sha256}"
-        )
-    return read_pickled_pairs(data, origin=origin)
-
-
-def _store(name: str, lengths: Lengths, directory: Path) -> Path:
-    path = lengths_path(name, directory)
-    buffer = io.BytesIO()
-    # No file name and no time inside: equal lengths give equal bytes.
-    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as file:
-        file.write(_csv_text(lengths).encode())
-    write_file(path, buffer.getvalue())
-    return path
-
-
-def _csv_text(lengths: Lengths) -> str:
-    rows = zip(lengths.input_len.tolist(), lengths.output_len.tolist(), strict=True)
-    return "input_len,output_len\n" + "".join(f"{i},{o}\n" for i, o in rows)

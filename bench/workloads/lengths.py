@@ -101,15 +101,21 @@ class EmpiricalLengths:
         rows = (generator.random(count) * len(self.pairs)).astype(np.int64)
         return self.pairs.take(rows)
 
-    def shuffled_head(self, count: int, *, seed: int) -> Lengths:
-        """The file's first `count` pairs (from the start again if it is shorter), shuffled.
+    def shuffled_head(self, count: int, *, seed: int, limit: int) -> Lengths:
+        """The first `count` pairs below `limit` (from the start again if too few), shuffled.
 
         This is how the original artifact makes a trace; with its data and seed 0 the result is
         the very sequence of lengths that its runs served.
         """
         order = list(range(count))
         random.Random(seed).shuffle(order)
-        return self.pairs.take(np.array(order, dtype=np.int64) % len(self.pairs))
+        fitting = self.pairs.below(limit)
+        if not len(fitting):
+            raise UserError(
+                f"no request of {self.description} has input + output below {limit} tokens: choose "
+                "a model with a longer context or shorter lengths"
+            )
+        return fitting.take(np.array(order, dtype=np.int64) % len(fitting))
 
 
 def alpaca_lengths() -> LogNormalLengths:
@@ -127,18 +133,16 @@ def alpaca_lengths() -> LogNormalLengths:
 
 def load_lengths(path: Path) -> Lengths:
     """Read a CSV or CSV.gz with columns input_len,output_len; raises UserError with the line."""
-    table = read_table(path, LENGTH_COLUMNS)
-    return Lengths(
-        np.asarray(table["input_len"], dtype=np.int32),
-        np.asarray(table["output_len"], dtype=np.int32),
-    )
+    return Lengths(**read_table(path, LENGTH_COLUMNS))
 
 
-def real_lengths(path: Path, *, limit: int = assumed.LENGTH_LIMIT) -> EmpiricalLengths:
-    """Real lengths from a file, without the pairs that reach `limit` tokens in all."""
-    kept = load_lengths(path).below(limit)
+def real_lengths(path: Path) -> EmpiricalLengths:
+    """Real lengths from a file, without the pairs that reach 2048 tokens in all."""
+    kept = load_lengths(path).below(assumed.LENGTH_LIMIT)
     if not len(kept):
-        raise UserError(f"{path} has no row with input_len + output_len below {limit}")
+        raise UserError(
+            f"{path} has no row with input_len + output_len below {assumed.LENGTH_LIMIT}"
+        )
     return EmpiricalLengths(
         kept, f"real lengths from {path.name} ({len(kept)} rows, sha256 {file_sha256(path)})"
     )

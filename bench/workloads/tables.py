@@ -1,4 +1,4 @@
-"""Strict reader of small CSV tables of numbers: every error names the file and the line."""
+"""Reads CSV tables of numbers; every error names the file and the line."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import hashlib
 import math
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +75,7 @@ def open_text(path: Path) -> Iterator[IO[str]]:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def read_table(path: Path, columns: Sequence[Column]) -> dict[str, NDArray[np.generic]]:
+def read_table(path: Path, columns: Sequence[Column]) -> dict[str, NDArray[Any]]:
     """Read the named columns: int32 for whole numbers, float64 otherwise; others are ignored.
 
     Rows are streamed into flat arrays, so a million rows take tens of megabytes. Optional columns
@@ -83,38 +83,41 @@ def read_table(path: Path, columns: Sequence[Column]) -> dict[str, NDArray[np.ge
     """
     with open_text(path) as lines:
         header = lines.readline()
-        if not header.strip():
-            raise UserError(
-                f"{path} is empty: its first line must name the columns "
-                + ",".join(c.name for c in columns if c.required)
-            )
-        present = _locate(path, header, columns)
-        values = _read_rows(path, lines, present, width=header.count(",") + 1)
-    if not len(values[0]):
+        names = [name.strip() for name in header.split(",")]
+        _check_header(path, header, names, columns)
+        present = [column for column in columns if column.name in names]
+        places = [names.index(column.name) for column in present]
+        values: list[array[float]] = [array("i" if c.integer else "d") for c in present]
+        for number, fields in _rows(path, lines, width=len(names)):
+            try:
+                for column, place, data in zip(present, places, values, strict=True):
+                    data.append(column.parse(fields[place]))
+            except ValueError as error:
+                raise UserError(f"{path} line {number}: {error}") from None
+    if not values[0]:
         raise UserError(f"{path} has no rows below its header")
     return {
         column.name: np.frombuffer(data, dtype=np.int32 if column.integer else np.float64)
-        for (_, column), data in zip(present, values, strict=True)
+        for column, data in zip(present, values, strict=True)
     }
 
 
-def _locate(path: Path, header: str, columns: Sequence[Column]) -> list[tuple[int, Column]]:
-    names = [name.strip() for name in header.split(",")]
+def _check_header(path: Path, header: str, names: list[str], columns: Sequence[Column]) -> None:
+    required = [column.name for column in columns if column.required]
+    if not header.strip():
+        raise UserError(
+            f"{path} is empty: its first line must name the columns {','.join(required)}"
+        )
+    for name in required:
+        if name not in names:
+            raise UserError(f"{path} line 1: column {name} is missing: got '{header.strip()[:80]}'")
     for column in columns:
-        if column.required and column.name not in names:
-            raise UserError(
-                f"{path} line 1: column {column.name} is missing: got '{header.strip()[:80]}'"
-            )
-    twice = [c.name for c in columns if names.count(c.name) > 1]
-    if twice:
-        raise UserError(f"{path} line 1: column {twice[0]} is named twice")
-    return [(names.index(c.name), c) for c in columns if c.name in names]
+        if names.count(column.name) > 1:
+            raise UserError(f"{path} line 1: column {column.name} is named twice")
 
 
-def _read_rows(
-    path: Path, lines: IO[str], present: Sequence[tuple[int, Column]], *, width: int
-) -> list[array[float]]:
-    values: list[array[float]] = [array("i" if c.integer else "d") for _, c in present]
+def _rows(path: Path, lines: Iterable[str], *, width: int) -> Iterator[tuple[int, list[str]]]:
+    """Line number and fields of each row; blank lines may only follow the last one."""
     blank_line = 0
     for number, line in enumerate(lines, start=FIRST_ROW_LINE):
         if not line.strip():
@@ -125,11 +128,6 @@ def _read_rows(
         fields = line.split(",")
         if len(fields) != width:
             raise UserError(f"{path} line {number}: {width} fields expected, got {len(fields)}")
-        if len(values[0]) == MAX_ROWS:
+        if number - FIRST_ROW_LINE == MAX_ROWS:
             raise UserError(f"{path} line {number}: more than {MAX_ROWS} rows: split the file")
-        try:
-            for (index, column), data in zip(present, values, strict=True):
-                data.append(column.parse(fields[index]))
-        except ValueError as error:
-            raise UserError(f"{path} line {number}: {error}") from None
-    return values
+        yield number, fields

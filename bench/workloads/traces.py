@@ -37,34 +37,24 @@ def read_trace(path: Path, *, max_model_len: int) -> Trace:
     request longer than `max_model_len`.
     """
     table = read_table(path, TRACE_COLUMNS)
-    arrival_s = np.asarray(table["arrival_s"], dtype=np.float64)
-    input_len = np.asarray(table["input_len"], dtype=np.int32)
-    output_len = np.asarray(table["output_len"], dtype=np.int32)
-    no_prefix = np.zeros(len(input_len), dtype=np.int32)
-    prefix_len = np.asarray(table.get("prefix_len", no_prefix), dtype=np.int32)
-    row = _first(np.diff(arrival_s) < 0)
-    if row is not None:
+    table.setdefault("prefix_len", np.zeros(len(table["input_len"]), dtype=np.int32))
+    trace = Trace(**table)
+    arrival_s, input_len, prefix_len = trace.arrival_s, trace.input_len, trace.prefix_len
+    for row in np.flatnonzero(np.diff(arrival_s) < 0)[:1] + 1:
         raise UserError(
-            f"{path} line {FIRST_ROW_LINE + row + 1}: arrival_s {arrival_s[row + 1]:g} is before "
-            f"the line above ({arrival_s[row]:g}): sort the trace by arrival_s"
+            f"{path} line {FIRST_ROW_LINE + row}: arrival_s {arrival_s[row]:g} is before "
+            f"the line above ({arrival_s[row - 1]:g}): sort the trace by arrival_s"
         )
-    row = _first(prefix_len >= input_len)  # never without a prefix: inputs are at least 1
-    if row is not None:
+    for row in np.flatnonzero(prefix_len >= input_len)[:1]:  # an input is at least 1
         raise UserError(
             f"{path} line {FIRST_ROW_LINE + row}: prefix_len must be less than input_len, got "
             f"{prefix_len[row]} and {input_len[row]}"
         )
-    total = input_len.astype(np.int64) + output_len
-    row = _first(total > max_model_len)
-    if row is not None:
+    total = input_len.astype(np.int64) + trace.output_len
+    for row in np.flatnonzero(total > max_model_len)[:1]:
         raise UserError(
             f"{path} line {FIRST_ROW_LINE + row}: input_len + output_len is {total[row]}, more "
             f"than the model's context of {max_model_len} tokens: shorten or remove the request, "
             "or choose a model with a longer context"
         )
-    return Trace(arrival_s, input_len, output_len, prefix_len)
-
-
-def _first(wrong: NDArray[np.bool_]) -> int | None:
-    rows = np.flatnonzero(wrong)
-    return int(rows[0]) if len(rows) else None
+    return trace

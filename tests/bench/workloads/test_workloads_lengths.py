@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from places import SHARED
 
-from bench.workloads.build import sharegpt_lengths
-from bench.workloads.datasets import STATISTICS_FILE, derive, derive_statistics
+from bench.workloads.build import STATISTICS_FILE, sharegpt_lengths
+from bench.workloads.datasets import derive, derive_statistics
 from bench.workloads.lengths import (
+    EmpiricalLengths,
     Lengths,
     alpaca_lengths,
     load_lengths,
@@ -186,6 +187,9 @@ def test_real_lengths_drop_long_pairs_and_sample_the_rest(tmp_path):
 def test_lengths_that_never_fit_are_an_error():
     with pytest.raises(UserError, match="below 2 tokens"):
         draw(sharegpt_lengths(), 10, limit=2)
+    ones = np.ones(3, np.int32)
+    with pytest.raises(UserError, match="below 2 tokens"):
+        EmpiricalLengths(Lengths(ones, ones), "x").shuffled_head(10, seed=0, limit=2)
 
 
 @pytest.mark.parametrize(
