@@ -11,7 +11,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from bench.experiments.fig18_fig19 import COMPARABLE
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
 from plot.layout import panel_letter, place_legend, say_no_results, set_title
@@ -41,7 +40,6 @@ def draw_block_sizes(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
 
 def draw_preemption_latency(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
     """Recomputation and swapping in one set of axes."""
-    del figure
     canvas = Canvas(figsize=(3.5, 2.6), layout="constrained")
     ax = canvas.subplots()
     handles = []
@@ -49,7 +47,8 @@ def draw_preemption_latency(figure: Figure, tables: Sequence[PanelTable]) -> Can
         look = LOOKS[str(table.panel.settings["preemption"])]
         _draw_line(ax, by_block_size(table), colour=look.colour, marker=look.marker)
         handles.append(Line2D([], [], color=look.colour, marker=look.marker, label=look.label))
-    _shade(ax, (float(COMPARABLE[0]), float(COMPARABLE[-1])))
+    comparable = figure.claims[0].args["block_sizes"]
+    _shade(ax, (float(comparable[0]), float(comparable[-1])))
     _scale(ax, pd.concat([by_block_size(table) for table in tables]))
     ax.set_ylabel("Normalized latency (s/token)")
     rate = f"{tables[0].specs[0].rate:g}"

@@ -69,7 +69,6 @@ def draw(
     nothing at all to draw, and for corrupt results, which are named and never drawn.
     """
     selection = registry.find(name)
-    selection.require_runnable()
     choice = choice or Choice()
     loaded = [_content(figure, store, choice) for figure in selection.figures if figure.plot]
     drawn = [content for content in loaded if content is not None]

@@ -97,7 +97,7 @@ def _right_end(data: pd.DataFrame, capacities: Sequence[Estimate | None]) -> flo
 
 def _mark_ratio(ax: Axes, table: PanelTable) -> None:
     """Write Astra's capacity over Orca (Oracle)'s between the two crossings, if both are exact."""
-    systems = [curve.system for curve in table.panel.curves]
+    systems = [str(curve.system) for curve in table.panel.curves]
     if systems.count("astra") != 1 or systems.count("orca-oracle") != 1:
         return
     over = table.capacity(table.curve_of("astra"))
@@ -128,7 +128,7 @@ def _mark_ratio(ax: Axes, table: PanelTable) -> None:
 
 def _handles(tables: Sequence[PanelTable]) -> list[Line2D]:
     curves = [curve for table in tables for curve in table.panel.curves]
-    labels = {curve.system: curve.label or style_of(curve.system).label for curve in curves}
+    labels = {str(curve.system): curve.label or style_of(curve.system).label for curve in curves}
     return [
         Line2D(
             [],

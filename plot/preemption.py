@@ -10,7 +10,6 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from bench.experiments.computed import BATCH_DECODES, preemption_costs
-from bench.experiments.fig18_fig19 import BLOCK_SIZES, PREEMPTED
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
 from plot.layout import place_legend
@@ -39,10 +38,11 @@ LINES: tuple[tuple[str, str, str, str, LineStyle], ...] = (
 
 def draw_preemption_costs(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
     """Time to recompute a sequence and to swap it; computed from the profile, not run."""
-    del figure, tables
-    length, device = PREEMPTED["context_len"], PREEMPTED["device_profile"]
+    del tables
+    setup = figure.claims[0].args
+    length, device = setup["context_len"], setup["device_profile"]
     title = f"{length} tokens on {device}, beside {BATCH_DECODES} that decode"
-    return draw_costs(preemption_costs(BLOCK_SIZES, **PREEMPTED), title=title)
+    return draw_costs(preemption_costs(**setup), title=title)
 
 
 def draw_costs(costs: pd.DataFrame, *, title: str) -> Canvas:

@@ -217,9 +217,7 @@ def _pairs(names: Iterable[str]) -> list[Pair]:
 
     found: dict[Pair, None] = {}
     for name in names:
-        selection = registry.find(name)
-        selection.require_runnable()
-        pairs = pairs_in(selection)
+        pairs = pairs_in(registry.find(name))
         if not pairs:
             raise UserError(
                 f"no claim of '{name}' compares sustained rates: try fig12, or give --system"

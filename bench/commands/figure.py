@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,6 @@ class Wanted:
     """
 
     points: tuple[PointSpec, ...]
-    pending: Mapping[str, str] = field(default_factory=dict)
     measured: tuple[Figure, ...] = ()
 
 
@@ -89,9 +88,9 @@ def command(
         tell_backend(asked, choice.backend)
     place = choose_place(options)
     summary = bring(store, wanted.points, place=place, force=force, quiet=options["quiet"])
-    pending = dict(wanted.pending)
+    left_out: dict[str, str] = {}
     if not summary.interrupted:
-        pending |= measure_all(
+        left_out = measure_all(
             wanted, measurer, backend=choice.backend, force=force, quiet=options["quiet"]
         )
     if draws and not summary.interrupted:
@@ -101,7 +100,7 @@ def command(
             if not summary.failed:
                 raise
             click.echo(f"not drawn: {error}", err=True)
-    for name, reason in pending.items():
+    for name, reason in left_out.items():
         click.echo(f"left out: {name}: {reason}", err=True)
     tell(summary, store)
     ctx.exit(summary.exit_status)
@@ -110,7 +109,7 @@ def command(
 def find_points(names: Sequence[str], choice: Choice) -> Wanted:
     """All points behind `names`.
 
-    Raises UserError for names that are unknown or cannot run, and for a bad file of lengths.
+    Raises UserError for names that are unknown, and for a bad file of lengths.
     """
     from bench.experiments import registry
     from bench.experiments.miniature import require_miniature
@@ -118,12 +117,9 @@ def find_points(names: Sequence[str], choice: Choice) -> Wanted:
 
     overrides = dict(choice.overrides)
     points: dict[PointSpec, None] = {}
-    pending: dict[str, str] = {}
     measured: dict[str, Figure] = {}
     for name in names:
         selection = registry.find(name)
-        selection.require_runnable()
-        pending |= selection.pending
         measured |= {f.name: f for f in selection.figures if f.is_measured(choice.backend)}
         if "scale" in overrides:
             for panel in selection.panels:
@@ -131,7 +127,7 @@ def find_points(names: Sequence[str], choice: Choice) -> Wanted:
         points |= dict.fromkeys(p for panel in selection.panels for p in choice.points(panel))
     if "lengths" in overrides:
         load_lengths(Path(overrides["lengths"]))  # a faulty file fails before anything runs
-    return Wanted(tuple(points), pending, tuple(measured.values()))
+    return Wanted(tuple(points), tuple(measured.values()))
 
 
 def measure_all(

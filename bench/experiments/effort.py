@@ -11,11 +11,12 @@ before hours are spent. Its numbers are no evidence: a trace that short ends bef
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
-from bench.experiments.model import SECONDS_PER_HOUR, Curve, Figure, Panel
+from bench.experiments.model import Curve, Figure, Panel
 from engines.core.errors import UserError
 
 QUICK_SHARE = 0.25
@@ -69,7 +70,7 @@ def at_effort(panel: Panel, effort: Effort) -> Panel:
     return replace(panel, curves=curves, settings=settings, full_settings={})
 
 
-def _shortened(settings: Any) -> dict[str, Any]:
+def _shortened(settings: Mapping[str, Any]) -> dict[str, Any]:
     shorter = {name: QUICK_SHARE * settings[name] for name in _TIMES if name in settings}
     if settings.get("window") is not None:
         start, end = settings["window"]
@@ -91,7 +92,7 @@ def gpu_hours(figure: Figure, effort: Effort) -> float:
     The time to drain the queues after the last arrival is not in it.
     """
     return sum(
-        point.duration * (point.tensor_parallel or 1) / SECONDS_PER_HOUR
+        point.duration * (point.tensor_parallel or 1) / 3600.0
         for panel in (at_effort(panel, effort) for panel in figure.panels)
         for curve in panel.curves
         for point in panel.curve_points(curve)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.point.spec import PointSpec
-from engines.core.errors import UserError
-
-SECONDS_PER_HOUR = 3600.0
+from engines.core.config import System
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,7 @@ class Curve:
     where the original's do not reach the point at which the curve crosses the latency limit.
     """
 
-    system: str
+    system: System
     rates: tuple[float, ...]
     extra_rates: tuple[float, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -62,11 +60,12 @@ class Panel:
 class Claim:
     """A number of the paper that a figure must reproduce.
 
-    `path` leads into claims.json, its keys joined by ":". `paper` is a value, or (low, high) for
-    a range. `tolerance` is in `kind`: "points" (percentage points), "relative" (fraction of the
-    paper's value), "range" (fraction beyond either end). `measure` names a function of
-    `bench.claims.measures` and `args` are its arguments. `calibrated` says which parameter
-    this number fixed ("" for a prediction). `notes` explain a miss and are shown only then.
+    `path` identifies the number, for example "fig13:alpaca@30:astra"; several claims may share it.
+    `paper` is a value, or (low, high) for a range. `tolerance` is in `kind`: "points" (percentage
+    points), "relative" (fraction of the paper's value), "range" (fraction beyond either end).
+    `measure` names a function of `bench.claims.measures` and `args` are its arguments.
+    `calibrated` says which parameter this number fixed ("" for a prediction). `notes` explain a
+    miss and are shown only then.
     """
 
     path: str
@@ -88,7 +87,7 @@ class Calibration:
     parameter: str
     where: str
     fitted_on: str
-    path: str  # into claims.json: of the claim, or the start of those of several
+    path: str  # of the claim, or the start of those of several
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,7 @@ class Figure:
 
     `plot` names how it is drawn (a key of `plot.draw.DRAWERS`). `sweep` holds the parameters of
     figures that are not made of served points. `microbenchmark` names the part of `bench kernels`
-    that measures it on a device, `only_measured` says that nothing simulates it. `pending` is why a
-    figure cannot run yet ("" if it can).
+    that measures it on a device, `only_measured` says that nothing simulates it.
     """
 
     name: str
@@ -109,7 +107,6 @@ class Figure:
     plot: str = ""
     claims: tuple[Claim, ...] = ()
     hardware: str = ""
-    pending: str = ""
     sweep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     microbenchmark: str = ""
     only_measured: bool = False
@@ -120,25 +117,15 @@ class Figure:
 
     def points(self, **overrides: Any) -> list[PointSpec]:
         """All points of all panels, each once."""
-        specs = [spec for panel in self.panels for spec in panel.points(**overrides)]
-        return list(dict.fromkeys(specs))
-
-    def restrict(self, name: str, panels: tuple[Panel, ...]) -> Figure:
-        """The same figure with some of its panels only, under a name of its own."""
-        return replace(self, name=name, panels=panels)
+        return _points(self.panels, overrides)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a name on the command line stands for: figures, whole or in part.
-
-    `pending` maps the names of figures that cannot run yet to the reason; they are not in
-    `figures`.
-    """
+    """What a name on the command line stands for: figures, whole or in part."""
 
     name: str
     figures: tuple[Figure, ...]
-    pending: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def panels(self) -> tuple[Panel, ...]:
@@ -147,11 +134,9 @@ class Selection:
 
     def points(self, **overrides: Any) -> list[PointSpec]:
         """All points of the selection, each once."""
-        specs = [spec for panel in self.panels for spec in panel.points(**overrides)]
-        return list(dict.fromkeys(specs))
+        return _points(self.panels, overrides)
 
-    def require_runnable(self) -> None:
-        """Raise UserError with the reasons if nothing of the selection can run."""
-        if not self.figures:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.pending.items())
-            raise UserError(f"nothing to do for '{self.name}': {reasons}")
+
+def _points(panels: Iterable[Panel], overrides: Mapping[str, Any]) -> list[PointSpec]:
+    """The points of panels, each once."""
+    return list(dict.fromkeys(spec for panel in panels for spec in panel.points(**overrides)))

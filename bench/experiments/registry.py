@@ -1,137 +1,86 @@
-"""Every figure of the paper, and the names under which it can be run, drawn and judged."""
+"""Every figure of the paper, read from the TOML files in `data`, and the names of all its parts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from importlib import resources
+from typing import Any
 
-from bench.experiments.fig01_fig11 import FIG1, FIG11
-from bench.experiments.fig02 import FIG2
-from bench.experiments.fig12 import FIG12
-from bench.experiments.fig13 import FIG13
-from bench.experiments.fig14_fig15 import FIG14, FIG15
-from bench.experiments.fig16_fig17 import FIG16, FIG17
-from bench.experiments.fig18_fig19 import FIG18A, FIG18B, FIG19A, FIG19B
-from bench.experiments.fig_common import SERVERS, paper_number
-from bench.experiments.model import Calibration, Claim, Figure, Panel, Selection
+from bench.experiments.model import Calibration, Claim, Curve, Figure, Panel, Selection
+from engines.core.config import System
 from engines.core.errors import unknown_name
 
+Table = Mapping[str, Any]
+
+
+def _read(name: str) -> Table:
+    path = resources.files("bench.experiments").joinpath("data", f"{name}.toml")
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def _tuples(table: Table) -> dict[str, Any]:
+    """The table with its lists as tuples: records are not changed."""
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in table.items()}
+
+
+def _figure(name: str, table: Table, servers: Table) -> Figure:
+    """Build a figure; its server and settings hold for all its panels."""
+    fields = {k: v for k, v in table.items() if k not in ("server", "settings", "full_settings")}
+    fields["panels"] = tuple(_panel(p, table, servers) for p in table.get("panels", ()))
+    fields["claims"] = tuple(_claims(table.get("claims", ())))
+    fields["sweep"] = _tuples(table.get("sweep", {}))
+    return Figure(name=name, **fields)
+
+
+def _panel(table: Table, figure: Table, servers: Table) -> Panel:
+    shared = (servers[table.get("server") or figure["server"]], figure.get("settings", {}))
+    settings = {k: v for part in (*shared, table.get("settings", {})) for k, v in part.items()}
+    full = {**figure.get("full_settings", {}), **table.get("full_settings", {})}
+    return Panel(
+        name=table["name"],
+        title=table["title"],
+        curves=tuple(curve for c in table["curves"] for curve in _curves(c)),
+        settings=_tuples(settings),
+        full_settings=_tuples(full),
+    )
+
+
+def _curves(table: Table) -> Iterator[Curve]:
+    """A curve, or with `vary` one for each value of a setting, whose label has a place for it."""
+    fields = {**_tuples(table), "system": System(table["system"])}
+    varied = fields.pop("vary", {})
+    if not varied:
+        yield Curve(**fields)
+    for setting, values in varied.items():
+        for value in values:
+            label = fields["label"].format(value) if "label" in fields else None
+            yield Curve(**{**fields, "settings": {setting: value}, "label": label})
+
+
+def _claims(tables: Iterable[Table]) -> Iterator[Claim]:
+    """The claims; what stands beside `each` holds for every one of its entries."""
+    for table in tables:
+        shared = {key: value for key, value in table.items() if key != "each"}
+        for entry in table.get("each", ({},)):
+            args = {**shared.get("args", {}), **entry.get("args", {})}
+            yield Claim(**{**_tuples({**shared, **entry}), "args": _tuples(args)})
+
+
+_PAPER = _read("paper")
 FIGURES: dict[str, Figure] = {
-    figure.name: figure
-    for figure in (
-        FIG1,
-        FIG2,
-        FIG11,
-        FIG12,
-        FIG13,
-        FIG14,
-        FIG15,
-        FIG16,
-        FIG17,
-        FIG18A,
-        FIG18B,
-        FIG19A,
-        FIG19B,
-    )
+    name: _figure(name, _read(name), _PAPER["servers"]) for name in _PAPER["figures"]
 }
-
-# Parts of a figure under names of their own: figure, and what its panels' names start with.
+# Parts of a figure under names of their own: the figure, and what its panels' names start with.
 PARTS: dict[str, tuple[str, str]] = {
-    "fig12-13b": ("fig12", "fig12-13b-"),
-    "fig12-66b": ("fig12", "fig12-66b-"),
-    "fig12-175b": ("fig12", "fig12-175b-"),
-    "fig14-parallel": ("fig14", "fig14-n"),
-    "fig14-beam": ("fig14", "fig14-beam"),
-    "fig15-alpaca": ("fig15", "fig15-alpaca-"),
-    "fig15-sharegpt": ("fig15", "fig15-sharegpt-"),
+    name: (part["figure"], part["panels"]) for name, part in _PAPER["parts"].items()
 }
-
-# Several figures, whole or in part, under one name. `all-main` is the paper's main comparison.
-GROUPS: dict[str, tuple[str, ...]] = {
-    "fig18": ("fig18-a", "fig18-b"),
-    "fig19": ("fig19-a", "fig19-b"),
-    "all-main": ("fig12-13b", "fig14"),
-    "all": tuple(FIGURES),
-}
-
+# Several figures, whole or in part, under one name.
+GROUPS: dict[str, tuple[str, ...]] = {**_tuples(_PAPER["groups"]), "all": tuple(FIGURES)}
 # Claims about memory by shape: they need no run.
-TABLE1_CLAIMS: tuple[Claim, ...] = tuple(
-    Claim(
-        path=f"table1:kv_slots:{model}",
-        text=f"KV slots from memory by the original's rule, {model}",
-        paper=paper_number(f"table1:kv_slots:{model}"),
-        tolerance=tolerance,
-        kind="relative",
-        measure="kv_slots",
-        args=SERVERS[model],
-        unit="tokens",
-    )
-    for model, tolerance in (("opt-13b", 0.03), ("opt-66b", 0.05), ("opt-175b", 0.05))
-)
-
-PROFILES = "device profiles a100-40gb and a100-80gb"
-
-CALIBRATIONS: tuple[Calibration, ...] = (
-    Calibration(
-        "group_overhead_s + draw_overhead_s",
-        PROFILES,
-        "mean batched requests of Astra, ShareGPT at 2 req/s (Fig. 13)",
-        "fig13:sharegpt@2.0:astra",
-    ),
-    Calibration(
-        "group_overhead_s + draw_overhead_s",
-        PROFILES,
-        "mean batched requests of Astra, Alpaca at 30 req/s (Fig. 13)",
-        "fig13:alpaca@30:astra",
-    ),
-    Calibration(
-        "worker_overhead_s",
-        PROFILES,
-        "the last rate that the original serves Astra with, OPT-175B, ShareGPT: 3 req/s (Fig. 12)",
-        "fig12",
-    ),
-    Calibration(
-        "sequence_overhead_s",
-        PROFILES,
-        "the last rates that the original serves with one, two, four and six outputs (Fig. 14)",
-        "fig14",
-    ),
-    Calibration(
-        "beam_overhead_s",
-        PROFILES,
-        "the last rates that the original serves Astra with, beams against parallel (Fig. 14)",
-        "fig14",
-    ),
-    Calibration(
-        "copy_latency_s",
-        PROFILES,
-        "the last rates that the original serves Orca (Pow2) with, likewise (Fig. 14)",
-        "fig14",
-    ),
-    Calibration(
-        "random stream of the shipped lengths",
-        "workload sharegpt, seed 0, without real lengths",
-        "the trace of the original artifact, and Orca's shares in Fig. 2",
-        "fig2:orca",
-    ),
-    Calibration(
-        "random stream of the shipped lengths",
-        "workload sharegpt, seed 0, without real lengths",
-        "the same trace, and Orca's batched requests in Fig. 13",
-        "fig13:sharegpt@2.0:orca",
-    ),
-    Calibration(
-        "sigma of the output lengths",
-        "workload alpaca",
-        "mean batched requests of Orca (Oracle), Alpaca at 30 req/s (Fig. 13)",
-        "fig13:alpaca@30:orca-oracle",
-    ),
-    Calibration(
-        "novelty of the process that beams follow",
-        "the simulation's beam search",
-        "blocks saved by sharing, Alpaca, beam width 6 (Fig. 15)",
-        "fig15:alpaca:beam6",
-    ),
-)
+TABLE1_CLAIMS: tuple[Claim, ...] = tuple(_claims(_PAPER["table1"]))
+CALIBRATIONS: tuple[Calibration, ...] = tuple(Calibration(**c) for c in _PAPER["calibrations"])
 
 
 def names() -> list[str]:
@@ -146,38 +95,29 @@ def find(name: str) -> Selection:
     Raises UserError naming the nearest names if there is none.
     """
     found = [_part(member) for member in GROUPS.get(name, (name,))]
-    figures = [figure for figure in found if figure is not None]
+    figures = tuple(figure for figure in found if figure is not None)
     if len(figures) < len(found):
         raise unknown_name("figure", name, names())
-    return _select(name, figures)
+    return Selection(name, figures)
 
 
 def find_panel(name: str) -> Panel:
     """The panel called `name`, which must exist."""
-    found = [panel for f in FIGURES.values() for panel in f.panels if panel.name == name]
-    assert len(found) == 1, f"{len(found)} panels are called '{name}'"
-    return found[0]
+    (figure,) = find(name).figures
+    (panel,) = figure.panels
+    return panel
 
 
 def _part(name: str) -> Figure | None:
+    """A figure, or one with those of its panels only that the name stands for; None if unknown."""
     if name in FIGURES:
         return FIGURES[name]
     if name in PARTS:
-        figure_name, prefix = PARTS[name]
-        figure = FIGURES[figure_name]
-        chosen = tuple(panel for panel in figure.panels if panel.name.startswith(prefix))
-        return figure.restrict(name, chosen)
+        whole, prefix = PARTS[name]
+        chosen = [p for p in FIGURES[whole].panels if p.name.startswith(prefix)]
+        return replace(FIGURES[whole], name=name, panels=tuple(chosen))
     for figure in FIGURES.values():
         for panel in figure.panels:
             if panel.name == name:
-                return figure.restrict(name, (panel,))
+                return replace(figure, name=name, panels=(panel,))
     return None
-
-
-def _select(name: str, figures: Iterable[Figure]) -> Selection:
-    chosen = tuple(figures)
-    return Selection(
-        name,
-        tuple(figure for figure in chosen if not figure.pending),
-        {figure.name: figure.pending for figure in chosen if figure.pending},
-    )

@@ -169,7 +169,7 @@ def _progress(figure: Figure, tables: Tables) -> FigureProgress:
 
 def _pending(store: ReportStore, choice: Choice) -> dict[str, str]:
     """Figures that cannot run, and those that nothing simulates and no device has measured."""
-    reasons = {f.name: f.pending for f in registry.FIGURES.values() if f.pending}
+    reasons: dict[str, str] = {}
     for figure in registry.FIGURES.values():
         part = figure.microbenchmark if figure.only_measured else ""
         if part and store.kernels(part, backend=choice.backend) is None:

@@ -1,7 +1,5 @@
 """Figures as files."""
 
-from dataclasses import replace
-
 import pytest
 from matplotlib import style
 from matplotlib.figure import Figure as Canvas
@@ -19,7 +17,7 @@ from plot.layout import finish
 SHAREGPT = "fig12-13b-sharegpt"
 
 
-FIGURES = [figure.name for figure in registry.FIGURES.values() if not figure.pending]
+FIGURES = list(registry.FIGURES)
 
 
 @pytest.mark.parametrize("name", [*FIGURES, "fig12-13b", SHAREGPT, "fig15-alpaca-n2"])
@@ -110,13 +108,6 @@ def test_single_gaps_leave_the_other_points(made_up, tmp_path, name):
         return State.MISSING if missing else None
 
     assert draw(name, made_up(lost), tmp_path)
-
-
-def test_pending_figure_says_why_it_is_not_drawn(made_up, tmp_path, monkeypatch):
-    pending = replace(registry.FIGURES["fig2"], pending="it cannot run yet")
-    monkeypatch.setitem(registry.FIGURES, "fig2", pending)
-    with pytest.raises(UserError, match="it cannot run yet"):
-        draw("fig2", made_up(), tmp_path)
 
 
 def test_unwritable_place_is_one_clear_line(made_up, tmp_path):

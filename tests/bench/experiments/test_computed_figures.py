@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from bench.experiments.computed import drawn_workload, length_shares, preemption_costs
-from bench.experiments.fig18_fig19 import BLOCK_SIZES, PREEMPTED
+from bench.experiments.registry import FIGURES
 from engines.core.config import find_model
 from engines.sim.profile import load_profile
 
 
 @pytest.fixture
 def costs():
-    return preemption_costs(BLOCK_SIZES, **PREEMPTED).set_index("block_size")
+    return preemption_costs(**FIGURES["fig19-a"].claims[0].args).set_index("block_size")
 
 
 def test_recomputing_does_not_depend_on_the_block_size(costs):

@@ -9,7 +9,6 @@ from bench.cli import main
 from bench.experiments import registry
 from bench.experiments.effort import FEWEST_REQUESTS, QUICK_SHARE, Effort, at_effort
 from bench.experiments.tables import Choice
-from bench.experiments.times import Cost, to_text
 from bench.report.build import build_report
 from bench.report.document import to_markdown
 from bench.report.page import to_html
@@ -90,18 +89,3 @@ def test_quick_figures_say_so_and_lie_apart(tmp_path, monkeypatch):
     assert absent.exit_code == 2
     with pytest.raises(UserError, match="--full"):
         draw("fig2", store, tmp_path, Choice.of(effort=Effort.FULL))
-
-
-def test_costs_are_read_back(tmp_path, monkeypatch):
-    from bench.experiments import times
-
-    costs = {"fig2": {Effort.QUICK: Cost(1.5, 0.2)}}
-    (tmp_path / times.FILE).write_text(to_text(costs))
-    monkeypatch.setattr(times.resources, "files", lambda package: tmp_path)
-    times._table.cache_clear()
-    try:
-        assert times.cost_of("fig2", Effort.QUICK) == Cost(1.5, 0.2)
-        assert times.cost_of("fig2", Effort.FULL) is None
-        assert times.cost_of("fig3", Effort.QUICK) is None
-    finally:
-        times._table.cache_clear()

@@ -1,31 +1,23 @@
 """The registry: complete, consistent with the paper's facts, and found by every name."""
 
+import csv
 import json
-from dataclasses import replace
-from importlib import resources
 
 import pytest
-from places import SHARED
+from places import ROOT, SHARED
 
 from bench.claims.measures import MEASURES
 from bench.experiments import registry
 from bench.experiments.effort import Effort, gpu_hours
-from bench.experiments.fig_common import paper_number
-from bench.experiments.model import Figure
+from bench.experiments.model import Claim, Figure
 from bench.experiments.tables import Choice
 from engines.core.config import System
 from engines.core.errors import UserError
-from engines.core.request import SamplingParams
 
-SHARED_CLAIMS = SHARED / "paper" / "claims.json"
-ALL_CLAIMS = [
-    *registry.TABLE1_CLAIMS,
-    *(claim for figure in registry.FIGURES.values() for claim in figure.claims),
-]
-
-
-def shipped_claims() -> dict:
-    return json.loads(resources.files("bench.experiments").joinpath("claims.json").read_text())
+PAPER = SHARED / "paper" / "claims.json"
+REFERENCE = ROOT / "artifacts" / "reference" / "sim"
+FIGURES = registry.FIGURES.values()
+ALL_CLAIMS = [*registry.TABLE1_CLAIMS, *(claim for figure in FIGURES for claim in figure.claims)]
 
 
 def leaves(value, path=()):
@@ -36,35 +28,43 @@ def leaves(value, path=()):
         yield ":".join(path), value
 
 
-def test_shipped_claims_are_the_papers():
-    if not SHARED_CLAIMS.exists():
+def test_claims_are_the_papers():
+    if not PAPER.exists():
         pytest.skip("the paper's facts are not beside the repository")
-    assert shipped_claims() == json.loads(SHARED_CLAIMS.read_text())
+    facts = dict(leaves(json.loads(PAPER.read_text())))
+    claimed = {claim.path: claim.paper for claim in ALL_CLAIMS}
+    for path, paper in claimed.items():
+        fact = facts[path]  # of more than two block sizes, the ends count
+        assert paper == ((fact[0], fact[-1]) if isinstance(fact, list) else fact), path
+    unclaimed = {path for path in facts if path not in claimed and not path.endswith(":unit")}
+    assert unclaimed == {"fig19:comparable_block_sizes"}
+
+
+@pytest.mark.parametrize("claim", ALL_CLAIMS, ids=lambda c: f"{c.path} {c.text}")
+def test_claims_can_be_measured(claim: Claim):
+    assert claim.measure in MEASURES
+    assert claim.kind in ("points", "relative", "range", "at-most")
+    assert claim.tolerance >= 0
+    named = [claim.args.get(key) for key in ("panel", "over", "under")]
+    panels = [*claim.args.get("panels", ()), *(n for n in named if n and n.startswith("fig"))]
+    assert set(panels) <= set(registry.names())
 
 
 def test_every_figure_of_the_paper_is_described():
     expected = {f"fig{n}" for n in (1, 2, 11, 12, 13, 14, 15, 16, 17)}
     expected |= {"fig18-a", "fig18-b", "fig19-a", "fig19-b"}
     assert set(registry.FIGURES) == expected
-
-
-@pytest.mark.parametrize("figure", registry.FIGURES.values(), ids=lambda f: f.name)
-def test_figure_says_what_a_reader_needs(figure: Figure):
-    assert figure.title
-    assert figure.section
-    assert figure.claim
-    assert figure.hardware
-    assert not figure.pending
+    for figure in FIGURES:
+        assert all((figure.title, figure.section, figure.claim, figure.hardware, figure.plot))
 
 
 @pytest.mark.parametrize("name", registry.names())
 def test_every_name_is_found(name):
-    selection = registry.find(name)
-    assert selection.figures or selection.pending
+    assert registry.find(name).figures
 
 
 def test_names_of_panels_are_unique():
-    names = [panel.name for figure in registry.FIGURES.values() for panel in figure.panels]
+    names = [panel.name for figure in FIGURES for panel in figure.panels]
     assert len(names) == len(set(names))
 
 
@@ -73,27 +73,17 @@ def test_unknown_name_suggests_the_nearest():
         registry.find("fig12-13b-sharegtp")
 
 
-def test_groups_leave_out_what_cannot_run_and_say_why(monkeypatch):
-    pending = replace(registry.FIGURES["fig18-b"], pending="it cannot run yet")
-    monkeypatch.setitem(registry.FIGURES, "fig18-b", pending)
-    selection = registry.find("fig18")
-    assert [figure.name for figure in selection.figures] == ["fig18-a"]
-    assert set(selection.pending) == {"fig18-b"}
-    with pytest.raises(UserError, match=r"fig18-b.*it cannot run yet"):
-        registry.find("fig18-b").require_runnable()
-
-
 def test_kernels_are_measured_whatever_the_backend_and_preemption_where_models_run():
     kernels, recovery = registry.FIGURES["fig18-a"], registry.FIGURES["fig19-a"]
     assert [kernels.is_measured(backend) for backend in ("sim", "cpu", "cuda")] == [True] * 3
     assert [recovery.is_measured(b) for b in ("sim", "cpu", "cuda")] == [False, True, True]
-    assert not any(registry.FIGURES[name].is_measured("cuda") for name in ("fig2", "fig18-b"))
+    without = {figure.name for figure in FIGURES if not figure.panels}
+    assert without == {"fig11", "fig18-a", "fig19-a"}
 
 
 def test_the_main_comparison_is_figure_12_with_opt_13b_and_figure_14():
     assert [f.name for f in registry.find("all-main").figures] == ["fig12-13b", "fig14"]
-    everything = registry.find("all")
-    assert {f.name for f in everything.figures} | set(everything.pending) == set(registry.FIGURES)
+    assert [f.name for f in registry.find("all").figures] == list(registry.FIGURES)
 
 
 def test_part_of_a_figure_keeps_only_its_panels():
@@ -102,17 +92,24 @@ def test_part_of_a_figure_keeps_only_its_panels():
     assert selection.figures[0].name == "fig12-66b"
 
 
-@pytest.mark.parametrize("figure", registry.FIGURES.values(), ids=lambda f: f.name)
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda f: f.name)
 @pytest.mark.parametrize("effort", list(Effort))
 def test_points_are_valid_and_their_windows_inside_the_trace(figure: Figure, effort: Effort):
     choice = Choice.of(effort=effort)
     points = [point for panel in figure.panels for point in choice.points(panel)]
     assert len({point.digest for point in points}) == len(points)
     for point in points:
-        System.parse(point.system)
-        SamplingParams.parse(point.sampling)
         assert point.window is None or point.window[1] <= point.duration
         assert point.warmup is None or point.warmup < point.duration
+
+
+@pytest.mark.parametrize(("effort", "folder"), [(Effort.SCRIPTS, ""), (Effort.QUICK, "quick")])
+def test_points_are_those_of_the_committed_reference_in_its_order(effort: Effort, folder: str):
+    with (REFERENCE / folder / "points.csv").open() as file:
+        committed = [(row["panel"], row["digest"]) for row in csv.DictReader(file)]
+    choice = Choice.of(effort=effort)
+    panels = registry.find("all").panels
+    assert committed == [(p.name, spec.digest) for p in panels for spec in choice.points(p)]
 
 
 def test_every_saving_of_figure_15_is_claimed_in_each_panel():
@@ -122,22 +119,17 @@ def test_every_saving_of_figure_15_is_claimed_in_each_panel():
     assert {path.split(":")[1] for _, path in claimed} == {"alpaca", "sharegpt"}
 
 
-def test_a_list_of_block_sizes_is_a_range():
-    assert paper_number("fig18b:best_block_sizes:sharegpt") == (16.0, 128.0)
-    assert paper_number("fig18b:best_block_sizes:alpaca") == (16.0, 32.0)
-
-
-def test_figures_without_panels_are_computed_or_measured():
-    without = [f for f in registry.FIGURES.values() if not f.panels]
-    assert {f.name for f in without if not f.is_measured("sim")} == {"fig11", "fig19-a"}
-    assert {f.name for f in without if f.is_measured("sim")} == {"fig18-a"}
-
-
 def test_figure_12_has_six_panels_of_five_systems():
     figure = registry.FIGURES["fig12"]
     assert len(figure.panels) == 6
     for panel in figure.panels:
-        assert {curve.system for curve in panel.curves} == {system.value for system in System}
+        assert {curve.system for curve in panel.curves} == set(System)
+
+
+def test_a_varied_setting_makes_a_curve_for_each_of_its_values():
+    curves = registry.find_panel("fig18-b-sharegpt").curves
+    assert [curve.settings["block_size"] for curve in curves] == [2**n for n in range(9)]
+    assert curves[4].label == "block size 16"
 
 
 @pytest.mark.parametrize(
@@ -169,28 +161,10 @@ def test_overrides_reach_every_point():
 
 
 def test_rates_of_a_curve_rise_and_contain_the_originals():
-    for figure in registry.FIGURES.values():
-        for panel in figure.panels:
-            for curve in panel.curves:
-                assert list(curve.all_rates) == sorted(set(curve.all_rates))
-                assert set(curve.rates) <= set(curve.all_rates)
-                assert not set(curve.rates) & set(curve.extra_rates)
-
-
-@pytest.mark.parametrize("claim", ALL_CLAIMS, ids=lambda c: c.text)
-def test_claims_take_their_number_from_the_paper_and_can_be_measured(claim):
-    assert claim.paper == paper_number(claim.path)
-    assert claim.measure in MEASURES
-    assert claim.kind in ("points", "relative", "range", "at-most")
-    assert claim.tolerance >= 0
-
-
-def test_every_number_of_the_runnable_figures_is_claimed():
-    claimed = {claim.path for claim in ALL_CLAIMS}
-    covered = ("fig2:", "fig12:", "fig13:", "fig14:", "fig16:", "fig17:", "fig18b:", "table1:")
-    for path, _ in leaves(shipped_claims()):
-        if path.startswith(covered) and not path.endswith(":unit"):
-            assert path in claimed, f"no claim for {path}"
+    for curve in (c for figure in FIGURES for panel in figure.panels for c in panel.curves):
+        assert list(curve.all_rates) == sorted(set(curve.all_rates))
+        assert all(isinstance(rate, float) for rate in curve.all_rates)  # as digests have them
+        assert not set(curve.rates) & set(curve.extra_rates)
 
 
 def test_calibrated_claims_are_listed_as_calibrations():
@@ -201,7 +175,6 @@ def test_calibrated_claims_are_listed_as_calibrations():
 
 
 def test_gpu_hours_follow_from_the_papers_traces_and_devices():
-    assert gpu_hours(registry.FIGURES["fig2"], Effort.FULL) == pytest.approx(4 * 900 / 3600)
     assert gpu_hours(registry.FIGURES["fig2"], Effort.QUICK) == pytest.approx(900 / 3600)
     part = registry.find("fig12-66b-sharegpt").figures[0]
     originals = sum(len(curve.rates) for curve in part.panels[0].curves)
