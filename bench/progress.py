@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -22,6 +23,13 @@ class Work(Protocol):
     @property
     def slug(self) -> str:
         """The name."""
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Work of which nothing but the name is known."""
+
+    slug: str
 
 
 class Display:
@@ -45,8 +53,9 @@ class Display:
         """Something the user should know."""
 
     @contextmanager
-    def single(self, work: Work) -> Iterator[Callable[[float], None]]:
+    def single(self, name: str) -> Iterator[Callable[[float], None]]:
         """Show one piece of work while inside; yields what takes the share that is done."""
+        work = _Named(name)
         with self.over({work: 1.0}):
             self.begin(work)
             yield lambda share: self.advance(work, share)

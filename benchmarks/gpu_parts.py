@@ -133,7 +133,8 @@ def time_kernels(run: Run) -> dict[str, Any]:
     """Time paged against contiguous attention (Figure 18a's shapes, then larger ones), and
     swapping against recomputing (Figure 19a).
     """
-    from bench.devices.kernels import Shapes, measure
+    from bench.devices.device import Shapes
+    from bench.devices.kernels import measure
 
     plans = [
         Shapes(batches=(8, 32), contexts=(64, 128, 256)),
@@ -200,18 +201,10 @@ def time_decode(run: Run) -> dict[str, Any]:
 
 def measure_device(run: Run) -> dict[str, Any]:
     """Measure the device's profile and write it beside the record."""
-    from bench.devices.profile import measure_profile, profile_text, usual_effort
+    from bench.devices.profile import measure_profile, usual_effort
 
-    setup = _setup(run)
-    text = profile_text(
-        measure_profile(
-            f"measured-{run.device}",
-            spec=setup.spec,
-            device=run.device,
-            dtype=setup.dtype,
-            effort=usual_effort(run.device, quick=run.quick),
-        )
-    )
+    effort = usual_effort(run.device, quick=run.quick)
+    text = measure_profile(f"measured-{run.device}", _setup(run), effort)
     write_file(run.out / PROFILE, text.encode())
     return {"toml": text.splitlines()}
 

@@ -14,6 +14,7 @@ from bench.commands.options import quiet_option
 from bench.commands.places import (
     choose_measurer,
     choose_place,
+    note,
     place_options,
     settle,
     tell_runner,
@@ -145,7 +146,7 @@ def measure_all(
             click.echo(f"{figure.name}: measured already (--force measures again)", err=True)
             continue
         try:
-            measure_figure(figure, measurer, backend=backend, quiet=quiet)
+            measure_figure(figure, measurer, backend=backend, quiet=quiet, note=note)
         except UserError as error:
             if not wanted.points:
                 raise

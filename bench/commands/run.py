@@ -86,7 +86,7 @@ def serve(
     if out is not None:
         check_writable(out)
     started = datetime.now(UTC)
-    with choose(quiet=quiet).single(spec) as advance:
+    with choose(quiet=quiet).single(spec.slug) as advance:
         outcome = run_point(spec, on_progress=advance, ray=ray)
     if out is not None:
         _write(out, spec, outcome, started=started)

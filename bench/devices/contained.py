@@ -12,7 +12,7 @@ from bench.docker.images import Recipe
 from bench.docker.launch import launch_json
 
 if TYPE_CHECKING:
-    from bench.devices.kernels import Shapes
+    from bench.devices.device import Shapes
 
 _SYSTEM = "astra"  # whose image: the paged kernels are its own
 

@@ -1,16 +1,27 @@
-"""Which device to measure on, and what errors of a device mean to a user."""
+"""What to measure and on which device, and what errors of a device mean to a user."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from engines.core.errors import UserError, unknown_name
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float16", "bfloat16", "float32")}
 DEFAULT_MODEL = {"cpu": "opt-125m", "cuda": "opt-13b"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """What to time kernels for: attention over all batches and contexts, swapping by block size."""
+
+    batches: Sequence[int] = ()
+    contexts: Sequence[int] = ()
+    block_sizes: Sequence[int] = ()
+    num_tokens: int = 256  # of the sequence that is swapped
 
 
 def settle_device(name: str) -> str:

@@ -6,19 +6,16 @@ kept below the artifacts with its provenance, and never drawn together with simu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-import click
-
-from bench.devices.device import DEFAULT_MODEL, settle_device, settle_dtype
+from bench.devices.device import DEFAULT_MODEL, Shapes, settle_device, settle_dtype
 from bench.experiments.model import Figure
+from bench.progress import choose
 from bench.results.measurements import find_measurement, measured_directory, write_measurement
 from engines.core.config import find_model
-
-if TYPE_CHECKING:
-    from bench.devices.kernels import Shapes
 
 
 class Measurer(Protocol):
@@ -40,7 +37,7 @@ class Measurer(Protocol):
 
 @dataclass(frozen=True)
 class Here:
-    """Measures in this process."""
+    """Measures in this process; see `Measurer`."""
 
     root: Path
 
@@ -50,13 +47,12 @@ class Here:
 
     def kernels(self, shapes: Shapes, device: str, *, quiet: bool) -> dict[str, Any]:
         """See `Measurer.kernels`."""
-        from bench.commands.kernels import measure_shown
-        from bench.devices.kernels import Setup
+        from bench.devices.kernels import Setup, measure
 
-        setup = Setup(
-            spec=find_model(DEFAULT_MODEL[device]), device=device, dtype=settle_dtype(None, device)
-        )
-        return measure_shown(setup, shapes, quiet=quiet)
+        spec, dtype = find_model(DEFAULT_MODEL[device]), settle_dtype(None, device)
+        setup = Setup(spec=spec, device=device, dtype=dtype)
+        with choose(quiet=quiet).single(f"kernels on {device}") as tell:
+            return measure(setup, shapes, tell=tell)
 
     def speed(self) -> float:
         """See `Measurer.speed`."""
@@ -70,19 +66,26 @@ def is_there(figure: Figure, root: Path, *, backend: str) -> bool:
     return find_measurement(root, figure.microbenchmark, backend=backend) is not None
 
 
-def measure_figure(figure: Figure, measurer: Measurer, *, backend: str, quiet: bool) -> Path:
+def measure_figure(
+    figure: Figure,
+    measurer: Measurer,
+    *,
+    backend: str,
+    quiet: bool,
+    note: Callable[[str], None] = lambda _: None,
+) -> Path:
     """Measure a figure and keep it; returns the file. Raises UserError where that cannot be."""
-    from bench.devices.kernels import Shapes
-
     assert figure.microbenchmark, f"{figure.name} is not measured by a microbenchmark"
     device = measurer.settle_device("auto" if backend == "sim" else backend)
-    sweep = figure.sweep
-    if figure.microbenchmark == "attention":
-        shapes = Shapes(batches=sweep["batch_size"], contexts=sweep["context_len"])
-    else:
-        shapes = Shapes(block_sizes=sweep["block_size"], num_tokens=sweep["context_len"][0])
     where = {"cpu": "CPU", "cuda": "GPU"}[device]
-    click.echo(f"{figure.name}: measured, not simulated: timing kernels on this {where}", err=True)
-    found = measurer.kernels(shapes, device, quiet=quiet)
+    note(f"{figure.name}: measured, not simulated: timing kernels on this {where}")
+    found = measurer.kernels(_shapes(figure), device, quiet=quiet)
     directory = measured_directory(measurer.root, figure.microbenchmark, device)
     return write_measurement(directory, found)
+
+
+def _shapes(figure: Figure) -> Shapes:
+    sweep = figure.sweep
+    if figure.microbenchmark == "attention":
+        return Shapes(batches=sweep["batch_size"], contexts=sweep["context_len"])
+    return Shapes(block_sizes=sweep["block_size"], num_tokens=sweep["context_len"][0])

@@ -1,81 +1,66 @@
-"""Writes a measured device profile as TOML, each value with what it was measured with."""
+"""Measures a device profile with the kernels and layers that serving uses, and writes it as TOML.
+
+A rate is what a model of the given shape gets out of the present device, so it holds for models of
+about that size. Nothing here is fitted to an end-to-end result.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+import torch
+
+from bench.devices import cases
+from bench.devices.cases import Linears, Subject
 from bench.devices.device import out_of_memory
+from bench.devices.timing import Case, measure_copy_bandwidth, time_cases
 from bench.machine import git_state, memory_bytes
 from bench.results.provenance import source_hash
-from engines.core.config import ModelSpec
 from engines.core.errors import UserError
+from engines.execution.device import device_name
+from engines.execution.probe import build_model, narrow_spec, time_decode_steps
+from engines.kernels.library import load_kernels
 
-if TYPE_CHECKING:
-    from bench.devices.measure import Effort, Term
-
-# Of one device alone: no worker processes to drive, and nobody to exchange with.
-_SINGLE = {"link_bandwidth": "inf", "link_latency_s": "0.0", "worker_overhead_s": "0.0"}
+BLOCK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+USUAL_BLOCK = 16
+RUNNING = (1, 64)  # sequences between which the host's time is taken as a line
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A profile that was measured."""
+class Term:
+    """A measured parameter of the profile, and with what it was measured in a few words."""
 
     name: str
-    device: str
-    terms: tuple[Term, ...]
-    kv_block_efficiency: Mapping[int, float]
-    memory_bytes: int
-    about: str
-    element_bytes: int
+    value: float
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.name} = {self.value:.4g}  # {self.how}"
 
 
-def measure_profile(
-    name: str,
-    *,
-    spec: ModelSpec,
-    device: str,
-    dtype: str,
-    effort: Effort | None = None,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Measured:
-    """Measure all terms on "cpu" or "cuda"; `tell` hears of each as it is there.
+@dataclass(frozen=True)
+class Effort:
+    """How much to measure.
 
-    Raises UserError where memory does not suffice.
+    `tokens` is of the matrix product and the prompt; `batch_size` and `context_len` are of paged
+    decode attention; `samples` are taken in each of `rounds`; `steps` are decode steps.
     """
-    import torch
 
-    from bench.devices.measure import (
-        Effort,
-        Subject,
-        measure_paged_attention,
-        measure_terms,
-    )
-    from engines.execution.device import device_name
-
-    spec = replace(spec, dtype_bytes=getattr(torch, dtype).itemsize)
-    subject = Subject(spec, getattr(torch, dtype), device)
-    effort = effort or Effort()
-    terms: list[Term] = []
-    with out_of_memory("use a smaller --model"):
-        bandwidth, efficiency = measure_paged_attention(subject, effort)
-        terms.append(bandwidth)
-        tell(_line(bandwidth))
-        for term in measure_terms(subject, effort):
-            terms.append(term)
-            tell(_line(term))
-    return Measured(
-        name, device_name(torch.device(device)), tuple(terms), efficiency, _device_memory(device),
-        f"{spec.name} in {dtype}", spec.dtype_bytes,
-    )  # fmt: skip
+    tokens: int = 512
+    batch_size: int = 16
+    context_len: int = 512
+    samples: int = 3
+    rounds: int = 3
+    steps: int = 20
+    block_sizes: tuple[int, ...] = BLOCK_SIZES
 
 
 def usual_effort(device: str, *, quick: bool = False) -> Effort:
     """GPUs take a larger batch to fill; a quick run tries every step on next to nothing."""
-    from bench.devices.measure import Effort
-
     if quick:
         return Effort(
             tokens=32, batch_size=2, context_len=32, samples=1, rounds=1, steps=2,
@@ -84,40 +69,142 @@ def usual_effort(device: str, *, quick: bool = False) -> Effort:
     return Effort(batch_size=32, context_len=1024, tokens=2048) if device == "cuda" else Effort()
 
 
-def _device_memory(device: str) -> int:
-    if device == "cuda":
-        import torch
+def measure_profile(
+    name: str,
+    subject: Subject,
+    effort: Effort,
+    *,
+    tell: Callable[[float], None] = lambda _: None,
+) -> str:
+    """Measure a profile; returns its TOML, as `--device-profile FILE` takes it.
 
-        return int(torch.cuda.get_device_properties(0).total_memory)
-    found = memory_bytes()
-    if found is None:
-        raise UserError("the size of this machine's memory cannot be found out")
+    `tell` hears the share that is done, 0 to 1. Raises UserError where memory does not suffice.
+    """
+    with out_of_memory("use a smaller --model"):
+        linears = Linears.of(subject)
+        timed = time_cases(
+            _cases(subject, effort, linears), subject.device,
+            samples=effort.samples, rounds=effort.rounds, tell=tell,
+        )  # fmt: skip
+        # The best round's median: whatever else runs on the machine can only slow a round.
+        best = {key: min(map(statistics.median, rounds)) for key, rounds in timed.items()}
+        terms = [
+            *_rates(subject, effort, linears, best),
+            *_swap_terms(subject, effort, best),
+            *_host_terms(subject, effort),
+        ]
+    usual = best["paged", USUAL_BLOCK]
+    efficiency = {size: usual / best["paged", size] for size in effort.block_sizes}
+    return _toml(name, subject, terms, efficiency)
+
+
+def _cases(subject: Subject, effort: Effort, linears: Linears) -> dict[tuple[Any, ...], Case]:
+    found: dict[tuple[Any, ...], Case] = {
+        ("linears", rows): partial(cases.matrix_products, subject, linears, rows)
+        for rows in (1, effort.tokens)
+    }
+    found["prompt",] = partial(cases.prompt_attention, subject, effort.tokens)
+    for size in sorted({USUAL_BLOCK, *effort.block_sizes}):
+        found["paged", size] = partial(
+            cases.paged_attention, subject, effort.batch_size, effort.context_len, size
+        )
+    for size in (effort.block_sizes[0], effort.block_sizes[-1]):
+        for into in ("host", "device"):
+            found[into, size] = partial(cases.swap, subject, BLOCK_SIZES[-1], size, into=into)
     return found
 
 
-def _line(term: Term) -> str:
-    return f"{term.name} = {term.value:.4g}  # {term.how}"
+def _rates(
+    subject: Subject, effort: Effort, linears: Linears, best: Mapping[tuple[Any, ...], float]
+) -> Iterator[Term]:
+    spec, tokens, num_bytes = subject.spec, effort.tokens, linears.weight_bytes
+    batch, context = effort.batch_size, effort.context_len
+    yield Term(
+        "kv_bandwidth",
+        cases.attention_bytes(subject, batch, context) / best["paged", USUAL_BLOCK],
+        f"paged decode attention, {batch} sequences of {context} tokens, block size {USUAL_BLOCK}",
+    )
+    shape = f"linears of {len(linears.layers)} layers of {spec.name}, {num_bytes / 2**20:.0f} MiB"
+    yield Term("weight_bandwidth", num_bytes / best["linears", 1], f"{shape}, 1 row")
+    flop = 2 * tokens * num_bytes / subject.torch_dtype.itemsize
+    yield Term("flops", flop / best["linears", tokens], f"{shape}, {tokens} rows")
+    # Half of a full square: attention is causal.
+    flop = 2 * spec.num_heads * spec.head_size * tokens**2
+    kernel = "prompt attention kernel" if subject.device == "cpu" else "PyTorch's fused attention"
+    yield Term("attention_flops", flop / best["prompt",], f"{kernel}, a prompt of {tokens} tokens")
+    copy = measure_copy_bandwidth(subject.device)
+    yield Term("copy_bandwidth", copy, "a copy beyond all caches, bytes read plus bytes written")
 
 
-def profile_text(measured: Measured) -> str:
-    """The profile as `--device-profile FILE` takes it."""
-    state = git_state()
+def _swap_terms(
+    subject: Subject, effort: Effort, best: Mapping[tuple[Any, ...], float]
+) -> Iterator[Term]:
+    """Bus bandwidth and the cost of one more transfer, by the smallest and the largest blocks.
+
+    A transfer is a block of one layer's keys or values, as the price of a step counts them; the
+    executor may gather several into one.
+    """
+    small, large = effort.block_sizes[0], effort.block_sizes[-1]
+    small_s, large_s = ((best["host", size] + best["device", size]) / 2 for size in (small, large))
+    many, few = (2 * subject.spec.num_layers * -(-BLOCK_SIZES[-1] // s) for s in (small, large))
+    latency_s = max(0.0, (small_s - large_s) / (many - few)) if many > few else 0.0
+    seconds = max(large_s - few * latency_s, 0.5 * large_s)
+    how = f"swapping {BLOCK_SIZES[-1]} tokens out and in, blocks of"
+    moved = cases.swapped_bytes(subject, BLOCK_SIZES[-1], large)
+    yield Term("pcie_bandwidth", moved / seconds, f"{how} {large}")
+    yield Term("pcie_latency_s", latency_s, f"{how} {small} against {large}")
+
+
+def _host_terms(subject: Subject, effort: Effort) -> Iterator[Term]:
+    """Time of a decode step that is not arithmetic: a line through two batch sizes.
+
+    The model has the layers and vocabulary of the subject's but next to no width, so that a step is
+    scheduling, launches, sampling and bookkeeping.
+    """
+    narrow, kernels = narrow_spec(subject.spec), load_kernels(subject.device)
+    model = build_model(narrow, dtype=subject.torch_dtype, device=subject.device)
+    few_s, many_s = (
+        time_decode_steps(model, kernels, num_seqs=n, context_len=8, steps=effort.steps).median_s
+        for n in RUNNING
+    )
+    sequence_s = max(0.0, (many_s - few_s) / (RUNNING[1] - RUNNING[0]))
+    how = f"decode steps of a model of {narrow.num_layers} layers with next to no width"
+    yield Term("step_overhead_s", max(0.0, few_s - RUNNING[0] * sequence_s), f"{how}, 1 sequence")
+    yield Term("sequence_overhead_s", sequence_s, f"{how}, {RUNNING[0]} to {RUNNING[1]} sequences")
+
+
+def _toml(
+    name: str, subject: Subject, terms: Sequence[Term], efficiency: Mapping[int, float]
+) -> str:
+    state, device = git_state(), device_name(torch.device(subject.device))
     dirty = " with changes" if state["git_dirty"] else ""
     lines = [
-        f"# {measured.device}, measured with the shapes of {measured.about}.",
+        f"# {device}, measured with the shapes of {subject.spec.name} in {subject.dtype}.",
         f"# Sources {source_hash()[:16]}, commit {state['git_commit'] or 'unknown'}{dirty}.",
         "",
-        f'name = "{measured.name}"',
-        f"memory_bytes = {measured.memory_bytes}",
-        f"element_bytes = {measured.element_bytes}",
-        *(_line(term) for term in measured.terms),
-        *(f"{name} = {value}" for name, value in _SINGLE.items()),
+        f'name = "{name}"',
+        f"memory_bytes = {_device_memory(subject.device)}",
+        f"element_bytes = {subject.torch_dtype.itemsize}",
+        *map(str, terms),
+        "# One device alone: no worker processes to drive, and nobody to exchange with.",
+        "link_bandwidth = inf",
+        "link_latency_s = 0.0",
+        "worker_overhead_s = 0.0",
         "",
         "# Nothing was fitted to an end-to-end result.",
         "[calibrated]",
         "",
         "# Speed of paged decode attention over block sizes, relative to 16.",
         "[kv_block_efficiency]",
-        *(f"{size} = {value:.3f}" for size, value in measured.kv_block_efficiency.items()),
+        *(f"{size} = {value:.3f}" for size, value in efficiency.items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _device_memory(device: str) -> int:
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    found = memory_bytes()
+    if found is None:
+        raise UserError("the size of this machine's memory cannot be found out")
+    return found

@@ -116,11 +116,11 @@ def test_bars_on_a_terminal() -> None:
 
 
 def test_one_piece_of_work(log: Log) -> None:
-    with log.display.single(SMALL) as advance:
+    with log.display.single("a name") as advance:
         log.now_s += LINE_EVERY_S
         advance(0.5)
     assert log.lines() == [
-        f"[0/1 points, 50%, 10s] running: {SMALL.slug} 50%",
+        "[0/1 points, 50%, 10s] running: a name 50%",
         "[1/1 points, 100%, 10s]",
     ]
 
@@ -130,7 +130,7 @@ def test_the_display_fits_where_standard_error_goes(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("FORCE_COLOR", "1")
     for quiet in (True, False):
-        with choose(quiet=quiet).single(SMALL):
+        with choose(quiet=quiet).single("a name"):
             pass
         assert stream.getvalue() == ("" if quiet else "[1/1 points, 100%, 0s]\n")
     assert type(choose(quiet=True)) is Display

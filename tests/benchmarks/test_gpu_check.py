@@ -177,7 +177,7 @@ WITHOUT = """
 import sys
 sys.modules.update(dict.fromkeys({absent!r}))  # none of these can be imported
 from pathlib import Path
-import bench.devices.kernels, bench.devices.profile, bench.devices.measure, bench.point.serve
+import bench.devices.kernels, bench.devices.profile, bench.point.serve
 import benchmarks.gpu_check
 from benchmarks.gpu_parts import Run, run_tests
 benchmarks.gpu_check.describe_machine("cpu")

@@ -44,11 +44,9 @@ def test_both_figures_are_measured_and_kept(tmp_path: Path) -> None:
 
 
 def test_the_ratio_is_of_the_quickest_samples() -> None:
-    from bench.devices.kernels import _ratio_row
+    from bench.devices.kernels import ratio_row
 
-    row = _ratio_row(
-        (8, 64), [(3.0, 9.0, 9.0), (2.0, 4.0, 6.0)], [(1.0, 3.0, 3.0), (8.0, 8.0, 8.0)]
-    )
+    row = ratio_row((8, 64), [(3.0, 9.0, 9.0), (2.0, 4.0, 6.0)], [(1.0, 3.0, 3.0), (8.0, 8.0, 8.0)])
     assert row.paged_over_contiguous == 2.0
     assert (row.least, row.largest) == (0.5, 3.0)
 
