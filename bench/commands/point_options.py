@@ -10,12 +10,11 @@ from typing import Any
 import click
 
 from bench.commands.options import EXISTING_FILE, SEED, Function
-from bench.point.spec import BACKENDS, DEFAULT_ROUTER, PointSpec, Router, plain_setting
+from bench.point.spec import DEFAULT_ROUTER, Backend, PointSpec, Router, plain_setting
 from engines.core.config import MODELS, Preemption, System
 
-DEFAULTS = {field.name: plain_setting(field.default) for field in fields(PointSpec)}
-WORKLOADS = "sharegpt|alpaca|chat|translation-1shot|translation-5shot"
-SAMPLINGS = "n1|n2|n4|n6|beam2|beam4|beam6"
+_DEFAULTS = {field.name: plain_setting(field.default) for field in fields(PointSpec)}
+_COUNT = click.IntRange(min=1)
 
 
 def amount(text: str) -> float:
@@ -40,118 +39,101 @@ def window(text: str) -> tuple[float, float]:
     return start, end
 
 
-def _setting(flag: str, name: str, help_text: str, **extra: Any) -> Callable[[Function], Function]:
-    """An option for the field `name` of PointSpec, with the field's default."""
-    default = DEFAULTS[name]
+def _setting(name: str, help_text: str, **extra: Any) -> Callable[[Function], Function]:
+    """The option of the field `name` of PointSpec, with the field's default."""
+    default = _DEFAULTS[name]
     shown = {"default": default, "show_default": True} if default is not None else {}
+    flag = "--" + name.removesuffix("_gib").replace("_", "-")
     return click.option(flag, name, help=help_text, **{**shown, **extra})
 
 
-_COUNT = click.IntRange(min=1)
 _POINT_OPTIONS = (
-    click.option(
-        "--system", required=True, metavar="|".join(s.value for s in System), help="Serving system."
-    ),
-    _setting("--model", "model", f"Model: {', '.join(MODELS)}.", metavar="NAME|PATH"),
-    _setting("--workload", "workload", "Workload.", metavar=WORKLOADS),
+    click.option("--system", required=True, metavar="|".join(System), help="Serving system."),
+    _setting("model", f"Model: {', '.join(MODELS)}.", metavar="NAME|PATH"),
     _setting(
-        "--trace",
+        "workload", "Workload.", metavar="sharegpt|alpaca|chat|translation-1shot|translation-5shot"
+    ),
+    _setting(
         "trace",
         "Replay a CSV file with columns arrival_s,input_len,output_len instead of a workload.",
         type=EXISTING_FILE,
     ),
     _setting(
-        "--lengths",
         "lengths",
         "Lengths of the workload from a file (see `bench data`) instead of shipped statistics.",
         type=EXISTING_FILE,
     ),
+    _setting("rate", "Mean arrivals per second (of a trace: its own).", type=float, metavar="R"),
     _setting(
-        "--rate", "rate", "Mean arrivals per second (of a trace: its own).", type=float, metavar="R"
-    ),
-    _setting(
-        "--duration",
         "duration",
         "Length of the arrivals in seconds (of a trace: its own).",
         type=float,
         metavar="S",
     ),
-    _setting("--seed", "seed", "Seed of all random draws.", type=SEED),
+    _setting("seed", "Seed of all random draws.", type=SEED),
     _setting(
-        "--sampling", "sampling", "Sequences per request, sampled or beams.", metavar=SAMPLINGS
+        "sampling",
+        "Sequences per request, sampled or beams.",
+        metavar="n1|n2|n4|n6|beam2|beam4|beam6",
     ),
     _setting(
-        "--shrink",
         "shrink",
         "Divide all lengths and the model's context by this, for a run in miniature.",
         type=_COUNT,
     ),
-    _setting("--block-size", "block_size", "Tokens in a KV block.", type=click.IntRange(1, 256)),
-    click.option(
-        "--backend",
-        default="auto",
-        show_default=True,
-        metavar="|".join(BACKENDS),
-        help="Run the model (cuda, cpu) or simulate it (sim).",
+    _setting("block_size", "Tokens in a KV block.", type=click.IntRange(1, 256)),
+    _setting(
+        "backend",
+        "Run the model (cuda, cpu) or simulate it (sim).",
+        default=Backend.AUTO.value,
+        metavar="|".join(Backend),
     ),
     _setting(
-        "--device-profile",
         "device_profile",
         "Device to simulate.  [default: the paper's for the model]",
         metavar="NAME|FILE.toml",
     ),
     _setting(
-        "--tensor-parallel",
         "tensor_parallel",
         "Devices that share the model.  [default: sim: the paper's for the model; else 1]",
         type=_COUNT,
     ),
     _setting(
-        "--replicas",
         "replicas",
         "Engines that share the arrivals, each on devices of its own (sim).",
         type=_COUNT,
     ),
     _setting(
-        "--router",
         "router",
         f"What chooses among replicas.  [default: {DEFAULT_ROUTER}]",
         metavar="|".join(Router),
     ),
     _setting(
-        "--kv-slots",
-        "kv_slots",
-        "Size of the KV cache in tokens.  [default: from model and device]",
-        type=_COUNT,
+        "kv_slots", "Size of the KV cache in tokens.  [default: from model and device]", type=_COUNT
     ),
     _setting(
-        "--gpu-memory",
         "gpu_memory",
         "Memory to size the KV cache for, as if the device had no more (cuda, cpu).",
         metavar="SIZE",
     ),
     _setting(
-        "--dtype",
         "dtype",
         "Type of weights and KV cache (cuda, cpu).  [default: float16 on cuda, float32 on cpu]",
         metavar="float32|bfloat16|float16",
     ),
-    _setting("--swap-space", "swap_space_gib", "CPU swap space.", type=amount, metavar="GIB"),
+    _setting("swap_space_gib", "CPU swap space.", type=amount, metavar="GIB"),
     _setting(
-        "--max-batch-size",
         "max_batch_size",
         "Requests in a batch of ft.  [default: from model and device]",
         type=_COUNT,
     ),
-    _setting("--max-batched-tokens", "max_batched_tokens", "Tokens in one step.", type=_COUNT),
+    _setting("max_batched_tokens", "Tokens in one step.", type=_COUNT),
     _setting(
-        "--max-num-seqs",
         "max_num_seqs",
         "Sequences in a batch.  [default: the original's for the system]",
         type=_COUNT,
     ),
     _setting(
-        "--preemption",
         "preemption",
         "How a preempted group's cache is kept.",
         type=click.Choice([p.value for p in Preemption]),
@@ -163,7 +145,6 @@ _POINT_OPTIONS = (
         help="Compute a registered prefix once and map its blocks into every request.",
     ),
     _setting(
-        "--warmup",
         "warmup",
         "Requests that arrive earlier do not count for latency, in seconds.  [default: 60, or less "
         "for a short run]",
@@ -171,21 +152,18 @@ _POINT_OPTIONS = (
         metavar="S",
     ),
     _setting(
-        "--timeout",
         "timeout",
         "Stop serving at this time, in seconds, with requests unfinished.  [default: never]",
         type=amount,
         metavar="S",
     ),
     _setting(
-        "--window",
         "window",
         "Steps over which batch and memory are averaged, in seconds.  [default: all]",
         type=window,
         metavar="START:END",
     ),
 )
-
 
 # Options that say what arrives when and what is measured, or describe a simulated device.
 _OF_WORKLOADS = (
