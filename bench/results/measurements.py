@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.files import json_bytes, write_file
+from bench.files import RecordError, json_bytes, read_record, write_file
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,35 +93,32 @@ def write_measurement(directory: Path, found: dict[str, Any]) -> Path:
 
 def read_measurement(directory: Path) -> dict[str, Any]:
     """Read a measurement; raises UserError if there is none or it is not one."""
-    path = directory / FILE
     try:
-        found = json.loads(path.read_bytes())
-    except OSError:
-        raise UserError(f"{path} cannot be read: run bench kernels --out {directory}") from None
-    except ValueError:
-        raise UserError(f"{path} is not valid JSON: measure again") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise UserError(f"{path} is no measurement of this version: measure again")
-    return found
+        return read_record(directory / FILE, expected_format=FORMAT)
+    except RecordError as error:
+        raise UserError(
+            f"{directory} holds no measurement of this version ({error}): measure again with "
+            f"bench kernels --out {directory}"
+        ) from None
 
 
 def attention_frame(found: Mapping[str, Any]) -> pd.DataFrame:
     """One row per kind and shape: the fields of `AttentionRow` (Figure 18a)."""
-    import pandas as pd
-
-    return pd.DataFrame(found["attention"], columns=list(AttentionRow.__dataclass_fields__))
+    return _frame(found["attention"], AttentionRow)
 
 
 def ratio_frame(found: Mapping[str, Any]) -> pd.DataFrame:
     """One row per shape: the fields of `RatioRow` (Figure 18a)."""
-    import pandas as pd
-
-    return pd.DataFrame(found["ratios"], columns=list(RatioRow.__dataclass_fields__))
+    return _frame(found["ratios"], RatioRow)
 
 
 def recovery_frame(found: Mapping[str, Any], *, staged: bool = False) -> pd.DataFrame:
     """One row per block size: the fields of `RecoveryRow` (Figure 19a; `staged` is ours)."""
+    frame = _frame(found["recovery"], RecoveryRow)
+    return frame[frame["staged"] == staged].reset_index(drop=True)
+
+
+def _frame(rows: Sequence[Mapping[str, Any]], kind: type) -> pd.DataFrame:
     import pandas as pd
 
-    frame = pd.DataFrame(found["recovery"], columns=list(RecoveryRow.__dataclass_fields__))
-    return frame[frame["staged"] == staged].reset_index(drop=True)
+    return pd.DataFrame(rows, columns=[field.name for field in fields(kind)])

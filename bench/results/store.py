@@ -9,11 +9,10 @@ failed leaves `<slug>-<digest>.failure.json` beside, until it succeeds.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +23,12 @@ from numpy.typing import NDArray
 
 from bench.files import (
     PARTIAL,
+    RecordError,
     check_writable,
     json_bytes,
     lock,
     plain,
+    read_record,
     write_file,
     write_together,
 )
@@ -60,14 +61,14 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Check:
-    """A point's state and, unless complete or missing, the reason in a few words."""
+    """A point's state and, unless complete or missing, the reason in a few words.
+
+    `record` is the content of `point.json` where that is sound, complete or stale.
+    """
 
     state: State
     reason: str = ""
-
-
-class _CorruptError(Exception):
-    """A stored result that cannot be trusted; the message says why."""
+    record: dict[str, Any] | None = field(default=None, compare=False, repr=False)
 
 
 def write_point(
@@ -77,8 +78,10 @@ def write_point(
 
     Raises UserError when the disk is full or refuses; older results are then untouched.
     """
-    stable = {key: value for key, value in outcome.metrics.items() if key not in TIMES}
-    contents = {REQUESTS: _parquet_bytes(outcome), METRICS: json_bytes(stable)}
+    contents = {
+        REQUESTS: _parquet_bytes(outcome.requests),
+        METRICS: json_bytes(_stable(outcome.metrics)),
+    }
     contents[POINT] = json_bytes(
         {
             "format": FORMAT,
@@ -96,14 +99,19 @@ def _fingerprint(content: bytes) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _parquet_bytes(outcome: Outcome) -> bytes:
+def _parquet_bytes(requests: Mapping[str, NDArray[Any]]) -> bytes:
     """Encode the requests with fixed options, so that equal columns give equal bytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    def arrow(column: NDArray[Any]) -> Any:  # Arrow's own conversion would import pandas
+        buffer = pa.py_buffer(np.ascontiguousarray(column))
+        kind = pa.from_numpy_dtype(column.dtype)
+        return pa.Array.from_buffers(kind, len(column), [None, buffer])
+
     sink = pa.BufferOutputStream()
     pq.write_table(
-        pa.table({name: _arrow(column) for name, column in outcome.requests.items()}),
+        pa.table({name: arrow(column) for name, column in requests.items()}),
         sink,
         version="2.6",
         data_page_version="1.0",
@@ -113,14 +121,6 @@ def _parquet_bytes(outcome: Outcome) -> bytes:
         store_schema=False,
     )
     return bytes(sink.getvalue())
-
-
-def _arrow(column: NDArray[Any]) -> Any:
-    """View a numeric column as an Arrow array; Arrow's own conversion would import pandas."""
-    import pyarrow as pa
-
-    buffer = pa.py_buffer(np.ascontiguousarray(column))
-    return pa.Array.from_buffers(pa.from_numpy_dtype(column.dtype), len(column), [None, buffer])
 
 
 class Store:
@@ -151,21 +151,22 @@ class Store:
         return self.check(spec).state
 
     def check(self, spec: PointSpec) -> Check:
-        """Like `state`, with the reason."""
-        if not (self.directory(spec) / POINT).exists():
+        """Like `state`, with the reason and, where it is sound, what is stored."""
+        directory = self.directory(spec)
+        if not (directory / POINT).exists():
             return Check(State.MISSING)
         try:
-            record = self._read(spec)
-        except _CorruptError as error:
+            record = _read_point(directory, spec)
+        except RecordError as error:
             return Check(State.CORRUPT, str(error))
         provenance = record["provenance"]
         if provenance.get("source_sha256") != self.source:
-            return Check(State.STALE, "made by other sources")
+            return Check(State.STALE, "made by other sources", record)
         stored = provenance.get("input_files", {})
-        for field, digest in hash_inputs(spec).items():
-            if stored.get(field) != digest:
-                return Check(State.STALE, f"the {field.replace('_', ' ')} file has changed")
-        return Check(State.COMPLETE)
+        for name, digest in hash_inputs(spec).items():
+            if stored.get(name) != digest:
+                return Check(State.STALE, f"the {name.replace('_', ' ')} file has changed", record)
+        return Check(State.COMPLETE, record=record)
 
     def write(self, spec: PointSpec, outcome: Outcome, *, provenance: Mapping[str, Any]) -> Path:
         """Write a finished point, and forget that it ever failed; returns its directory."""
@@ -181,12 +182,11 @@ class Store:
 
     def load_record(self, spec: PointSpec) -> dict[str, Any]:
         """Return the verified content of `point.json`; raises UserError unless it is sound."""
-        try:
-            return self._read(spec)
-        except _CorruptError as error:
-            raise UserError(
-                f"result {self.directory(spec)} is unusable ({error}): run it again"
-            ) from error
+        check = self.check(spec)
+        if check.record is None:
+            reason = check.reason or "there is none"
+            raise UserError(f"result {self.directory(spec)} is unusable ({reason}): run it again")
+        return check.record
 
     def kernels(self, part: str, *, backend: str) -> dict[str, Any] | None:
         """What was measured of a figure's microbenchmark; None if it was not measured."""
@@ -206,11 +206,11 @@ class Store:
         return pd.DataFrame(rows) if rows else pd.DataFrame(columns=empty)
 
     def _row(self, spec: PointSpec) -> dict[str, Any] | None:
-        state = self.state(spec)
-        if state in (State.MISSING, State.CORRUPT):
+        check = self.check(spec)
+        if check.record is None:
             return None
-        row = {**spec.to_dict(), "digest": spec.digest, "stale": state is State.STALE}
-        for key, value in _flatten(self._read(spec)["metrics"]):
+        row = {**spec.to_dict(), "digest": spec.digest, "stale": check.state is State.STALE}
+        for key, value in flatten(check.record["metrics"]):
             row.setdefault(key, float("nan") if value is None else value)
         return row
 
@@ -243,56 +243,44 @@ class Store:
             with lock(path, wait=False):
                 pass  # a lock that nobody holds is removed by taking it
 
-    def _read(self, spec: PointSpec) -> dict[str, Any]:
-        directory = self.directory(spec)
-        record = _parse(directory / POINT)
-        if record.get("format") != FORMAT:
-            raise _CorruptError(f"{POINT} has format {record.get('format')}, expected {FORMAT}")
-        if record.get("spec") != plain(spec.to_dict()):
-            raise _CorruptError(f"{POINT} describes another point")
-        files, metrics = record.get("files"), record.get("metrics")
-        if not (
-            isinstance(files, dict)
-            and isinstance(metrics, dict)
-            and isinstance(record.get("provenance"), dict)
-        ):
-            raise _CorruptError(f"{POINT} is incomplete")
-        for name in (REQUESTS, METRICS):
-            _verify(directory / name, files.get(name))
-        if _parse(directory / METRICS) != {k: v for k, v in metrics.items() if k not in TIMES}:
-            raise _CorruptError(f"{METRICS} and {POINT} disagree")
-        return record
-
 
 def name_of(spec: PointSpec) -> str:
     """Name of the point's directory."""
     return f"{spec.slug}-{spec.digest}".replace("/", "_")
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_bytes())
-    except OSError as error:
-        raise _CorruptError(f"{path.name} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise _CorruptError(f"{path.name} is not valid JSON") from error
-    if not isinstance(record, dict):
-        raise _CorruptError(f"{path.name} is not an object")
+def _read_point(directory: Path, spec: PointSpec) -> dict[str, Any]:
+    """The content of `point.json`, checked against the spec and the files beside it.
+
+    Raises RecordError for anything that cannot be trusted.
+    """
+    record = read_record(directory / POINT, expected_format=FORMAT)
+    if record.get("spec") != plain(spec.to_dict()):
+        raise RecordError(f"{POINT} describes another point")
+    parts = [record.get(name) for name in ("files", "metrics", "provenance")]
+    if not all(isinstance(part, dict) for part in parts):
+        raise RecordError(f"{POINT} is incomplete")
+    for name in (REQUESTS, METRICS):
+        try:
+            content = (directory / name).read_bytes()
+        except FileNotFoundError:
+            raise RecordError(f"{name} is missing") from None
+        except OSError as error:
+            raise RecordError(f"{name} cannot be read ({error.strerror})") from error
+        if _fingerprint(content) != record["files"].get(name):
+            raise RecordError(f"{name} does not match its checksum")
+    if read_record(directory / METRICS) != _stable(record["metrics"]):
+        raise RecordError(f"{METRICS} and {POINT} disagree")
     return record
 
 
-def _verify(path: Path, expected: object) -> None:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise _CorruptError(f"{path.name} is missing") from None
-    except OSError as error:
-        raise _CorruptError(f"{path.name} cannot be read ({error.strerror})") from error
-    if _fingerprint(content) != expected:
-        raise _CorruptError(f"{path.name} does not match its checksum")
+def _stable(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics that the same point always gives."""
+    return {key: value for key, value in metrics.items() if key not in TIMES}
 
 
-def _flatten(metrics: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+def flatten(metrics: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Metrics by name, the parts of `kv_pct` as `kv_pct_token` and so on."""
     for key, value in metrics.items():
         if isinstance(value, Mapping):
             yield from ((f"{key}_{inner}", item) for inner, item in value.items())

@@ -45,7 +45,7 @@ from bench.experiments.tables import Choice
 from bench.point.serve import run_point
 from bench.point.spec import PointSpec
 from bench.report.build import build_report, write_report
-from bench.results.store import Store, _flatten, name_of
+from bench.results.store import Store, flatten, name_of
 from engines.core.errors import UserError
 from engines.core.request import SamplingParams
 
@@ -282,7 +282,7 @@ def test_committed_points_are_made_again(effort):
     sample = sample_of(COMMITTED / effort.folder, Choice.of(effort=effort))
     assert len(sample) >= SAMPLE
     for expected, spec in sample:
-        ours = dict(_flatten(run_point(spec).metrics))
+        ours = dict(flatten(run_point(spec).metrics))
         beyond = {k: v for k, v in differences(expected, ours).items() if v > TOLERANCE}
         assert beyond == {}, f"{spec.slug}: {RENEW}"
 
