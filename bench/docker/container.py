@@ -143,8 +143,9 @@ def run_command(
             container.start()
         except docker.errors.APIError as error:
             raise UserError(_explain(refusal(error), image.name)) from error
-        with stream, suppress(BrokenPipeError, ConnectionResetError):
-            getattr(stream, "_sock", stream).sendall(given + b"\n")
+        connection = getattr(stream, "_sock", stream)  # the SDK's stream cannot be written
+        with connection, stream, suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(given + b"\n")
             for number, content in frames_iter(stream, tty=False):
                 (out if number == _STDOUT else errors)(content)
         return int(container.wait()["StatusCode"])
