@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools import dockerfiles
+import jinja2
 
 ROOT = Path(__file__).resolve().parent.parent
+SYSTEMS = {"astra": "Astra", "orca": "Orca", "ft": "FasterTransformer"}
 LOCKS = ROOT / "containers" / "locks"
 _CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 _DIGEST = "# made from: "
@@ -80,6 +81,20 @@ def renew(lock: Lock, *, sources: Sequence[str] = ()) -> None:
     lock.path.write_text(head + done.stdout, encoding="utf-8")
 
 
+def dockerfiles() -> dict[Path, str]:
+    """Return path and text of each Dockerfile.
+
+    Each is whole, so that `docker build -f Dockerfile.orca .` works by hand.
+    """
+    template = jinja2.Environment(
+        trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+    ).from_string((ROOT / "containers" / "Dockerfile.in").read_text(encoding="utf-8"))
+    return {
+        ROOT / f"Dockerfile.{system}": template.render(system=system, name=name)
+        for system, name in SYSTEMS.items()
+    }
+
+
 def main() -> None:
     """Renew everything. TORCH_INDEX names an index or a folder of PyTorch's builds without CUDA."""
     index = os.environ.get("TORCH_INDEX", _CPU_INDEX)
@@ -87,7 +102,7 @@ def main() -> None:
     for lock in locks():
         renew(lock, sources=(option, index) if lock.name == "cpu" else ())
         print(lock.path.relative_to(ROOT), file=sys.stderr)
-    for path, text in dockerfiles.render_all().items():
+    for path, text in dockerfiles().items():
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(ROOT), file=sys.stderr)
 

@@ -144,8 +144,9 @@ def run_command(
         except docker.errors.APIError as error:
             raise UserError(_explain(refusal(error), image.name)) from error
         connection = getattr(stream, "_sock", stream)  # the SDK's stream cannot be written
-        with connection, stream, suppress(BrokenPipeError, ConnectionResetError):
-            connection.sendall(given + b"\n")
+        with connection, stream:
+            with suppress(OSError):  # it has ended already: its status says more
+                connection.sendall(given + b"\n")
             for number, content in frames_iter(stream, tty=False):
                 (out if number == _STDOUT else errors)(content)
         return int(container.wait()["StatusCode"])

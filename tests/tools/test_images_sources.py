@@ -13,8 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from bench.docker.images import CPU_BASE
-from tools import dockerfiles
-from tools.lock import Lock, locks
+from tools.lock import Lock, dockerfiles, locks
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = sorted(ROOT.glob("Dockerfile.*"))
@@ -26,11 +25,11 @@ def pins(lock: Lock) -> dict[str, str]:
 
 
 def test_dockerfiles_are_what_the_template_makes() -> None:
-    made = dockerfiles.render_all()
+    made = dockerfiles()
     assert sorted(made) == DOCKERFILES
     for path, text in made.items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `make lock`"
-        assert "@" not in re.sub(r"@sha256:|@v", "", text.partition("FROM")[0])
+        assert "{%" not in text
 
 
 @pytest.mark.parametrize("lock", locks(), ids=lambda lock: lock.name)
