@@ -6,15 +6,11 @@ may read a prefix which another prompt of the same step computes.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engines.execution.kv_cache import KVCache, RowView, TableCache
+from engines.execution.kv_cache import KVCache, RowView
 from engines.execution.prompts import PromptBatch
 from engines.kernels.interface import Kernels, NewTokens
 
@@ -28,24 +24,25 @@ class StepAttention:
         kernels: Kernels,
         slots: Tensor,
         *,
-        decodes: RowView | None,
+        decodes: RowView,
         prompts: PromptBatch | None,
     ) -> None:
         self._cache = cache
         self._slots = slots
         self._decodes = decodes
-        self._num_decodes = 0 if decodes is None else len(decodes.context_lens)
-        self._prompts = None
-        if prompts is not None:
-            kind = PaddedPrompts if cache.pads_prompts else FlatPrompts
-            self._prompts = kind(prompts, cache, kernels)
+        self._num_decodes = len(decodes.context_lens)
+        self._prompts: FlatPrompts | PaddedPrompts | None = None
+        if prompts is not None and cache.pads_prompts:
+            self._prompts = PaddedPrompts(prompts)
+        elif prompts is not None:
+            self._prompts = FlatPrompts(prompts, cache, kernels)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `AttentionBackend.attend`."""
         out = q.new_empty(q.shape)
         self._cache.write(layer, k, v, self._slots)
         count = self._num_decodes
-        if self._decodes is not None:
+        if count:
             self._cache.attend(layer, out[:count], q[:count], self._decodes)
         if self._prompts is not None:
             self._prompts.attend(layer, out[count:], q[count:], k[count:], v[count:])
@@ -53,20 +50,17 @@ class StepAttention:
 
 
 class FlatPrompts:
-    """Prompts one after another without padding."""
+    """Prompts one after another without padding; those with a cached prefix are the last."""
 
     def __init__(self, prompts: PromptBatch, cache: KVCache, kernels: Kernels) -> None:
-        assert isinstance(cache, TableCache), "flat prompts need tables"
         self._cache = cache
         self._kernels = kernels
         lengths = [span.num_new for span in prompts.spans]
-        on_cpu = prompts.slots.device.type == "cpu"
         # The CPU's own kernel takes all prompts at once; CUDA has faster ones for whole prompts.
-        self._num_plain = 0 if on_cpu and kernels.compiled else prompts.num_uncached
-        self._plain_lengths = lengths[: self._num_plain]
+        on_cpu = prompts.slots.device.type == "cpu"
+        first = 0 if on_cpu and kernels.compiled else prompts.num_uncached
+        self._plain_lengths = lengths[:first]
         self._plain_tokens = sum(self._plain_lengths)
-        self._plain_bias = _causal_bias(self._plain_lengths) if not on_cpu else None
-        first = self._num_plain
         self._rest = None
         if first < len(lengths):
             self._rest = RowView(
@@ -82,7 +76,7 @@ class FlatPrompts:
         """Attend causally; keys and values are in the cache already."""
         plain = self._plain_tokens
         if plain:
-            self._attend_plain(out[:plain], q[:plain], k[:plain], v[:plain])
+            self._attend_plain(*(t[:plain] for t in (out, q, k, v)))
         if self._rest is not None:
             context = self._cache.context(layer, self._rest)
             scale = q.shape[-1] ** -0.5
@@ -90,11 +84,6 @@ class FlatPrompts:
 
     def _attend_plain(self, out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> None:
         """Whole prompts: their keys and values are at hand and need no table."""
-        if self._plain_bias is not None and q.shape[1] == k.shape[1]:
-            ops, bias = self._plain_bias
-            result = ops.memory_efficient_attention(q[None], k[None], v[None], attn_bias=bias)
-            out.copy_(result[0])
-            return
         parts = zip(*(t.split_with_sizes(self._plain_lengths) for t in (out, q, k, v)), strict=True)
         for one_out, *one in parts:
             query, key, value = (t.transpose(0, 1)[None] for t in one)
@@ -107,8 +96,7 @@ class FlatPrompts:
 class PaddedPrompts:
     """FasterTransformer's prompts: a rectangle [rows, length], padded on the left."""
 
-    def __init__(self, prompts: PromptBatch, cache: KVCache, kernels: Kernels) -> None:
-        del cache, kernels
+    def __init__(self, prompts: PromptBatch) -> None:
         self._num_rows = len(prompts.spans)
         length = prompts.spans[0].num_tokens
         place = torch.arange(length, device=prompts.padding.device)
@@ -127,11 +115,3 @@ class PaddedPrompts:
             query, key, value, attn_mask=self._mask, enable_gqa=q.shape[1] != k.shape[1]
         )
         out.copy_(result.transpose(1, 2).flatten(0, 1))
-
-
-def _causal_bias(lengths: list[int]) -> tuple[Any, Any] | None:
-    """xformers' operations and its mask for prompts of these lengths; None without xformers."""
-    if not lengths or importlib.util.find_spec("xformers") is None:
-        return None
-    ops: Any = importlib.import_module("xformers.ops")
-    return ops, ops.fmha.attn_bias.BlockDiagonalCausalMask.from_seqlens(lengths)

@@ -45,7 +45,7 @@ class DecodeGraphs:
         self._logits: Tensor | None = None  # [MAX_ROWS, vocab], of whichever graph ran last
 
     def run(self, rows: Rows, longest: int) -> Tensor:
-        """Give every row its next slot and return the logits of its token.
+        """Return the logits of every row's token.
 
         The result holds at least as many rows as are in use, and is overwritten by the next run.
         """
@@ -53,8 +53,6 @@ class DecodeGraphs:
             self._graphs.clear()
             self._pool = torch.cuda.graph_pool_handle()  # a pool ends with the last of its graphs
             self._capacity = rows.capacity
-        lens = rows.device.context_lens
-        lens.add_(lens > 0)
         if len(rows) > MAX_ROWS:
             return self._decode(len(rows), longest)
         key = (min(padded_rows(len(rows)), rows.capacity), padded_context(longest))

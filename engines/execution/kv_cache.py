@@ -5,14 +5,14 @@
   contiguous stretch of keys (or values) for each head, as in the original's contiguous cache. The
   paged kernels read it through overlapping blocks, one beginning at every slot: a row's table holds
   start, start + 64, ..., so no block is shared by two chunks and chunks need no alignment.
-- FasterTransformer: a rectangle [rows, heads, row length] for each batch, padded on the left.
+- FasterTransformer: a rectangle [rows, heads, row length] for each batch, padded on the left. A
+  row is one block.
 
 All layers' keys and values are one tensor, so that copies between slots are one operation.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engines.core.batch import Copy, Swap
+from engines.core.batch import Batch, Copy, Swap
 from engines.core.config import EngineConfig, System
 from engines.core.request import Sequence as Output
 from engines.execution.transfer import send
@@ -61,37 +61,60 @@ class RowView:
     max_context_len: int
 
 
-class KVCache(ABC):
-    """Memory for keys and values, and how a system's places map to it."""
+class KVCache:
+    """Memory for keys and values that is read through tables of blocks.
 
-    table_width: int
+    `layers` are each layer's keys, then its values, as [blocks, kv_heads, block_size, head_size];
+    block b begins at slot `stride` * b. Slots are written to `writable`, the same memory.
+    """
+
     pads_prompts = False  # whether prompts of a step are computed as one padded rectangle
+    table_width: int
+    block_size: int
+    stride: int
+    layers: Sequence[Tensor]
+    writable: Sequence[Tensor]
 
-    @abstractmethod
+    def __init__(self, shape: CacheShape, kernels: Kernels) -> None:
+        self._shape = shape
+        self._kernels = kernels
+        self._scale = shape.head_size**-0.5
+
+    def begin_batch(self, batch: Batch) -> None:
+        """Learn of a step with prompts before its sequences are placed."""
+
     def fill_table(self, table: NDArray[np.int32], sequence: Output) -> None:
         """Write a sequence's place into its row of the tables."""
+        raise NotImplementedError
 
-    @abstractmethod
     def slots(self, rows: RowView) -> Tensor:
         """Slot of the last token of each row's context, int64 [rows]; -1 for an empty one."""
+        place = (rows.context_lens - 1).long()
+        index = (place // self.block_size).clamp_(min=0)
+        block = rows.tables.gather(1, index.unsqueeze(1)).squeeze(1)
+        slots = block * self.stride + place % self.block_size
+        return slots.masked_fill_(place < 0, -1)
 
-    @abstractmethod
     def prompt_slots(
-        self, table: NDArray[np.int32], row: int, positions: NDArray[np.int64]
+        self, table: NDArray[np.int32], places: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """Slots of a row's tokens at the given places of its context."""
+        blocks = table[places // self.block_size].astype(np.int64)
+        return blocks * self.stride + places % self.block_size
 
-    @abstractmethod
     def write(self, layer: int, key: Tensor, value: Tensor, slots: Tensor) -> None:
         """Write new keys and values [tokens, kv_heads, head_size] into their slots."""
+        keys, values = self.writable[2 * layer], self.writable[2 * layer + 1]
+        self._kernels.write_kv(key, value, keys, values, slots)
 
-    @abstractmethod
+    def context(self, layer: int, rows: RowView) -> PagedContext:
+        """What a kernel reads of the rows."""
+        keys, values = self.layers[2 * layer], self.layers[2 * layer + 1]
+        return PagedContext(keys, values, rows.tables, rows.context_lens, rows.max_context_len)
+
     def attend(self, layer: int, out: Tensor, query: Tensor, rows: RowView) -> None:
         """Attend with one query per row to its whole context."""
-
-    def begin_batch(self, num_rows: int, row_len: int) -> None:
-        """Learn of a new rectangle (padded cache only)."""
-        del num_rows, row_len
+        self._kernels.paged_attention(out, query, self.context(layer, rows), self._scale)
 
     def copy(self, copies: Sequence[Copy]) -> None:
         """Copy slots as a manager asks."""
@@ -107,62 +130,17 @@ class KVCache(ABC):
 
     def continue_rows(self, targets: Sequence[int], sources: Sequence[int]) -> None:
         """Let rows continue others' contexts where no manager will ask for it."""
-        del targets, sources
 
 
-class TableCache(KVCache):
-    """What caches that are read through tables of blocks share."""
-
-    keys: Sequence[Tensor]  # for each layer, [blocks, kv_heads, block size, head_size]
-    values: Sequence[Tensor]
-
-    def __init__(self, shape: CacheShape, kernels: Kernels, *, block_size: int, stride: int):
-        self.block_size = block_size
-        self._stride = stride  # slots from a block to the next in numbering
-        self._kernels = kernels
-        self._scale = shape.head_size**-0.5
-
-    def slots(self, rows: RowView) -> Tensor:
-        """See `KVCache.slots`."""
-        place = (rows.context_lens - 1).long()
-        index = (place // self.block_size).clamp_(min=0)
-        block = rows.tables.gather(1, index.unsqueeze(1)).squeeze(1)
-        slots = block * self._stride + place % self.block_size
-        return slots.masked_fill_(place < 0, -1)
-
-    def prompt_slots(
-        self, table: NDArray[np.int32], row: int, positions: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """See `KVCache.prompt_slots`."""
-        del row
-        blocks = table[positions // self.block_size].astype(np.int64)
-        return blocks * self._stride + positions % self.block_size
-
-    def context(self, layer: int, rows: RowView) -> PagedContext:
-        """What a kernel reads."""
-        return PagedContext(
-            self.keys[layer],
-            self.values[layer],
-            rows.tables,
-            rows.context_lens,
-            rows.max_context_len,
-        )
-
-    def attend(self, layer: int, out: Tensor, query: Tensor, rows: RowView) -> None:
-        """See `KVCache.attend`."""
-        self._kernels.paged_attention(out, query, self.context(layer, rows), self._scale)
-
-
-class PagedCache(TableCache):
+class PagedCache(KVCache):
     """Astra's blocks, with swap space in host memory."""
 
     def __init__(self, shape: CacheShape, config: EngineConfig, kernels: Kernels) -> None:
-        size = config.block_size
-        super().__init__(shape, kernels, block_size=size, stride=size)
+        super().__init__(shape, kernels)
+        self.block_size = self.stride = size = config.block_size
         self.table_width = -(-config.max_model_len // size)
-        block = (config.num_blocks, shape.kv_heads, size, shape.head_size)
-        self._caches = list(shape.allocate(*block).unbind())
-        self.keys, self.values = self._caches[::2], self._caches[1::2]
+        memory = shape.allocate(config.num_blocks, shape.kv_heads, size, shape.head_size)
+        self.layers = self.writable = list(memory.unbind())
         self._num_swap_blocks = config.num_swap_blocks
         self._swap_space: SwapSpace | None = None
 
@@ -170,16 +148,12 @@ class PagedCache(TableCache):
         """List the blocks."""
         table[: len(sequence.blocks)] = sequence.blocks
 
-    def write(self, layer: int, key: Tensor, value: Tensor, slots: Tensor) -> None:
-        """See `KVCache.write`."""
-        self._kernels.write_kv(key, value, self.keys[layer], self.values[layer], slots)
-
     def copy(self, copies: Sequence[Copy]) -> None:
         """Copy whole blocks, in the order given."""
         if copies:
             size = self.block_size
             pairs = [(c.source_slot // size, c.target_slot // size) for c in copies]
-            self._kernels.copy_blocks(self._caches, torch.tensor(pairs))
+            self._kernels.copy_blocks(list(self.layers), torch.tensor(pairs))
 
     def swap_out(self, swaps: Sequence[Swap]) -> None:
         """Move blocks to the host."""
@@ -194,35 +168,31 @@ class PagedCache(TableCache):
     def _space(self) -> SwapSpace:
         """Host memory is pinned at the first swap: many runs never do, and pinning takes long."""
         if self._swap_space is None:
-            self._swap_space = SwapSpace(self._caches, self._num_swap_blocks)
+            self._swap_space = SwapSpace(list(self.layers), self._num_swap_blocks)
         return self._swap_space
 
 
-class ChunkCache(TableCache):
-    """Orca's contiguous chunks of slots."""
+class ChunkCache(KVCache):
+    """Orca's contiguous chunks of slots. For the kernel that writes, all slots are one block."""
+
+    block_size, stride = ORCA_BLOCK, 1
 
     def __init__(self, shape: CacheShape, config: EngineConfig, kernels: Kernels) -> None:
-        super().__init__(shape, kernels, block_size=ORCA_BLOCK, stride=1)
+        super().__init__(shape, kernels)
         self.table_width = -(-config.max_model_len // ORCA_BLOCK)
         heads, size = shape.kv_heads, shape.head_size
         num_slots = config.num_slots + ORCA_BLOCK  # the last chunk's last block reaches beyond
         self._last_start = config.num_slots
         self._slots = shape.allocate(1, heads, num_slots, size)
+        self.writable = self._slots.unbind()
         blocks = (config.num_slots + 1, heads, ORCA_BLOCK, size)
         strides = (size, num_slots * size, size, 1)
-        layers = [t.as_strided(blocks, strides) for t in self._slots.unbind()]
-        self.keys, self.values = layers[::2], layers[1::2]
-        self._writable = self._slots.unbind()
+        self.layers = [memory.as_strided(blocks, strides) for memory in self.writable]
 
     def fill_table(self, table: NDArray[np.int32], sequence: Output) -> None:
         """List where the chunk's blocks begin; what lies beyond the cache is never read."""
         starts = sequence.blocks[0] + ORCA_BLOCK * np.arange(len(table))
         table[:] = np.minimum(starts, self._last_start)
-
-    def write(self, layer: int, key: Tensor, value: Tensor, slots: Tensor) -> None:
-        """See `KVCache.write`; for the kernel all slots are one block."""
-        keys, values = self._writable[2 * layer], self._writable[2 * layer + 1]
-        self._kernels.write_kv(key, value, keys, values, slots)
 
     def copy(self, copies: Sequence[Copy]) -> None:
         """Copy the caches of beams."""
@@ -232,7 +202,7 @@ class ChunkCache(TableCache):
 
 
 class PaddedCache(KVCache):
-    """FasterTransformer's rectangle; `Sequence.blocks` is a row's first slot.
+    """FasterTransformer's rectangle, of which row i is the batch's row i.
 
     A beam that continues another gets a copy of its row. (FasterTransformer redirects reads
     instead, which costs each later step what the copy costs once.)
@@ -242,50 +212,27 @@ class PaddedCache(KVCache):
     table_width = 1
 
     def __init__(self, shape: CacheShape, config: EngineConfig, kernels: Kernels) -> None:
-        self._kernels = kernels
-        self._scale = shape.head_size**-0.5
-        self._shape = shape
+        super().__init__(shape, kernels)
         self._memory = shape.allocate(config.num_slots * shape.kv_heads * shape.head_size)
-        self._rows = self._memory
-        self._row_len = 0
 
-    def begin_batch(self, num_rows: int, row_len: int) -> None:
-        """See the memory as `num_rows` rows of `row_len` slots."""
+    def begin_batch(self, batch: Batch) -> None:
+        """See the memory as a row for each sequence, with room for the longest output."""
         heads, size = self._shape.kv_heads, self._shape.head_size
-        used = self._memory[:, : num_rows * row_len * heads * size]
-        self._rows = used.view(-1, num_rows, heads, row_len, size)
-        self._row_len = row_len
+        longest = max(prompt.group.request.output_len for prompt in batch.prompts)
+        self.block_size = self.stride = row_len = batch.prompts[0].num_tokens + longest
+        used = self._memory[:, : batch.num_seqs * row_len * heads * size]
+        self._rows = used.view(-1, batch.num_seqs, heads, row_len, size)
+        self.layers = self.writable = self._rows.unbind()
 
     def fill_table(self, table: NDArray[np.int32], sequence: Output) -> None:
-        """Need nothing: rows of the batch are rows of the cache."""
-
-    def slots(self, rows: RowView) -> Tensor:
-        """See `KVCache.slots`."""
-        place = (rows.context_lens - 1).long()
-        first = torch.arange(len(place), device=place.device) * self._row_len
-        return (first + place).masked_fill_(place < 0, -1)
-
-    def prompt_slots(
-        self, table: NDArray[np.int32], row: int, positions: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """See `KVCache.prompt_slots`."""
-        del table
-        return row * self._row_len + positions
-
-    def write(self, layer: int, key: Tensor, value: Tensor, slots: Tensor) -> None:
-        """See `KVCache.write`; for the kernel a row is a block."""
-        keys, values = self._rows[2 * layer], self._rows[2 * layer + 1]
-        self._kernels.write_kv(key, value, keys, values, slots)
+        """Note the row, of which the manager gives the first slot."""
+        table[0] = sequence.blocks[0] // self.block_size
 
     def attend(self, layer: int, out: Tensor, query: Tensor, rows: RowView) -> None:
         """See `KVCache.attend`."""
-        context = ContiguousContext(
-            self._rows[2 * layer],
-            self._rows[2 * layer + 1],
-            rows.context_lens,
-            rows.max_context_len,
-            rows.start_offsets,
-        )
+        keys, values = self.layers[2 * layer], self.layers[2 * layer + 1]
+        lens, starts = rows.context_lens, rows.start_offsets
+        context = ContiguousContext(keys, values, lens, rows.max_context_len, starts)
         self._kernels.contiguous_attention(out, query, context, self._scale)
 
     def continue_rows(self, targets: Sequence[int], sources: Sequence[int]) -> None:

@@ -148,5 +148,5 @@ def _tokens_of(span: Span, rows: Rows, tokens: PromptTokens) -> NDArray[np.int64
 
 def _slots_of(span: Span, rows: Rows, cache: KVCache) -> NDArray[np.int64]:
     places = span_places(span)
-    slots = cache.prompt_slots(rows.tables[span.row], span.row, places)
+    slots = cache.prompt_slots(rows.tables[span.row], places)
     return np.where(places < rows.start_offsets[span.row], -1, slots)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from engines.core.batch import Batch
 from engines.core.request import Sequence as Output
-from engines.execution.kv_cache import KVCache
+from engines.execution.kv_cache import KVCache, RowView
 from engines.execution.transfer import send
 
 _FIRST_CAPACITY = 16
@@ -59,9 +59,6 @@ class Rows:
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def __contains__(self, sequence: Output) -> bool:
-        return sequence in self._row_of
-
     @property
     def capacity(self) -> int:
         """Rows for which there is room; when it grows, the device's tensors are new ones."""
@@ -93,10 +90,11 @@ class Rows:
         if self._apart:
             self.device.context_lens[:count].add_(1)
 
-    def advance_host(self, count: int) -> None:
-        """As `advance` where the device does its part by itself (in a captured graph)."""
-        self._upload()
-        self.context_lens[:count] += 1
+    def view(self, count: int, longest: int) -> RowView:
+        """The device's first `count` rows, of which no context is longer than `longest`."""
+        device = self.device
+        lens, starts = device.context_lens[:count], device.start_offsets[:count]
+        return RowView(device.tables[:count], lens, starts, longest)
 
     def append(self, tokens: NDArray[np.int64]) -> NDArray[np.intp]:
         """Append a chosen token to every row that is not complete; returns these rows."""
@@ -229,11 +227,13 @@ class Rows:
         rows = np.array(sorted(self._stale_rows))
         last = np.maximum(self.num_outputs[rows] - 1, 0)
         device, index = self.device, self._send(rows)
-        device.tables.index_copy_(0, index, self._send(self.tables[rows]))
-        device.context_lens.index_copy_(0, index, self._send(self.context_lens[rows]))
-        device.start_offsets.index_copy_(0, index, self._send(self.start_offsets[rows]))
-        tokens = self.outputs[rows, last].astype(np.int64)
-        device.last_tokens.index_copy_(0, index, self._send(tokens))
+        for target, values in (
+            (device.tables, self.tables[rows]),
+            (device.context_lens, self.context_lens[rows]),
+            (device.start_offsets, self.start_offsets[rows]),
+            (device.last_tokens, self.outputs[rows, last].astype(np.int64)),
+        ):
+            target.index_copy_(0, index, self._send(values))
 
     def _upload_cells(self) -> None:
         cells = [cell for cell in self._stale_cells if cell[0] not in self._stale_rows]

@@ -7,8 +7,8 @@ device: a step uploads only what changed and waits for the device once, for the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +19,13 @@ from engines.core.batch import Batch
 from engines.core.config import EngineConfig
 from engines.core.errors import UserError
 from engines.core.executor import StepResult
-from engines.core.request import Sequence as Output
 from engines.core.request import Status
 from engines.execution.attention import StepAttention
-from engines.execution.beam_search import best_first
+from engines.execution.beams import RunningBeams
 from engines.execution.graphs import DecodeGraphs, can_capture
-from engines.execution.kv_cache import KVCache, RowView
+from engines.execution.kv_cache import KVCache
 from engines.execution.prompts import PromptBatch, PromptTokens, build_prompts
 from engines.execution.rows import Rows
-from engines.execution.running_beams import Outcome, RunningBeams
 from engines.execution.sampling import log_probabilities, sample, uniform_numbers
 from engines.execution.transfer import fetch, send
 from engines.kernels.interface import Kernels
@@ -67,8 +65,7 @@ class TorchExecutor:
 
     With a model's slice, each rank of `communicator` runs one, in lock step. Every rank gets the
     same logits and so makes the same choices; where equal numbers may give different ones (a GPU's
-    running sums are not the same each time), rank 0's hold. `completed` are the sequences whose
-    output the last step completed.
+    running sums are not the same each time), rank 0's hold.
     """
 
     def __init__(
@@ -82,7 +79,6 @@ class TorchExecutor:
         communicator: Communicator | None = None,
     ) -> None:
         self.timing = Timing()
-        self.completed: list[Output] = []
         self.rows = Rows(cache, max_len=config.max_model_len, device=model.device)
         self._options = options or Options()
         self._communicator = communicator or SingleProcess()
@@ -90,18 +86,14 @@ class TorchExecutor:
         self._cache = cache
         self._kernels = kernels
         self._config = config
-        self._max_len = config.max_model_len
         self._eos = np.array(model.arch.eos_token_ids, dtype=np.int64)
         self._prompts = PromptTokens(vocab_size=model.spec.vocab_size, seed=self._options.seed)
-        self._beams = RunningBeams(self.rows, cache, self._communicator, self._eos)
-        self._on_cuda = model.device.type == "cuda"
-        self._graphs = (
-            DecodeGraphs(self._decode, model.device)
-            if self._options.graphs
-            and not cache.pads_prompts
-            and can_capture(model.device, kernels)
-            else None
-        )
+        eos = frozenset(model.arch.eos_token_ids)
+        self._beams = RunningBeams(self.rows, cache, self._communicator, eos)
+        self._graphs: DecodeGraphs | None = None
+        capture = self._options.graphs and not cache.pads_prompts
+        if capture and can_capture(model.device, kernels):
+            self._graphs = DecodeGraphs(self._decode, model.device)
 
     @torch.inference_mode()
     def execute(self, batch: Batch) -> StepResult:
@@ -109,26 +101,22 @@ class TorchExecutor:
 
         Raises UserError where the device has too little memory for the step.
         """
+        started = time.perf_counter()
+        result = StepResult(0.0, [], [])
         try:
-            return self._execute(batch)
+            self._apply(batch)
+            if len(self.rows):
+                logits, source, watch = self._run(batch)
+                self._choose(batch, logits, source, result)
+                self.timing.model_s += watch.seconds()
+            elif self._model.device.type == "cuda":
+                torch.cuda.synchronize(self._model.device)
         except torch.OutOfMemoryError:
             raise self._out_of_memory(batch) from None
-
-    def _execute(self, batch: Batch) -> StepResult:
-        started = time.perf_counter()
-        self.completed = []
-        self._apply(batch)
-        outcome = Outcome()
-        if len(self.rows):
-            logits, source, model_s = self._run(batch)
-            self._choose(batch, logits, source, outcome)
-            self.timing.model_s += model_s.seconds()
-        elif self._on_cuda:
-            torch.cuda.synchronize(self._model.device)
         elapsed_s = time.perf_counter() - started
         self.timing.steps += 1
         self.timing.total_s += elapsed_s
-        return StepResult(elapsed_s, outcome.forks, outcome.stopped)
+        return result._replace(elapsed_s=elapsed_s)
 
     def _out_of_memory(self, batch: Batch) -> UserError:
         """What to change: a cache smaller by what the step may need, or smaller steps."""
@@ -153,91 +141,62 @@ class TorchExecutor:
         for sequence in batch.left:
             if sequence.group.status is Status.FINISHED:
                 self._beams.forget(sequence.group)
+        if batch.prompts:
+            cache.begin_batch(batch)
         self.rows.apply(batch)
-        if cache.pads_prompts and batch.prompts:
-            longest = max(p.group.request.output_len for p in batch.prompts)
-            cache.begin_batch(len(self.rows), batch.prompts[0].num_tokens + longest)
         assert len(self.rows) == batch.num_seqs, "rows differ from the batch's sequences"
 
-    def _run(self, batch: Batch) -> tuple[Tensor, NDArray[np.int64], _Stopwatch]:
+    def _run(self, batch: Batch) -> tuple[Tensor, NDArray[np.int64], Stopwatch]:
         """Logits, which row of them each sequence's are, and the model's time."""
-        count = batch.num_decodes
-        source = np.arange(len(self.rows))
-        watch = _Stopwatch(self._model.device)
-        if not batch.prompts:
-            if self._graphs is not None:
-                self.rows.advance_host(count)
-                watch.start()
-                logits = self._graphs.run(self.rows, self._longest(count))
-            else:
-                self.rows.advance(count)
-                watch.start()
-                logits = self._decode(count, self._longest(count))
-            watch.stop()
-            return logits[:count], source, watch
-        self.rows.advance(count)
-        prompts = build_prompts(batch.prompts, self.rows, self._cache, self._prompts)
-        watch.start()
-        logits = self._mixed(count, prompts)
+        count, rows = batch.num_decodes, self.rows
+        source = np.arange(len(rows))
+        rows.advance(count)
+        longest = int(rows.context_lens[:count].max(initial=0))
+        prompts = None
+        if batch.prompts:
+            prompts = build_prompts(batch.prompts, rows, self._cache, self._prompts)
+            source[count:] = count + prompts.logits_of
+        watch = Stopwatch(self._model.device)
+        if prompts is None and self._graphs is not None:
+            logits = self._graphs.run(rows, longest)[:count]
+        else:
+            logits = self._forward(count, longest, prompts)
         watch.stop()
-        source[count:] = count + prompts.logits_of
         return logits, source, watch
 
-    def _longest(self, count: int) -> int:
-        return int(self.rows.context_lens[:count].max())
-
-    def _view(self, count: int, longest: int) -> RowView:
-        device = self.rows.device
-        return RowView(
-            device.tables[:count],
-            device.context_lens[:count],
-            device.start_offsets[:count],
-            longest,
-        )
-
     def _decode(self, count: int, longest: int) -> Tensor:
-        """Logits [count, vocab] of the first rows' next tokens; empty rows give any."""
-        view = self._view(count, longest)
-        positions = (view.context_lens - view.start_offsets - 1).clamp_(min=0)
-        attention = StepAttention(
-            self._cache, self._kernels, self._cache.slots(view), decodes=view, prompts=None
-        )
-        tokens = self.rows.device.last_tokens[:count]
-        return self._model.logits(self._model.forward(tokens, positions, attention))
+        return self._forward(count, longest, None)
 
-    def _mixed(self, count: int, prompts: PromptBatch) -> Tensor:
-        """Logits [count + spans, vocab]: of the decoding rows, then of the prompts' last tokens."""
-        tokens, positions, slots = prompts.token_ids, prompts.positions, prompts.slots
-        last = prompts.last
-        view = None
-        if count:
-            view = self._view(count, self._longest(count))
-            decoding = (view.context_lens - view.start_offsets - 1).long()
-            tokens = torch.cat((self.rows.device.last_tokens[:count], tokens))
-            positions = torch.cat((decoding, positions))
-            slots = torch.cat((self._cache.slots(view), slots))
-            last = torch.cat((torch.arange(count, device=last.device), last + count))
+    def _forward(self, count: int, longest: int, prompts: PromptBatch | None) -> Tensor:
+        """Logits of the first `count` rows' next tokens, then of the prompts' last tokens.
+
+        [count + spans, vocab]; empty rows, which graphs have, give any.
+        """
+        view = self.rows.view(count, longest)
+        tokens, slots = self.rows.device.last_tokens[:count], self._cache.slots(view)
+        positions = (view.context_lens - view.start_offsets - 1).clamp_(min=0)
+        last: Tensor | slice = slice(None)
+        if prompts is not None:
+            tokens = torch.cat((tokens, prompts.token_ids))
+            positions = torch.cat((positions, prompts.positions))
+            slots = torch.cat((slots, prompts.slots))
+            decodes = torch.arange(count, device=slots.device)
+            last = torch.cat((decodes, prompts.last + count))
         attention = StepAttention(self._cache, self._kernels, slots, decodes=view, prompts=prompts)
         hidden = self._model.forward(tokens, positions, attention)
         return self._model.logits(hidden[last])
 
     def _choose(
-        self, batch: Batch, logits: Tensor, source: NDArray[np.int64], outcome: Outcome
+        self, batch: Batch, logits: Tensor, source: NDArray[np.int64], result: StepResult
     ) -> None:
         """Choose every sequence's token, on the device; then keep the books on the host."""
         rows, count = self.rows, len(self.rows)
-        shared = len(logits) != count or bool(batch.prompts)
-        index = send(source, logits.device) if shared else None
-        tokens = logits.argmax(-1)
-        if index is not None:
-            tokens = tokens[index]
+        index = send(source, logits.device) if batch.prompts else slice(None)
+        tokens = logits.argmax(-1)[index]
         if rows.num_sampled:
             self._sample(logits, source, tokens)
         rows.device.last_tokens[:count] = tokens
-        logprobs = []
-        if self._options.logprobs:
-            per_row = logits if index is None else logits[index]
-            logprobs = [log_probabilities(per_row, tokens)]
+        logprobs = [log_probabilities(logits[index], tokens)] if self._options.logprobs else []
         ranked = self._beams.rank(batch, logits, source)
         beams = [tensor for each in ranked for tensor in (each.scores, each.places)]
         first, *rest = fetch(tokens, *logprobs, *beams)  # the step's one wait for the device
@@ -246,20 +205,18 @@ class TorchExecutor:
         if logprobs:
             rows.logprobs[appended] += rest.pop(0).numpy()[appended]
         for each in ranked:
-            candidates = best_first(rest.pop(0), rest.pop(0), vocab_size=logits.shape[-1])
-            for group, own in zip(each.groups, candidates, strict=True):
-                self.completed += self._beams.advance(group, own, outcome)
-        self._end_rows(appended, chosen, outcome)
+            on_host = each._replace(scores=rest.pop(0), places=rest.pop(0))
+            self._beams.advance(on_host, logits.shape[-1], result)
+        self._end_rows(appended, chosen, result)
 
     def _sample(self, logits: Tensor, source: NDArray[np.int64], tokens: Tensor) -> None:
         """Replace the greedy tokens of rows that have a temperature."""
-        rows = self.rows
+        rows, device = self.rows, logits.device
         drawing = np.flatnonzero(rows.temperatures[: len(rows)] > 0)
         uniforms = uniform_numbers(
             self._options.seed, rows.keys[drawing], rows.num_outputs[drawing]
         )
-
-        device, top_ps = logits.device, rows.top_ps[drawing]
+        top_ps = rows.top_ps[drawing]
         drawn = sample(
             logits[send(source[drawing], device)],
             send(uniforms, device),
@@ -269,7 +226,7 @@ class TorchExecutor:
         tokens[send(drawing, device)] = self._communicator.agree(drawn)
 
     def _end_rows(
-        self, appended: NDArray[np.intp], chosen: NDArray[np.int64], outcome: Outcome
+        self, appended: NDArray[np.intp], chosen: NDArray[np.int64], result: StepResult
     ) -> None:
         """Hand over outputs that are complete; end those that chose an end-of-sequence token."""
         rows = self.rows
@@ -277,44 +234,36 @@ class TorchExecutor:
         if len(stopping):
             stopping = stopping[np.isin(chosen[stopping], self._eos)]
             rows.max_outputs[stopping] = rows.num_outputs[stopping]
-            outcome.stopped.extend(rows.sequences[row] for row in stopping.tolist())
+            result.stopped.extend(rows.sequences[row] for row in stopping.tolist())
         complete = rows.num_outputs[appended] == rows.max_outputs[appended]
         for row in appended[complete].tolist():
             if not rows.sequences[row].group.request.sampling.beam:
                 rows.save(row)
-                self.completed.append(rows.sequences[row])
         if self._cache.pads_prompts:  # the sequences of a padded batch end together
             count = len(rows)
             ended = (rows.num_outputs[:count] == rows.max_outputs[:count]).all()
-            outcome.stopped = list(rows.sequences) if ended else []
+            result.stopped[:] = rows.sequences if ended else []
 
 
-class _Stopwatch:
-    """Time of the model on its device."""
+class Stopwatch:
+    """Time of the model on its device, from the start of the watch."""
 
     def __init__(self, device: torch.device) -> None:
-        self._events: list[torch.cuda.Event] = []
-        if device.type == "cuda":
-            event: Callable[..., torch.cuda.Event] = torch.cuda.Event
-            self._events = [event(enable_timing=True) for _ in range(2)]
-        self._started = self._stopped = 0.0
-
-    def start(self) -> None:
-        """The model's work begins."""
-        if self._events:
-            self._events[0].record()
-        else:
-            self._started = time.perf_counter()
+        self._on_cuda = device.type == "cuda"
+        self._times = [self._now()]
 
     def stop(self) -> None:
         """The model's work is queued (CUDA) or done (CPU)."""
-        if self._events:
-            self._events[1].record()
-        else:
-            self._stopped = time.perf_counter()
+        self._times.append(self._now())
 
     def seconds(self) -> float:
         """The time between, once the device is done."""
-        if self._events:
-            return float(self._events[0].elapsed_time(self._events[1])) / 1e3
-        return self._stopped - self._started
+        start, stop = self._times
+        return float(start.elapsed_time(stop)) / 1e3 if self._on_cuda else stop - start
+
+    def _now(self) -> Any:
+        if not self._on_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
