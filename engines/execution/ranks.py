@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +17,10 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is co
 
 from engines.core.errors import LostWorkerError, UserError
 from engines.execution.collectives import LOOPBACK, TorchCommunicator, open_store, reach_store
-from engines.execution.ray_address import LOCAL
-from engines.execution.ray_cluster import Cluster, join_or_connect, reserve
+from engines.execution.ray_session import LOCAL, SETTINGS, RaySession, ray_session
 
+_RESOURCES = {"cpu": "CPU", "cuda": "GPU"}
+_PLACE_TIMEOUT_S = 60.0
 _LOOK_S = 1.0  # between looks at progress, and at whether the head lives
 _NEWS_TIMEOUT_S = 3.0  # until a death that made others fail is known
 
@@ -92,10 +93,12 @@ class Rank:
 class Ranks:
     """All ranks, seen from the command. `places` says where each runs."""
 
-    def __init__(self, cluster: Cluster, options: Sequence[Mapping[str, Any]], device: str) -> None:
+    def __init__(
+        self, session: RaySession, options: Sequence[Mapping[str, Any]], device: str
+    ) -> None:
         import ray
 
-        self._cluster = cluster
+        self._session = session
         actor: Any = ray.remote(max_concurrency=2)(Rank)  # one thread to run, one to tell progress
         self._actors = [
             actor.options(**each).remote(rank, len(options), device)
@@ -147,7 +150,7 @@ class Ranks:
             try:
                 answers: list[Any] = ray.get(list(calls), timeout=_LOOK_S)
             except GetTimeoutError:
-                if not self._cluster.is_alive():
+                if not self._session.is_alive():
                     raise LostWorkerError("the head of the Ray cluster died") from None
                 if on_progress is not None:
                     with suppress(RayError):  # of a rank that died, which the next look shows
@@ -194,18 +197,92 @@ class Ranks:
 def start_ranks(degree: int, device: str, address: str = LOCAL) -> Iterator[Ranks]:
     """Start ranks on the Ray cluster at `address`, one on each CPU or GPU; ends them afterwards.
 
-    Raises UserError where the cluster cannot be used, or is too small.
+    A cluster of this machine's own counts as many CPUs as there are ranks, if there are fewer
+    cores. Raises UserError where the cluster cannot be used, or is too small or too busy.
     """
-    with closing(join_or_connect(address, degree=degree)) as cluster:
-        reservation = reserve(degree, device)
+    num_cpus = max(degree, len(os.sched_getaffinity(0)))
+    with (
+        ray_session(address, num_cpus=num_cpus) as session,
+        _reserved(session, degree, device) as options,
+    ):
+        ranks = Ranks(session, options, device)
         try:
-            ranks = Ranks(cluster, reservation.places, device)
-            try:
-                ranks.meet()
-                yield ranks
-            finally:
-                if cluster.is_alive():
-                    ranks.end()
+            ranks.meet()
+            yield ranks
         finally:
-            if cluster.is_alive():
-                reservation.release()
+            if session.is_alive():  # else Ray would wait for its head
+                ranks.end()
+
+
+@contextmanager
+def _reserved(
+    session: RaySession, degree: int, device: str
+) -> Iterator[Sequence[Mapping[str, Any]]]:
+    """Hold a CPU or GPU for each rank, on one node where one is large enough: actors' options."""
+    import ray
+    from ray.util import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    if ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
+        yield _places_of_task(degree, device)
+        return
+    resource = _RESOURCES[device]
+    counts = _counts(resource)
+    held = ", ".join(f"{count} on {node}" for node, count in counts.items())
+    if sum(counts.values()) < degree:
+        raise UserError(
+            f"tensor-parallel degree {degree} needs {degree} {resource}s, the Ray cluster has "
+            f"{sum(counts.values())} ({held}): lower --tensor-parallel or add nodes"
+        )
+    strategy = "STRICT_PACK" if max(counts.values()) >= degree else "PACK"
+    group = placement_group([{resource: 1}] * degree, strategy=strategy)
+    try:
+        if not group.wait(_PLACE_TIMEOUT_S):
+            free = int(ray.available_resources().get(resource, 0))
+            raise UserError(
+                f"no {degree} {resource}s of the Ray cluster came free within "
+                f"{_PLACE_TIMEOUT_S:.0f} s ({held}; {free} free): wait until they do, or lower "
+                "--tensor-parallel"
+            )
+        asked = {"num_cpus": int(device == "cpu"), "num_gpus": int(device == "cuda")}
+        yield [
+            {**asked, "scheduling_strategy": PlacementGroupSchedulingStrategy(group, i)}
+            for i in range(degree)
+        ]
+    finally:
+        if session.is_alive():
+            remove_placement_group(group)
+
+
+def _places_of_task(degree: int, device: str) -> list[dict[str, Any]]:
+    """Places within the Ray task that this process is: on its node, with its devices."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "num_gpus": 0, "scheduling_strategy": node}
+    if device == "cpu":
+        return [options] * degree
+    gpus = ray.get_gpu_ids()
+    if len(gpus) < degree:
+        raise UserError(
+            f"tensor-parallel degree {degree} needs {degree} GPUs, this Ray task has {len(gpus)}: "
+            "give it more, or lower --tensor-parallel"
+        )
+    # Ray may hide all GPUs from an actor that asks for none.
+    keeping = {**SETTINGS, "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
+    seen = [{**keeping, "CUDA_VISIBLE_DEVICES": str(gpu)} for gpu in gpus[:degree]]
+    return [{**options, "runtime_env": {"env_vars": env}} for env in seen]
+
+
+def _counts(resource: str) -> dict[str, int]:
+    """How many each living node has."""
+    import ray
+
+    return {
+        f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}": int(
+            node["Resources"].get(resource, 0)
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    }

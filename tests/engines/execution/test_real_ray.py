@@ -1,4 +1,4 @@
-"""Ray around the ranks: bad addresses, other versions, sweeps that lose a rank, no orphans."""
+"""Ranks from the command line: bad options, sweeps that lose a rank, no orphans."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from processes import (
-    DEADLINE_S,
     TRIED_TWICE,
     command_of,
     descendants,
@@ -38,10 +37,9 @@ from bench.sweep.runner import run_points
 if importlib.util.find_spec("ray") is None:
     pytest.skip("tests of tensor parallelism left out: ray needed", allow_module_level=True)
 
-from engines.core.errors import UserError
 from engines.execution.ranks import Ranks
-from engines.execution.ray_address import require_cluster
-from engines.execution.ray_head import RayHead
+
+pytestmark = pytest.mark.xdist_group("alone")
 
 PROMPT = [5, 17, 3, 88]
 
@@ -96,49 +94,9 @@ def test_what_cannot_run_says_why(tmp_path: Path, options: tuple[str, ...], mess
     assert re.search(message, line), line
 
 
-@pytest.fixture(scope="module")
-def head() -> Iterator[RayHead]:
-    """A cluster that this process does not connect to."""
-    head = RayHead(num_cpus=2)
-    yield head
-    head.close()
-
-
-@pytest.mark.slow
-def test_a_cluster_of_another_version_is_refused(tmp_path: Path, head: RayHead) -> None:
-    program = (
-        "from ray._private import utils\n"
-        "utils.compute_version_info = lambda: ('2.1.0', '3.8.9')\n"
-        "from bench.cli import main\n"
-        "main()"
-    )
-    options = ("--tensor-parallel", "2", "--ray", head.address)
-    command = [sys.executable, "-c", program, *generate(tmp_path, *options)]
-    result = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=DEADLINE_S
-    )
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert "runs other versions than this command" in result.stderr
-    assert "2.1.0" in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-@pytest.mark.slow
-def test_a_cluster_that_wants_a_token_says_so(
-    head: RayHead, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    require_cluster(head.address)
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
-    with pytest.raises(UserError, match=r"who has its token: set RAY_AUTH_MODE=token"):
-        require_cluster(head.address)
-
-
 def run_and_lose_a_rank_once(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcome:
-    """Run a point on the cluster named beside its trace; the first time a rank is killed."""
+    """Run a point; the first time a rank is killed."""
     assert spec.trace is not None
-    setting = json.loads(Path(spec.trace).with_suffix(".json").read_text(encoding="utf-8"))
-    os.environ.update(setting["environment"])
     died = Path(spec.trace).with_suffix(".died")
     run = Ranks.run
 
@@ -149,18 +107,15 @@ def run_and_lose_a_rank_once(spec: PointSpec, *, on_progress: Progress | None = 
         return run(self, *args, **named)
 
     Ranks.run = kill_once
-    return run_point(spec, on_progress=on_progress, ray=setting["address"])
+    return run_point(spec, on_progress=on_progress)
 
 
 @TRIED_TWICE
 @pytest.mark.slow
-def test_a_point_that_loses_a_rank_is_run_again(tmp_path: Path, head: RayHead) -> None:
+def test_a_point_that_loses_a_rank_is_run_again(tmp_path: Path) -> None:
     trace = tmp_path / "trace.csv"
     rows = [f"{0.01 * i},{3 + i % 5},{14 + i % 7}" for i in range(8)]
     trace.write_text("\n".join(["arrival_s,input_len,output_len", *rows]), encoding="utf-8")
-    environment = {name: os.environ[name] for name in os.environ if name.startswith("RAY_AUTH_")}
-    setting = {"address": head.address, "environment": environment}
-    trace.with_suffix(".json").write_text(json.dumps(setting), encoding="utf-8")
     spec = PointSpec(
         system="astra", model=str(checkpoint("llama").directory), backend="cpu", trace=str(trace),
         rate=100.0, duration=0.2, kv_slots=512, warmup=0.0, window=(0.0, 60.0),
@@ -220,7 +175,7 @@ def temporary() -> Iterator[Path]:
 
 @TRIED_TWICE
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["/gcs_server ", "/raylet ", "engines.execution.ray_head"])
+@pytest.mark.parametrize("name", ["/gcs_server ", "/raylet "])
 def test_a_head_that_dies_is_told_and_leaves_nothing(
     tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -32,12 +32,13 @@ from engines.core.request import Request, SamplingParams, SequenceGroup
 if importlib.util.find_spec("ray") is None:
     pytest.skip("tests of tensor parallelism left out: ray needed", allow_module_level=True)
 
-from engines.execution import ray_cluster, ray_head
+from engines.execution import ranks as ranks_module
 from engines.execution.collectives import LOOPBACK, open_store, reach_store
 from engines.execution.ranks import Ranks, start_ranks
-from engines.execution.ray_address import LOCAL
-from engines.execution.ray_cluster import Cluster, join_or_connect
+from engines.execution.ray_session import LOCAL, ray_session
 from engines.execution.setup import LoadedModel
+
+pytestmark = pytest.mark.xdist_group("alone")
 
 PREFIX = (11, 3, 52, 7, 90, 41, 8, 8, 23, 60, 77, 5, 19, 34, 2, 66, 71, 13)
 PROMPTS = [tuple(random.Random(i).choices(range(VOCAB), k=3 + 4 * i)) for i in range(3)]
@@ -54,26 +55,18 @@ KINDS = ("opt-wide", "llama-wide")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A cluster of this machine's own, with room for two ranks and four.
-
-    Ray reads once in a process whether clusters have tokens, and those of other tests have none.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        ray_head._access.cache_clear()
-        cluster = join_or_connect(LOCAL, degree=6)
+def cluster() -> Iterator[None]:
+    """A cluster of this machine's own, with room for two ranks and four."""
+    with ray_session(LOCAL, num_cpus=6):
         from ray import cloudpickle
 
         for module in (sys.modules[__name__], real_serving):  # ranks cannot import them
             cloudpickle.register_pickle_by_value(module)
-        yield cluster
-        cluster.close()
-    ray_head._access.cache_clear()
+        yield
 
 
 @pytest.fixture(scope="module")
-def two(cluster: Cluster) -> Iterator[Ranks]:
+def two(cluster: None) -> Iterator[Ranks]:
     """Two ranks, which serve one test after another."""
     with start_ranks(2, "cpu") as ranks:
         yield ranks
@@ -171,7 +164,7 @@ def test_tokens_of_two_ranks_are_transformers(two: Ranks, kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_tokens_of_four_ranks_are_transformers(cluster: Cluster) -> None:
+def test_tokens_of_four_ranks_are_transformers(cluster: None) -> None:
     with start_ranks(4, "cpu") as ranks:
         for kind in KINDS:
             check_systems(kind, partial(on_ranks, ranks, kind, serve_all))
@@ -249,7 +242,7 @@ def test_slots_are_what_every_rank_has_room_for(two: Ranks) -> None:
 
 
 @pytest.mark.slow
-def test_what_one_rank_lacks_ends_the_work_of_all(cluster: Cluster) -> None:
+def test_what_one_rank_lacks_ends_the_work_of_all(cluster: None) -> None:
     def fail(loaded: LoadedModel) -> None:
         from engines.core.errors import UserError
 
@@ -262,15 +255,15 @@ def test_what_one_rank_lacks_ends_the_work_of_all(cluster: Cluster) -> None:
 
 @pytest.mark.slow
 def test_more_than_the_cluster_has(
-    two: Ranks, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    two: Ranks, cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    message = r"needs 8 CPUs, the Ray cluster has 6 \(6 on .*; \d free\)"
+    message = r"needs 8 CPUs, the Ray cluster has 6 \(6 on "
     with pytest.raises(UserError, match=message), start_ranks(8, "cpu"):
         pass
     message = r"needs 2 GPUs, the Ray cluster has 0 \(0 on .*add nodes"
     with pytest.raises(UserError, match=message), start_ranks(2, "cuda"):
         pass
-    monkeypatch.setattr(ray_cluster, "_PLACE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(ranks_module, "_PLACE_TIMEOUT_S", 0.5)
     message = r"no 5 CPUs of the Ray cluster came free within"
     with pytest.raises(UserError, match=message), start_ranks(5, "cpu"):
         pass
@@ -278,7 +271,7 @@ def test_more_than_the_cluster_has(
 
 
 @pytest.mark.slow
-def test_within_a_task_the_ranks_share_what_the_task_has(cluster: Cluster) -> None:
+def test_within_a_task_the_ranks_share_what_the_task_has(cluster: None) -> None:
     """As in a sweep: the task holds all CPUs, and none is left for others."""
     import ray
 
@@ -296,7 +289,7 @@ def test_within_a_task_the_ranks_share_what_the_task_has(cluster: Cluster) -> No
 @TRIED_TWICE
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_rank_that_is_killed_ends_the_run_at_once(cluster: Cluster, victim: int) -> None:
+def test_a_rank_that_is_killed_ends_the_run_at_once(cluster: None, victim: int) -> None:
     def kill_one(loaded: LoadedModel, victim: int) -> None:
         import os
         import signal
