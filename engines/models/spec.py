@@ -73,19 +73,21 @@ def arch_from_spec(spec: ModelSpec) -> ArchConfig:
 def spec_from_config(path: str | Path) -> tuple[ModelSpec, ArchConfig]:
     """Read `path` (a checkpoint directory or its config.json).
 
-    Raises UserError naming what is missing, malformed or unsupported.
+    Raises UserError naming what is missing, malformed or unsupported. (transformers' AutoConfig
+    fills in what is missing with a default and takes heads that do not divide, in six seconds and
+    with torch.)
     """
     file = Path(path)
     file = file / CONFIG_FILE if file.is_dir() else file
     config = _Config(file, _read_json(file))
-    family = config.values.get("model_type")
     if "quantization_config" in config.values:
-        raise UserError(f"{file}: quantized checkpoints are not supported: use FP16, BF16 or FP32")
+        raise config.error("quantized checkpoints are not supported: use FP16, BF16 or FP32")
+    family = config.values.get("model_type")
     if family == "opt":
         return _opt(config)
     if family == "llama":
         return _llama(config)
-    raise UserError(f"{file}: unsupported model_type '{family}': supported: llama, opt")
+    raise config.error(f"unsupported model_type '{family}': supported: llama, opt")
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -105,66 +107,60 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Config:
-    """The values of one config.json; every accessor raises UserError naming file and key."""
+    """The values of one config.json; null counts as absent. Errors name file and key."""
 
     file: Path
     values: dict[str, Any]
 
-    def size(self, key: str, default: int | None = None, *, most: int = _MOST) -> int:
+    def error(self, problem: str) -> UserError:
+        return UserError(f"{self.file}: {problem}")
+
+    def get(self, key: str, default: Any = None) -> Any:
         value = self.values.get(key)
         value = default if value is None else value
         if value is None:
-            raise UserError(f"{self.file}: {key} is missing")
+            raise self.error(f"{key} is missing")
+        return value
+
+    def size(self, key: str, default: int | None = None, *, most: int = _MOST) -> int:
+        value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"{self.file}: {key} must be a positive integer, got {value!r}")
+            raise self.error(f"{key} must be a positive integer, got {value!r}")
         if value > most:
-            raise UserError(f"{self.file}: {key} must be at most {most:,}, got {value:,}")
+            raise self.error(f"{key} must be at most {most:,}, got {value:,}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        value = self.values.get(key)
-        value = default if value is None else value
-        if value is None:
-            raise UserError(f"{self.file}: {key} is missing")
+        value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise UserError(f"{self.file}: {key} must be a positive number, got {value!r}")
+            raise self.error(f"{key} must be a positive number, got {value!r}")
         if value > sys.float_info.max:
-            raise UserError(f"{self.file}: {key} must be finite, got {value!r}")
+            raise self.error(f"{key} must be finite, got {value!r}")
         return float(value)
 
     def flag(self, key: str, *, default: bool) -> bool:
-        value = self.values.get(key, default)
+        value = self.get(key, default)
         if not isinstance(value, bool):
-            raise UserError(f"{self.file}: {key} must be true or false, got {value!r}")
+            raise self.error(f"{key} must be true or false, got {value!r}")
         return value
 
-    def require(self, key: str, allowed: Any, default: Any) -> None:
-        value = self.values.get(key)
-        value = default if value is None else value
-        if value != allowed:
-            raise UserError(f"{self.file}: unsupported {key} {value!r}: supported: {allowed!r}")
-
-    def section(self, key: str) -> _Config | None:
-        value = self.values.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, dict):
-            raise UserError(f"{self.file}: {key} must be an object, got {value!r}")
-        return _Config(self.file, value)
+    def require(self, key: str, allowed: Any) -> None:
+        if (value := self.get(key, allowed)) != allowed:
+            raise self.error(f"unsupported {key} {value!r}: supported: {allowed!r}")
 
     def dtype(self) -> str:
         """The stored type: `torch_dtype` before transformers 5; the paper's FP16 if neither."""
         name = self.values.get("dtype") or self.values.get("torch_dtype") or "float16"
         if not isinstance(name, str) or name not in _DTYPE_BYTES:
             known = ", ".join(_DTYPE_BYTES)
-            raise UserError(f"{self.file}: unsupported dtype {name!r}: supported: {known}")
+            raise self.error(f"unsupported dtype {name!r}: supported: {known}")
         return name
 
     def eos_token_ids(self) -> tuple[int, ...]:
-        value = self.values.get("eos_token_id")
-        ids = value if isinstance(value, list) else [] if value is None else [value]
+        value = self.get("eos_token_id", [])
+        ids = value if isinstance(value, list) else [value]
         if not all(isinstance(token, int) and abs(token) < 1 << 31 for token in ids):
-            raise UserError(f"{self.file}: eos_token_id must be token ids, got {value!r}")
+            raise self.error(f"eos_token_id must be token ids, got {value!r}")
         return tuple(ids)
 
 
@@ -172,7 +168,7 @@ def _spec(config: _Config, *, ffn_key: str, **shape: Any) -> ModelSpec:
     """Build the parts of the shape that both families name alike."""
     heads, hidden = config.size("num_attention_heads"), config.size("hidden_size")
     if hidden % heads:
-        raise UserError(f"{config.file}: {heads} heads do not divide hidden_size {hidden}")
+        raise config.error(f"{heads} heads do not divide hidden_size {hidden}")
     return ModelSpec(
         name=config.file.resolve().parent.name,
         num_layers=config.size("num_hidden_layers", most=_MOST_LAYERS),
@@ -187,8 +183,8 @@ def _spec(config: _Config, *, ffn_key: str, **shape: Any) -> ModelSpec:
 
 
 def _opt(config: _Config) -> tuple[ModelSpec, ArchConfig]:
-    config.require("activation_function", "relu", "relu")
-    config.require("layer_norm_elementwise_affine", True, True)
+    config.require("activation_function", "relu")
+    config.require("layer_norm_elementwise_affine", True)
     pre_norm = config.flag("do_layer_norm_before", default=True)
     bias = config.flag("enable_bias", default=True)
     embedding = config.size("word_embed_proj_dim", config.size("hidden_size"))
@@ -206,16 +202,15 @@ def _opt(config: _Config) -> tuple[ModelSpec, ArchConfig]:
 
 
 def _llama(config: _Config) -> tuple[ModelSpec, ArchConfig]:
-    config.require("hidden_act", "silu", "silu")
+    config.require("hidden_act", "silu")
     kv_heads = config.size("num_key_value_heads", config.size("num_attention_heads"))
     spec = _spec(config, family="llama", ffn_key="intermediate_size", num_kv_heads=kv_heads)
-    config.require("head_dim", spec.head_size, spec.head_size)
+    config.require("head_dim", spec.head_size)
     if spec.head_size % 2:
-        raise UserError(f"{config.file}: rotary embedding needs even heads, got {spec.head_size}")
+        raise config.error(f"rotary embedding needs even heads, got {spec.head_size}")
     if spec.num_heads % kv_heads:
-        raise UserError(
-            f"{config.file}: num_key_value_heads {kv_heads} does not divide "
-            f"num_attention_heads {spec.num_heads}"
+        raise config.error(
+            f"num_key_value_heads {kv_heads} does not divide num_attention_heads {spec.num_heads}"
         )
     theta, scaling = _rope(config, spec.max_positions)
     arch = ArchConfig(
@@ -233,25 +228,20 @@ def _llama(config: _Config) -> tuple[ModelSpec, ArchConfig]:
 
 def _rope(config: _Config, max_positions: int) -> tuple[float, RopeScaling | None]:
     """Read theta and scaling: `rope_parameters` holds both, `rope_scaling` is the older form."""
-    theta = config.number("rope_theta", 10000.0)
-    rope = config.section("rope_parameters") or config.section("rope_scaling")
-    if rope is None:
-        return theta, None
-    rope.require("partial_rotary_factor", 1.0, 1.0)
-    theta = rope.number("rope_theta", theta)
-    kind = rope.values.get("rope_type", rope.values.get("type", "default"))
+    key = "rope_parameters" if config.values.get("rope_parameters") else "rope_scaling"
+    values = config.get(key, {})
+    if not isinstance(values, dict):
+        raise config.error(f"{key} must be an object, got {values!r}")
+    rope = _Config(config.file, values)
+    rope.require("partial_rotary_factor", 1.0)
+    theta = rope.number("rope_theta", config.number("rope_theta", 10000.0))
+    kind = values.get("rope_type", values.get("type", "default"))
     if kind == "default":
         return theta, None
     if kind == "linear":
         return theta, RopeScaling("linear", rope.number("factor"))
     if kind == "llama3":
-        return theta, RopeScaling(
-            "llama3",
-            rope.number("factor"),
-            rope.number("low_freq_factor"),
-            rope.number("high_freq_factor"),
-            rope.size("original_max_position_embeddings", max_positions),
-        )
-    raise UserError(
-        f"{config.file}: unsupported rope type '{kind}': supported: default, linear, llama3"
-    )
+        original = rope.size("original_max_position_embeddings", max_positions)
+        numbers = map(rope.number, ("factor", "low_freq_factor", "high_freq_factor"))
+        return theta, RopeScaling("llama3", *numbers, original_max_positions=original)
+    raise config.error(f"unsupported rope type '{kind}': supported: default, linear, llama3")

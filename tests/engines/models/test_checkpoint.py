@@ -172,10 +172,9 @@ def test_damaged_bin(checkpoint, tmp_path, damage):
     save_bin(checkpoint("opt")[0], tmp_path, num_shards=1)
     file = tmp_path / "pytorch_model.bin"
     file.write_bytes(DAMAGES[damage](file.read_bytes()))
-    with pytest.raises(
-        UserError, match=r"pytorch_model\.bin is not what torch\.save writes: fetch it"
-    ):
+    with pytest.raises(UserError, match=r"pytorch_model\.bin cannot be read .* fetch it") as caught:
         load(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 class _Trap:
