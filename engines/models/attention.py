@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from engines.core.config import ModelSpec
 from engines.models.builder import Builder
-from engines.models.interfaces import AttentionBackend, Communicator
+from engines.models.interfaces import AttentionBackend
 from engines.models.linear import Share
 from engines.models.rotary import Rotation
-
-
-@dataclass(frozen=True)
-class HeadShares:
-    """A rank's query and KV heads."""
-
-    query: Share
-    kv: Share
-
-    @classmethod
-    def of(cls, spec: ModelSpec, communicator: Communicator) -> HeadShares:
-        """The heads of `communicator`'s rank."""
-        return cls(
-            Share.even(spec.num_heads, communicator), Share.kv_heads(spec.kv_heads, communicator)
-        )
 
 
 class SelfAttention:
@@ -34,13 +17,12 @@ class SelfAttention:
     def __init__(
         self, builder: Builder, spec: ModelSpec, layer: int, *, prefix: str, output: str, bias: bool
     ) -> None:
-        shares = HeadShares.of(spec, builder.communicator)
-        self.layer = layer
-        self.head_size = spec.head_size
-        self.num_heads = shares.query.length
-        self.num_kv_heads = shares.kv.length
-        self._split = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
-        query, kv = shares.query.times(spec.head_size), shares.kv.times(spec.head_size)
+        heads = Share.even(spec.num_heads, builder.communicator)
+        kv_heads = Share.kv_heads(spec.kv_heads, builder.communicator)
+        self.layer, self.head_size = layer, spec.head_size
+        self.num_heads, self.num_kv_heads = heads.length, kv_heads.length
+        self._split = [heads.length, kv_heads.length, kv_heads.length]
+        query, kv = heads.times(spec.head_size), kv_heads.times(spec.head_size)
         self.qkv = builder.column(
             [f"{prefix}.{name}" for name in ("q_proj", "k_proj", "v_proj")],
             [query, kv, kv],

@@ -9,14 +9,7 @@ import torch
 from torch import Tensor
 
 from engines.models.interfaces import Communicator
-from engines.models.linear import (
-    Linear,
-    Projection,
-    RowParallel,
-    Share,
-    VocabularyEmbedding,
-    VocabularyHead,
-)
+from engines.models.linear import Linear, Projection, Share, VocabularyEmbedding
 from engines.models.packed import Packer
 
 
@@ -94,13 +87,14 @@ class Builder:
             begin = end
         return self._projection(weight, biases)
 
-    def row(self, prefix: str, outputs: int, share: Share, *, bias: bool) -> RowParallel:
-        """A layer over a share of its inputs, summed over ranks."""
+    def row(self, prefix: str, outputs: int, share: Share, *, bias: bool) -> Projection:
+        """A layer over a share of its inputs, summed over ranks; rank 0 adds the bias."""
         weight = self._empty(outputs, share.length)
         self.source.fill(weight, f"{prefix}.weight", (outputs, share.total), (0, share.start))
         has_bias = bias and self.communicator.rank == 0
         biases = self.replicated(f"{prefix}.bias", outputs) if has_bias else None
-        return RowParallel(self._projection(weight, biases), self.communicator)
+        local, communicator = self._projection(weight, biases), self.communicator
+        return local if communicator.size == 1 else lambda x: communicator.all_reduce(local(x))
 
     def dense(self, prefix: str, outputs: int, inputs: int) -> Projection:
         """A layer without bias that every rank computes whole."""
@@ -111,19 +105,25 @@ class Builder:
         share = Share.padded(vocab_size, self.communicator)
         return VocabularyEmbedding(self._vocabulary(name, share, width), share, self.communicator)
 
-    def head(self, name: str, vocab_size: int, width: int) -> VocabularyHead:
-        """An output layer with a weight of its own."""
+    def head(self, name: str, vocab_size: int, width: int) -> Projection:
+        """An output layer with a weight of its own: scores [n, vocab], the same on every rank."""
         share = Share.padded(vocab_size, self.communicator)
         return self._head(self._vocabulary(name, share, width), vocab_size)
 
-    def tied_head(self, embedding: VocabularyEmbedding) -> VocabularyHead:
+    def tied_head(self, embedding: VocabularyEmbedding) -> Projection:
         """An output layer that is the embedding's table (packed: a copy in the other layout)."""
         if self._packer is not None:
             self.weight_bytes += embedding.table.nbytes
         return self._head(embedding.table, embedding.share.total)
 
-    def _head(self, weight: Tensor, vocab_size: int) -> VocabularyHead:
-        return VocabularyHead(self._projection(weight, None), vocab_size, self.communicator)
+    def _head(self, weight: Tensor, vocab_size: int) -> Projection:
+        local, communicator = self._projection(weight, None), self.communicator
+
+        def gathered(x: Tensor) -> Tensor:
+            scores = communicator.all_gather(local(x))  # [ranks, n, ceil(vocab / ranks)]
+            return scores.transpose(0, 1).flatten(1)[:, :vocab_size]
+
+        return local if communicator.size == 1 else gathered
 
     def _vocabulary(self, name: str, share: Share, width: int) -> Tensor:
         """A rank's rows of a table [vocab, width], padded with zeros to the same on every rank."""

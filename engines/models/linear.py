@@ -22,11 +22,6 @@ class Share:
     length: int
 
     @classmethod
-    def whole(cls, total: int) -> Share:
-        """All of it."""
-        return cls(total, 0, total)
-
-    @classmethod
     def even(cls, total: int, communicator: Communicator) -> Share:
         """An equal part for each rank; the degree must divide `total`."""
         assert total % communicator.size == 0, f"{communicator.size} ranks do not divide {total}"
@@ -65,21 +60,6 @@ class Linear:
         return functional.linear(x, self.weight, self.bias)
 
 
-class RowParallel:
-    """A linear layer over a share of the inputs, summed over the ranks.
-
-    Only rank 0 has the bias, so that the sum holds it once.
-    """
-
-    def __init__(self, local: Projection, communicator: Communicator) -> None:
-        self.local = local
-        self.communicator = communicator
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return [n, outputs], the same on every rank."""
-        return self.communicator.all_reduce(self.local(x))
-
-
 class VocabularyEmbedding:
     """An embedding table of which each rank holds a range of the tokens."""
 
@@ -97,20 +77,3 @@ class VocabularyEmbedding:
         embedded = functional.embedding(rows.masked_fill_(elsewhere, 0), self.table)
         # One rank adds the row and all others zero: the sum is exact in any precision.
         return self.communicator.all_reduce(embedded.masked_fill_(elsewhere.unsqueeze(1), 0))
-
-
-class VocabularyHead:
-    """The output layer, each rank scoring its range of the tokens."""
-
-    def __init__(self, local: Projection, vocab_size: int, communicator: Communicator) -> None:
-        self.local = local
-        self.vocab_size = vocab_size
-        self.communicator = communicator
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return [n, vocab], the same on every rank."""
-        scores = self.local(x)
-        if self.communicator.size == 1:
-            return scores
-        gathered = self.communicator.all_gather(scores)  # [ranks, n, ceil(vocab / ranks)]
-        return gathered.transpose(0, 1).flatten(1)[:, : self.vocab_size]

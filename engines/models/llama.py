@@ -6,24 +6,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from engines.core.config import ModelSpec
-from engines.models.attention import HeadShares, SelfAttention
+from engines.models.attention import SelfAttention
 from engines.models.builder import Builder
 from engines.models.interfaces import AttentionBackend, Model
-from engines.models.linear import Share
+from engines.models.linear import Projection, Share
 from engines.models.rotary import Rotary, Rotation, rotary_frequencies
 from engines.models.spec import ArchConfig
 
 
-class RmsNorm:
+def _rms_norm(builder: Builder, prefix: str, size: int, eps: float) -> Projection:
     """Division by the root mean square over the hidden dimension."""
-
-    def __init__(self, builder: Builder, prefix: str, size: int, eps: float) -> None:
-        self.weight = builder.replicated(f"{prefix}.weight", size)
-        self.eps = eps
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return x normalized, a new tensor."""
-        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+    weight = builder.replicated(f"{prefix}.weight", size)
+    return lambda x: functional.rms_norm(x, weight.shape, weight, eps)
 
 
 class LlamaLayer:
@@ -47,8 +41,8 @@ class LlamaLayer:
             bias=arch.mlp_bias,
         )
         self.down = builder.row(f"{prefix}.mlp.down_proj", hidden, ffn, bias=arch.mlp_bias)
-        self.attention_norm = RmsNorm(builder, f"{prefix}.input_layernorm", hidden, arch.norm_eps)
-        self.mlp_norm = RmsNorm(
+        self.attention_norm = _rms_norm(builder, f"{prefix}.input_layernorm", hidden, arch.norm_eps)
+        self.mlp_norm = _rms_norm(
             builder, f"{prefix}.post_attention_layernorm", hidden, arch.norm_eps
         )
 
@@ -63,9 +57,7 @@ class LlamaModel(Model):
     """A LLaMA decoder."""
 
     def __init__(self, builder: Builder, spec: ModelSpec, arch: ArchConfig) -> None:
-        shares = HeadShares.of(spec, builder.communicator)
         self.spec, self.arch = spec, arch
-        self.num_heads, self.num_kv_heads = shares.query.length, shares.kv.length
         self.dtype, self.device = builder.dtype, builder.device
         self._embedding = builder.embedding(
             "embed_tokens.weight", spec.vocab_size, spec.hidden_size
@@ -75,7 +67,9 @@ class LlamaModel(Model):
         )
         self._rotary = Rotary(frequencies, spec.max_positions, builder.dtype)
         self._layers = [LlamaLayer(builder, spec, arch, i) for i in range(spec.num_layers)]
-        self._final_norm = RmsNorm(builder, "norm", spec.hidden_size, arch.norm_eps)
+        attention = self._layers[0].attention
+        self.num_heads, self.num_kv_heads = attention.num_heads, attention.num_kv_heads
+        self._final_norm = _rms_norm(builder, "norm", spec.hidden_size, arch.norm_eps)
         self._head = (
             builder.tied_head(self._embedding)
             if arch.tied_embeddings

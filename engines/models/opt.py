@@ -6,27 +6,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from engines.core.config import ModelSpec
-from engines.models.attention import HeadShares, SelfAttention
+from engines.models.attention import SelfAttention
 from engines.models.builder import Builder
 from engines.models.interfaces import AttentionBackend, Model
-from engines.models.linear import Share
+from engines.models.linear import Projection, Share
 from engines.models.spec import ArchConfig
 
 _POSITION_OFFSET = 2  # the first rows of OPT's position table are never used
 _PREFIX = "decoder"
 
 
-class LayerNorm:
+def _layer_norm(builder: Builder, prefix: str, size: int, eps: float) -> Projection:
     """LayerNorm over the hidden dimension."""
-
-    def __init__(self, builder: Builder, prefix: str, size: int, eps: float) -> None:
-        self.weight = builder.replicated(f"{prefix}.weight", size)
-        self.bias = builder.replicated(f"{prefix}.bias", size)
-        self.eps = eps
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return x normalized, a new tensor."""
-        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+    weight = builder.replicated(f"{prefix}.weight", size)
+    bias = builder.replicated(f"{prefix}.bias", size)
+    return lambda x: functional.layer_norm(x, weight.shape, weight, bias, eps)
 
 
 class OptLayer:
@@ -44,12 +38,12 @@ class OptLayer:
             output="out_proj",
             bias=arch.attention_bias,
         )
-        self.attention_norm = LayerNorm(
+        self.attention_norm = _layer_norm(
             builder, f"{prefix}.self_attn_layer_norm", hidden, arch.norm_eps
         )
         self.fc1 = builder.column([f"{prefix}.fc1"], [ffn], hidden, bias=arch.mlp_bias)
         self.fc2 = builder.row(f"{prefix}.fc2", hidden, ffn, bias=arch.mlp_bias)
-        self.mlp_norm = LayerNorm(builder, f"{prefix}.final_layer_norm", hidden, arch.norm_eps)
+        self.mlp_norm = _layer_norm(builder, f"{prefix}.final_layer_norm", hidden, arch.norm_eps)
 
     def __call__(self, x: Tensor, attention: AttentionBackend) -> Tensor:
         """Return the next residual stream [T, hidden]; overwrites `x`."""
@@ -68,9 +62,7 @@ class OptModel(Model):
 
     def __init__(self, builder: Builder, spec: ModelSpec, arch: ArchConfig) -> None:
         hidden, width = spec.hidden_size, spec.embedding_size or spec.hidden_size
-        shares = HeadShares.of(spec, builder.communicator)
         self.spec, self.arch = spec, arch
-        self.num_heads, self.num_kv_heads = shares.query.length, shares.kv.length
         self.dtype, self.device = builder.dtype, builder.device
         self._embedding = builder.embedding(
             f"{_PREFIX}.embed_tokens.weight", spec.vocab_size, width
@@ -84,8 +76,10 @@ class OptModel(Model):
             builder.dense(f"{_PREFIX}.project_in", hidden, width) if projected else None
         )
         self._layers = [OptLayer(builder, spec, arch, i) for i in range(spec.num_layers)]
+        attention = self._layers[0].attention
+        self.num_heads, self.num_kv_heads = attention.num_heads, attention.num_kv_heads
         self._final_norm = (
-            LayerNorm(builder, f"{_PREFIX}.final_layer_norm", hidden, arch.norm_eps)
+            _layer_norm(builder, f"{_PREFIX}.final_layer_norm", hidden, arch.norm_eps)
             if arch.final_norm
             else None
         )

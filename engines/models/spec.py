@@ -241,7 +241,11 @@ def _rope(config: _Config, max_positions: int) -> tuple[float, RopeScaling | Non
     if kind == "linear":
         return theta, RopeScaling("linear", rope.number("factor"))
     if kind == "llama3":
-        original = rope.size("original_max_position_embeddings", max_positions)
-        numbers = map(rope.number, ("factor", "low_freq_factor", "high_freq_factor"))
-        return theta, RopeScaling("llama3", *numbers, original_max_positions=original)
+        return theta, RopeScaling(
+            "llama3",
+            rope.number("factor"),
+            rope.number("low_freq_factor"),
+            rope.number("high_freq_factor"),
+            rope.size("original_max_position_embeddings", max_positions),
+        )
     raise config.error(f"unsupported rope type '{kind}': supported: default, linear, llama3")

@@ -56,7 +56,7 @@ def test_a_layout_that_fails_its_proof_is_not_used(monkeypatch):
 def column(dtype):
     source = DummyWeights(0, longest=64, device=CPU)
     builder = Builder(source, SingleProcess(), dtype=dtype, device=CPU)
-    return builder.column(["layer"], [Share.whole(64)], 32, bias=True)
+    return builder.column(["layer"], [Share.padded(64, SingleProcess())], 32, bias=True)
 
 
 @needs_onednn

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from tiny_models import KINDS, PROMPT, VOCAB, Runner, on_ranks
@@ -11,7 +9,6 @@ from tiny_models import KINDS, PROMPT, VOCAB, Runner, on_ranks
 from engines.core.config import MODELS, ModelSpec
 from engines.core.errors import UserError
 from engines.models.builder import Builder
-from engines.models.checkpoint import Checkpoint
 from engines.models.dummy import DummyWeights
 from engines.models.interfaces import SingleProcess
 from engines.models.linear import Share
@@ -54,34 +51,6 @@ def test_dummy_weights_are_one_model_at_any_degree(monkeypatch):
     expected = Runner(whole).step({0: PROMPT})[0]
     for logits in on_ranks(2, work):
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["opt", "llama"])
-def test_a_rank_reads_only_its_own_slices(checkpoint, kind, monkeypatch):
-    _, directory = checkpoint(kind)
-    read: list[int] = []
-    fill = Checkpoint.fill
-
-    def count(self, target, name, shape, start):
-        stored = self.tensors[name]
-
-        def read_part(ranges):
-            part = stored.read(ranges)
-            read.append(part.numel())
-            return part
-
-        self.tensors[name] = replace(stored, read=read_part)
-        fill(self, target, name, shape, start)
-        self.tensors[name] = stored
-
-    monkeypatch.setattr(Checkpoint, "fill", count)
-    load_model(directory, dtype=torch.float32, device="cpu")
-    whole = sum(read)
-    read.clear()
-    rank = _Rank(1, 4)
-    model = load_model(directory, dtype=torch.float32, device="cpu", communicator=rank)
-    assert 4 * sum(read) <= model.weight_bytes
-    assert sum(read) < 0.35 * whole  # its quarter, and the few tensors that all hold
 
 
 class _Rank:
