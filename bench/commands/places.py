@@ -115,7 +115,7 @@ def choose_place(given: Mapping[str, Any]) -> Place:
     from bench.sweep.local import LocalProcesses
 
     if given["ray"] is not None:
-        from bench.sweep.cluster.place import RayCluster
+        from bench.sweep.ray import RayCluster
 
         cluster = RayCluster(given["ray"], jobs=given["jobs"])
         click.get_current_context().call_on_close(cluster.close)

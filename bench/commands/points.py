@@ -51,11 +51,6 @@ _ADVANCE_EVERY_S = 1.0
     help="With --force: results made since this time (ISO 8601) are not made again, so that "
     "commands that share the work run each point once.  [default: now]",
 )
-@click.option(
-    "--provenance",
-    metavar="JSON",
-    help="An object whose entries replace those recorded of this machine.",
-)
 @click.option("--json", "as_json", is_flag=True, help="Print each change of a point as JSON.")
 @quiet_option
 @click.pass_context
@@ -80,7 +75,6 @@ def command(
         place=LocalProcesses(jobs=options["jobs"]),
         force=_since(options["since"]) if options["force"] else False,
         display=JsonLines() if as_json else choose(quiet=options["quiet"]),
-        provenance=_object(options["provenance"] or "{}", "--provenance"),
     )
     if not options["quiet"]:
         tell(summary, store)
@@ -125,25 +119,16 @@ def read_specs(file: TextIO) -> Sequence[PointSpec]:
         if not line.strip():
             continue
         where = f"{file.name} line {number}"
-        values = _object(line, where)
         try:
-            spec = PointSpec.from_dict(values)
+            spec = PointSpec.from_dict(dict(json.loads(line)))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where}: not valid JSON ({error})") from error
         except (UserError, TypeError, ValueError) as error:
             raise UserError(f"{where}: {error}") from error
         if spec.backend == "auto":
             raise UserError(f"{where}: say which backend: cuda, cpu or sim")
         specs.append(spec)
     return specs
-
-
-def _object(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where}: not valid JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: not a JSON object")
-    return value
 
 
 def _since(text: str | None) -> datetime:

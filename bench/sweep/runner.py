@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from bench.point.spec import PointSpec
 from bench.progress import Display
@@ -58,14 +57,13 @@ def run_points(
     place: Place | None = None,
     force: bool | datetime = False,
     display: Display | None = None,
-    provenance: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Bring every point into the store, in parallel at `place` (default: this machine).
 
     `force` runs complete points again; where several commands share this work, all are given the
-    same time instead, and what started since counts as complete. `provenance` replaces parts of
-    what is recorded of this machine. Ctrl-C ends all workers and returns with `interrupted`.
-    Raises UserError if the store cannot be written or nothing can run at the place.
+    same time instead, and what started since counts as complete. Ctrl-C ends all workers and
+    returns with `interrupted`. Raises UserError if the store cannot be written or nothing can run
+    at the place.
     """
     began = time.monotonic()
     store.prepare()
@@ -76,7 +74,7 @@ def run_points(
     run = _Run(store, display)
     if plan.run:
         measured = any(spec.measured for spec in plan.run)
-        shared = {**environment(source=store.source, gpu=measured), **(provenance or {})}
+        shared = environment(source=store.source, gpu=measured)
         since = force if isinstance(force, datetime) else datetime.now(UTC)
         heaviest_first = tuple(sorted(plan.run, key=weight, reverse=True))
         job = Job(store, heaviest_first, shared, since if force else None)

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from processes import DEADLINE_S, TRIED_TWICE, command_of, descendants, started, the_one, wait_until
+from processes import DEADLINE_S, TRIED_TWICE, command_of, descendants, the_one, wait_until
+from ray_clusters import Held, held_cluster
 
 from engines.core.errors import UserError
 from engines.execution import ray_session as sessions
@@ -93,15 +94,6 @@ def test_a_machine_that_is_no_node_is_told(monkeypatch: pytest.MonkeyPatch) -> N
         connect(AUTO)
 
 
-# Ray reads some of its settings once in a process: so the sessions of these tests have their own.
-HOLD = """
-import os, time
-from engines.execution.ray_session import ray_session
-with ray_session("local", num_cpus=1):
-    import ray
-    print(ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"], flush=True)
-    time.sleep(600)
-"""
 JOIN = """
 import sys
 from ray._private import utils
@@ -118,12 +110,9 @@ except UserError as error:
 
 
 @pytest.fixture(scope="module")
-def held() -> Iterator[tuple[int, str, str]]:
-    """A cluster in another process: its process, address and token."""
-    with started([sys.executable, "-c", HOLD]) as process:
-        assert process.stdout is not None
-        address, token = process.stdout.readline().split()
-        yield process.pid, address, token
+def held() -> Iterator[Held]:
+    with held_cluster() as cluster:
+        yield cluster
 
 
 @real_ray
@@ -135,9 +124,11 @@ def held() -> Iterator[tuple[int, str, str]]:
         (None, "other version", r"runs other versions than this command.*2\.1\.0"),
     ],
 )
-def test_who_is_let_in(held: tuple[int, str, str], token: str | None, case: str, told: str) -> None:
-    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token or held[2]}
-    command = [sys.executable, "-c", JOIN, held[1], case]
+def test_who_is_let_in(held: Held, token: str | None, case: str, told: str) -> None:
+    environment = {**os.environ, **held.environment}
+    if token is not None:
+        environment["RAY_AUTH_TOKEN"] = token
+    command = [sys.executable, "-c", JOIN, held.address, case]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, timeout=DEADLINE_S, env=environment
     )
@@ -149,10 +140,8 @@ def test_who_is_let_in(held: tuple[int, str, str], token: str | None, case: str,
 @real_ray
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_of_a_cluster_whose_process_goes(number: signal.Signals) -> None:
-    with started([sys.executable, "-c", HOLD]) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        below = descendants(process.pid)
+    with held_cluster() as cluster:
+        below = descendants(cluster.pid)
         assert the_one(below, "/gcs_server ")
-        os.kill(process.pid, number)
-        wait_until(lambda: not any(map(command_of, [process.pid, *below])), "Ray to end")
+        os.kill(cluster.pid, number)
+        wait_until(lambda: not any(map(command_of, [cluster.pid, *below])), "Ray to end")

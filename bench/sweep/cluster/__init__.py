@@ -1,1 +1,0 @@
-"""Points as Ray tasks over a cluster; only `driver` and `remote` import Ray."""
