@@ -21,7 +21,9 @@ def git_state() -> dict[str, Any]:
     commit = _output("git", "rev-parse", "HEAD")
     if commit is None:
         return {"git_commit": None, "git_dirty": None}
-    status = _output("git", "status", "--porcelain", "--", ":/", ":(top,exclude)artifacts")
+    status = _output(
+        "git", "--no-optional-locks", "status", "--porcelain", "--", ":/", ":(top,exclude)artifacts"
+    )
     return {"git_commit": commit, "git_dirty": None if status is None else status != ""}
 
 

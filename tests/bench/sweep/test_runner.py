@@ -267,7 +267,8 @@ def test_a_full_disk_ends_the_run_with_one_failure(
     script = tmp_path / "limited.py"
     script.write_text(LIMITED)
     words = [sys.executable, str(script), str(store.root), "large_second", "40", str(marks)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(fakes.__file__).parent)}
+    path = os.pathsep.join([str(Path(fakes.__file__).parent), str(Path(__file__).parents[3])])
+    environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1, done.stderr
     told = json.loads(done.stdout)
