@@ -83,7 +83,7 @@ test: install-test  ## install what the tests need and run them, linters first
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
-	@$(VENV)/bin/pytest
+	@$(VENV)/bin/pytest -n 2 --dist loadgroup
 
 benchmark: $(STAMP)  ## host time of the engine, with its limits
 	@$(VENV)/bin/python -m benchmarks.engine

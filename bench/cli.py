@@ -13,24 +13,24 @@ import click
 
 from engines.core.errors import LostWorkerError, UserError, unknown_name
 
-# Command: its module and its line in `bench --help`, which loads none of the modules.
-COMMANDS: Mapping[str, tuple[str, str]] = {
-    "run": ("bench.commands.run", "Run one point and print its metrics."),
-    "generate": ("bench.commands.generate", "Run given prompts and print their tokens."),
-    "figure": ("bench.commands.figure", "Run and draw figures of the paper."),
-    "points": ("bench.commands.points", "Run points that are given as JSON lines."),
-    "plot": ("bench.commands.plot", "Draw figures from the results that are there."),
-    "report": ("bench.commands.report", "Hold every number against the paper's."),
-    "capacity": ("bench.commands.capacity", "Find the rate that a system sustains, by bisection."),
-    "reference": ("bench.commands.reference", "Compare results with the reference, or renew it."),
-    "figures": ("bench.commands.figures", "List the figures: what they need and how long."),
-    "kernels": ("bench.commands.kernels", "Time the kernels on this device (Figures 18a, 19a)."),
-    "profile": ("bench.commands.profile", "Measure this device for the simulation."),
-    "data": ("bench.commands.data", "Fetch or import data sets."),
-    "images": ("bench.commands.images", "Build the systems' container images, or list them."),
-    "launch": ("bench.commands.launch", "Run a command in a container of a system's image."),
-    "bundle": ("bench.commands.bundle", "Archive images, locks, results and sources, or check."),
-    "doctor": ("bench.commands.doctor", "Check this machine: what works, what is missing."),
+# Commands, each a module of `bench.commands`, and their lines in `bench --help`, which loads none.
+COMMANDS: Mapping[str, str] = {
+    "run": "Run one point and print its metrics.",
+    "generate": "Run given prompts and print their tokens.",
+    "figure": "Run and draw figures of the paper.",
+    "points": "Run points that are given as JSON lines.",
+    "plot": "Draw figures from the results that are there.",
+    "report": "Hold every number against the paper's.",
+    "capacity": "Find the rate that a system sustains, by bisection.",
+    "reference": "Compare results with the reference, or renew it.",
+    "figures": "List the figures: what they need and how long.",
+    "kernels": "Time the kernels on this device (Figures 18a, 19a).",
+    "profile": "Measure this device for the simulation.",
+    "data": "Fetch or import data sets.",
+    "images": "Build the systems' container images, or list them.",
+    "launch": "Run a command in a container of a system's image.",
+    "bundle": "Archive images, locks, results and sources, or check.",
+    "doctor": "Check this machine: what works, what is missing.",
 }
 
 
@@ -45,9 +45,7 @@ class LazyGroup(click.Group):
         """Import one command."""
         if cmd_name not in COMMANDS:
             return None
-        module_name, _ = COMMANDS[cmd_name]
-        command = importlib.import_module(module_name).command
-        assert isinstance(command, click.Command), f"{module_name}.command is no command"
+        command: click.Command = importlib.import_module(f"bench.commands.{cmd_name}").command
         return command
 
     def resolve_command(
@@ -61,28 +59,22 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run and exit: 2 for what the user can mend, 1 for a lost process, 130 after Ctrl-C."""
-        extra["standalone_mode"] = False
-        _write_any_text()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # Without Unicode, show what is missing as escapes instead of stopping at it.
+                stream.reconfigure(errors="backslashreplace")
         try:
-            status = self._run(*args, **extra)
-        except UserError as error:
-            _fail(str(error), 2)
-        except LostWorkerError as error:
-            _fail(f"{error}. The same command may succeed another time", 1)
-        except MemoryError:
-            _fail("out of memory on this machine: ask for less at once", 1)
-        except click.ClickException as error:
-            _fail(error.format_message(), error.exit_code)
-        except (click.Abort, KeyboardInterrupt):
-            _fail("interrupted", 130)
-        except Exception as error:
-            if (reason := _trouble(error)) is None:
+            status = self._run(*args, **{**extra, "standalone_mode": False})
+        except (Exception, KeyboardInterrupt) as error:
+            explained = explain(error)
+            if explained is None:
                 raise
-            _fail(reason, 2)
+            message, status = explained
+            click.echo(f"Error: {' '.join(message.split())}", err=True)
         sys.exit(status if isinstance(status, int) else 0)
 
     def _run(self, *args: Any, **extra: Any) -> Any:
@@ -94,25 +86,28 @@ class LazyGroup(click.Group):
             return 0
 
 
-def _trouble(error: Exception) -> str | None:
-    """What an error means that comes from around a command, in one line; None for any other."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "no space left for the output: free some, or send it elsewhere"
-    from bench.docker.daemon import trouble
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """What an error means to the user, and the exit status; None for a fault of the program."""
+    found: tuple[str, int] | None
+    match error:
+        case UserError():
+            found = str(error), 2
+        case LostWorkerError():
+            found = f"{error}. The same command may succeed another time", 1
+        case MemoryError():
+            found = "out of memory on this machine: ask for less at once", 1
+        case click.ClickException():
+            found = error.format_message(), error.exit_code
+        case click.Abort() | KeyboardInterrupt():
+            found = "interrupted", 130
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            found = "no space left for the output: free some, or send it elsewhere", 2
+        case _:
+            from bench.docker.daemon import trouble
 
-    return trouble(error)
-
-
-def _write_any_text() -> None:
-    """Let a terminal or a pipe without Unicode show what it lacks as escapes, not stop at it."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
-    sys.exit(status)
+            reason = trouble(error)
+            found = None if reason is None else (reason, 2)
+    return found
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,19 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 from bench.docker.checks import Finding, Level, container_findings
 from bench.files import check_writable
-from bench.machine import (
-    cpu_model,
-    git_state,
-    memory_bytes,
-    package_version,
-    usable_cores,
-)
+from bench.machine import cpu_model, git_state, memory_bytes, package_version, usable_cores
 from engines.core.config import GIB
 from engines.core.errors import UserError
 
@@ -31,17 +25,17 @@ DISK_WANTED_BYTES = 2 * GIB
 
 def examine(artifacts: Path) -> list[Finding]:
     """Run every check; `artifacts` is where results would be written. Writes nothing."""
-    checks: tuple[Callable[[], Finding], ...] = (
-        check_python,
-        check_cores,
-        check_memory,
-        lambda: check_disk(artifacts),
-        lambda: check_write_access(artifacts),
-        check_git,
-        check_ray,
-    )
-    first, *others = [check() for check in checks]
-    return [first, *check_packages(), *others, *container_findings()]
+    return [
+        check_python(),
+        *check_packages(),
+        check_cores(),
+        check_memory(),
+        check_disk(artifacts),
+        check_write_access(artifacts),
+        check_git(),
+        check_ray(),
+        *container_findings(),
+    ]
 
 
 def check_python(running: tuple[int, ...] = tuple(sys.version_info[:3])) -> Finding:
@@ -126,18 +120,14 @@ def check_git() -> Finding:
     """The commit can be recorded with every result."""
     state = git_state()
     if state["git_commit"] is None:
-        return Finding(
-            "git",
-            Level.WARN,
-            "no checkout found",
-            "results will not name their commit; run from a clone",
-        )
+        remedy = "results will not name their commit; run from a clone"
+        return Finding("git", Level.WARN, "no checkout found", remedy)
     dirty = " with local changes" if state["git_dirty"] else ""
     return Finding("git", Level.OK, f"commit {state['git_commit'][:12]}{dirty}")
 
 
 def check_ray(found: str | None = package_version("ray")) -> Finding:
-    """Ray is there for clusters and models on several devices; nothing else needs it."""
+    """Ray is needed for clusters and models on several devices alone."""
     remedy = f"pip install 'ray>={MIN_RAY}' (only --ray and --tensor-parallel need it)"
     if found is None:
         return Finding("Ray", Level.OK, "not installed (optional)", remedy)
