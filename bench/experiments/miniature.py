@@ -163,7 +163,7 @@ def measure_speed() -> float:
 
     The device's is the quickest of some, since whatever else runs can only slow one.
     """
-    from bench.point.platform import load_platform
+    from bench.point.model import load_platform
     from engines.core.clock import WallClock
     from engines.core.engine import Engine
     from engines.core.request import Request

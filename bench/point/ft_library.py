@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.machine import gpu_names
+from bench.point.platform import Platform
 from bench.point.spec import Backend, PointSpec
-from engines.core.clock import Clock, WallClock
-from engines.core.config import EngineConfig, ModelSpec, System, find_model
+from engines.core.config import EngineConfig, System, find_model
 from engines.core.executor import Executor
 from engines.ft.library import Library, find_program, model_arguments
 from engines.sim.profile import load_profile
@@ -21,48 +21,31 @@ def has_library(spec: PointSpec) -> bool:
     return ours and find_program() is not None
 
 
-@dataclass(frozen=True)
-class LibraryPlatform:
-    """A model in NVIDIA's library, which keeps the cache; a `Platform`.
+@dataclass(frozen=True, kw_only=True)
+class LibraryPlatform(Platform):
+    """A model in NVIDIA's library, which keeps the cache.
 
-    KV slots only bound the batch: by default those of the paper's server for the model.
+    KV slots only bound the batch: by default those of the paper's server for the model. Host time
+    is not known: the library computes a batch as a whole.
     """
 
-    model: ModelSpec
     library: Library
     tensor_parallel: int
-    seed: int
-    swap_bytes: int = 0
-
-    @property
-    def device(self) -> str:
-        """Number of devices, their name, and whose code runs."""
-        name = next(iter(gpu_names()), "GPU")
-        return f"{self.tensor_parallel}x {name} (NVIDIA's FasterTransformer)"
 
     @property
     def default_slots(self) -> int:
-        """See `Platform.default_slots`."""
+        """See `Platform`."""
         profile, _ = paper_server(self.model)
         return default_slots(self.model, load_profile(profile), self.tensor_parallel)
 
     def executor(self, config: EngineConfig) -> Executor:
-        """See `Platform.executor`."""
+        """See `Platform`."""
         del config
         from engines.execution.ft_library import LibraryExecutor
         from engines.execution.prompts import PromptTokens
 
         tokens = PromptTokens(vocab_size=self.model.vocab_size, seed=self.seed)
         return LibraryExecutor(self.library.run, lambda r: tokens.of(r).tolist(), seed=self.seed)
-
-    def clock(self) -> Clock:
-        """The wall's."""
-        return WallClock()
-
-    def host_us_per_step(self, executor: Executor, *, wall_s: float, steps: int) -> float:
-        """Not known: the library computes a batch as a whole."""
-        del executor, wall_s, steps
-        return float("nan")
 
     def inputs(self) -> dict[str, Any]:
         """Whose code runs, and from which commit of it."""
@@ -80,4 +63,11 @@ def load_library(spec: PointSpec) -> LibraryPlatform:
     model = find_model(spec.model)
     degree = spec.tensor_parallel or 1
     arguments = model_arguments(model, degree, dtype=spec.dtype or "float16")
-    return LibraryPlatform(model, Library(program, arguments), degree, spec.seed)
+    name = next(iter(gpu_names()), "GPU")
+    return LibraryPlatform(
+        model=model,
+        device=f"{degree}x {name} (NVIDIA's FasterTransformer)",
+        seed=spec.seed,
+        library=Library(program, arguments),
+        tensor_parallel=degree,
+    )

@@ -10,14 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.point.platform import (
-    Progress,
-    RealPlatform,
-    engine_config,
-    load_platform,
-    needs_ranks,
-    run_on_ranks,
-)
+from bench.point.model import ModelPlatform, load_platform, needs_ranks, run_on_ranks
+from bench.point.platform import Progress
+from bench.point.setting import engine_config
 from bench.point.spec import PointSpec
 from engines.core.engine import Engine
 from engines.core.errors import UserError, unknown_name
@@ -77,7 +72,7 @@ def generate(spec: PointSpec, job: Job, *, ray: str = "local") -> list[SequenceG
 
 
 def _generate_on(
-    platform: RealPlatform, spec: PointSpec, job: Job, *, on_progress: Progress | None = None
+    platform: ModelPlatform, spec: PointSpec, job: Job, *, on_progress: Progress | None = None
 ) -> list[SequenceGroup]:
     del on_progress
     _check_vocabulary(job, platform)
@@ -165,7 +160,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _check_vocabulary(job: Job, platform: RealPlatform) -> None:
+def _check_vocabulary(job: Job, platform: ModelPlatform) -> None:
     size = platform.model.vocab_size
     for request in job.requests:
         assert request.prompt_token_ids is not None, "requests of a file have tokens"

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from bench.point.log import RequestLog
+from bench.point.setting import Setting
 from bench.workloads.build import Workload
 from engines.core.engine import Engine
 from engines.core.errors import UserError
 from engines.core.stats import StepMeans, StepRecorder
-
-if TYPE_CHECKING:
-    from bench.point.serve import RequestLog, Setting
 
 
 def summarize(

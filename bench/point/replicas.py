@@ -11,14 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING
 
+from bench.point.log import RequestLog
+from bench.point.platform import Progress
 from bench.point.spec import Router
 from engines.core.engine import Engine
 from engines.core.request import Request
-
-if TYPE_CHECKING:
-    from bench.point.serve import Progress, RequestLog
 
 PROGRESS_PERIOD_REQUESTS = 256
 Choose = Callable[[float], "Replica"]

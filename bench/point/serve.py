@@ -4,38 +4,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from bench.point.ft_library import has_library, load_library
+from bench.point.log import RequestLog
 from bench.point.metrics import summarize
-from bench.point.platform import (
-    Platform,
-    SimPlatform,
-    engine_config,
-    find_platform,
-    needs_ranks,
-    run_on_ranks,
-)
+from bench.point.model import load_platform, needs_ranks, run_on_ranks
+from bench.point.platform import Platform, Progress, SimPlatform, simulate
 from bench.point.replicas import Fleet
-from bench.point.spec import DEFAULT_ROUTER, PointSpec, Router
+from bench.point.setting import Setting, settle
+from bench.point.spec import PointSpec
 from bench.workloads.build import Workload, build_workload
 from engines.core.clock import Clock, VirtualClock
-from engines.core.config import EngineConfig
 from engines.core.engine import Engine
 from engines.core.errors import UserError
-from engines.core.request import Request, SequenceGroup
+from engines.core.request import Request
 from engines.core.stats import StepRecorder
 from engines.systems import create_scheduler
 
-Progress = Callable[[float], None]
-
-DEFAULT_WARMUP_S = 60.0
 PROGRESS_PERIOD_STEPS = 4096
 REAL_PERIOD_STEPS = 16  # of a model: a second or so on a CPU
 
@@ -55,33 +47,6 @@ class Outcome:
     inputs: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A spec with every default resolved for its model and device."""
-
-    spec: PointSpec
-    platform: Platform
-    config: EngineConfig
-    warmup_s: float
-    window_s: tuple[float, float]
-
-    @property
-    def until_s(self) -> float:
-        """When serving ends, even with requests unfinished."""
-        return math.inf if self.spec.timeout is None else self.spec.timeout
-
-    @property
-    def device(self) -> str:
-        """All devices that serve, as results show them."""
-        several = f"{self.spec.replicas} replicas of " if self.spec.replicas > 1 else ""
-        return several + self.platform.device
-
-    @property
-    def router(self) -> Router:
-        """What shares requests out among replicas."""
-        return self.spec.router or DEFAULT_ROUTER
-
-
 def run_point(
     spec: PointSpec, *, on_progress: Progress | None = None, ray: str = "local"
 ) -> Outcome:
@@ -95,6 +60,13 @@ def run_point(
         return run_on_ranks(_serve_on, spec, ray=ray, on_progress=on_progress)
     with closing(find_platform(spec)) as platform:
         return _serve_on(platform, spec, on_progress=on_progress)
+
+
+def find_platform(spec: PointSpec) -> Platform:
+    """Find the device of a point, with its model ready; raises UserError."""
+    if not spec.measured:
+        return simulate(spec)
+    return load_library(spec) if has_library(spec) else load_platform(spec)
 
 
 def check_simulated(spec: PointSpec) -> None:
@@ -139,16 +111,8 @@ def _build(setting: Setting) -> Workload:
 
 
 def resolve(spec: PointSpec) -> Setting:
-    """Fill in the defaults: device, KV slots, the system's limits, warm-up and window."""
+    """Find the device and fill in the defaults: KV slots, limits, warm-up and window."""
     return settle(spec, find_platform(spec))
-
-
-def settle(spec: PointSpec, platform: Platform) -> Setting:
-    """Fill in the defaults that follow from the device."""
-    config = engine_config(spec, platform, spec.sampling)
-    warmup_s = min(DEFAULT_WARMUP_S, spec.duration / 10) if spec.warmup is None else spec.warmup
-    window_s = spec.window or (0.0, spec.duration)
-    return Setting(spec, platform, config, warmup_s, window_s)
 
 
 def create_engines(setting: Setting) -> list[Engine]:
@@ -166,39 +130,6 @@ def create_engines(setting: Setting) -> list[Engine]:
         )
         for platform in platforms
     ]
-
-
-class RequestLog:
-    """When each request got its first and its last token."""
-
-    def __init__(self, workload: Workload) -> None:
-        self._workload = workload
-        self.first_token_s = np.full(len(workload), np.nan)
-        self.finish_s = np.full(len(workload), np.nan)
-        self.preemptions = np.zeros(len(workload), dtype=np.int32)
-        self.num_finished = 0
-
-    def add(self, group: SequenceGroup) -> None:
-        """Record a finished request."""
-        index = group.request.request_id
-        assert group.first_token_s is not None
-        assert group.finish_s is not None
-        self.first_token_s[index] = group.first_token_s
-        self.finish_s[index] = group.finish_s
-        self.preemptions[index] = group.num_preemptions
-        self.num_finished += 1
-
-    def columns(self) -> dict[str, NDArray[Any]]:
-        """All requests as columns, in order of arrival."""
-        return {
-            "request_id": np.arange(len(self._workload), dtype=np.int32),
-            "arrival_s": self._workload.arrival_s,
-            "input_len": self._workload.input_len,
-            "output_len": self._workload.output_len,
-            "first_token_s": self.first_token_s,
-            "finish_s": self.finish_s,
-            "preemptions": self.preemptions,
-        }
 
 
 def serve(

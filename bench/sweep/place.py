@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from bench.files import NoSpaceError
-from bench.point.serve import Outcome, Progress
+from bench.point.platform import Progress
+from bench.point.serve import Outcome
 from bench.point.spec import PointSpec
 from bench.progress import Display
 from bench.results.provenance import provenance_of

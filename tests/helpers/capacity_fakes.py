@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.point.serve import Outcome, Progress
+from bench.point.platform import Progress
+from bench.point.serve import Outcome
 from bench.point.spec import PointSpec
 from engines.core.errors import UserError
 

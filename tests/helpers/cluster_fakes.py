@@ -7,7 +7,8 @@ import signal
 import time
 from pathlib import Path
 
-from bench.point.serve import Outcome, Progress, run_point
+from bench.point.platform import Progress
+from bench.point.serve import Outcome, run_point
 from bench.point.spec import PointSpec
 
 MARKS = "SWEEP_TEST_MARKS"  # names a folder; nodes inherit it from the test that starts them

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.point.serve import Outcome, Progress, run_point
+from bench.point.platform import Progress
+from bench.point.serve import Outcome, run_point
 from bench.point.spec import PointSpec
 from bench.results.store import Store
 from bench.sweep.local import LocalProcesses

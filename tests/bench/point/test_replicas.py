@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from bench.point import replicas as module
+from bench.point.log import RequestLog
 from bench.point.metrics import summarize
 from bench.point.replicas import Choose, Fleet, Replica, least_loaded
-from bench.point.serve import RequestLog, Setting, create_engines, resolve, run_point
+from bench.point.serve import create_engines, resolve, run_point
+from bench.point.setting import Setting
 from bench.point.spec import PointSpec, Router
 from bench.workloads.build import Workload, build_workload
 from engines.core.errors import UserError

@@ -13,7 +13,7 @@ from real_serving import checkpoint, expected
 from safetensors.torch import load_file, save_file
 
 from bench.cli import main
-from bench.point import platform as backends
+from bench.point import model as backends
 from bench.point.serve import run_point
 from bench.point.spec import PointSpec
 from engines.core.errors import UserError

@@ -28,7 +28,8 @@ from processes import (
 from real_serving import checkpoint, expected
 
 from bench.cli import main
-from bench.point.serve import Outcome, Progress, run_point
+from bench.point.platform import Progress
+from bench.point.serve import Outcome, run_point
 from bench.point.spec import PointSpec
 from bench.results.store import State, Store
 from bench.sweep.local import LocalProcesses

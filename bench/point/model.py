@@ -1,0 +1,150 @@
+"""Points that run a model, in the memory of this machine's CPU or GPU or in slices on ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bench.point.ft_library import has_library
+from bench.point.platform import Platform, Progress
+from bench.point.spec import PointSpec
+from engines.core.clock import Clock
+from engines.core.config import GIB, EngineConfig
+from engines.core.errors import UserError
+from engines.core.executor import Executor
+
+if TYPE_CHECKING:
+    from engines.execution.setup import LoadedModel
+    from engines.execution.torch_executor import TorchExecutor
+    from engines.models.interfaces import Communicator
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPlatform(Platform):
+    """A model in the memory of this machine's CPU or GPU, or a rank's slice of it."""
+
+    loaded: LoadedModel
+    spec: PointSpec
+
+    @property
+    def default_slots(self) -> int:
+        """See `Platform`."""
+        memory = self.spec.gpu_memory
+        return self.loaded.default_slots(
+            gpu_memory_bytes=None if memory is None else memory.num_bytes,
+            max_batched_tokens=self.spec.max_batched_tokens,
+        )
+
+    def executor(self, config: EngineConfig, *, logprobs: bool = False) -> TorchExecutor:
+        """See `Platform`; `logprobs` adds up the probabilities of chosen tokens."""
+        from engines.execution.torch_executor import Options
+
+        return self.loaded.executor(config, options=Options(seed=self.seed, logprobs=logprobs))
+
+    def clock(self) -> Clock:
+        """The wall's; rank 0's on all ranks."""
+        return self.loaded.clock()
+
+    def host_us_per_step(self, executor: Executor, *, wall_s: float, steps: int) -> float:
+        """Time in the executor outside the model's forward passes."""
+        del wall_s, steps
+        real: Any = executor
+        return float(real.timing.host_us_per_step)
+
+    def inputs(self) -> dict[str, Any]:
+        """The type of weights and cache, and whether the kernels are compiled."""
+        return {
+            "dtype": self.loaded.dtype_name,
+            "compiled_kernels": self.loaded.compiled_kernels,
+        }
+
+
+def load_platform(spec: PointSpec, communicator: Communicator | None = None) -> ModelPlatform:
+    """Load the point's model, or a rank's slice, onto this machine's CPU or GPU.
+
+    Swap space is as asked for on each device, but at most half of the host's free memory. Raises
+    UserError.
+    """
+    if not spec.measured:
+        raise UserError(f"backend '{spec.backend}' runs no model: use --backend cpu or cuda")
+    with _torch_needed(spec):
+        from engines.execution.setup import load
+
+        loaded = load(
+            spec.model,
+            device=spec.backend,
+            dtype=spec.dtype,
+            seed=spec.seed,
+            communicator=communicator,
+        )
+    return ModelPlatform(
+        model=loaded.spec,
+        device=loaded.device_name,
+        seed=spec.seed,
+        swap_bytes=loaded.swap_bytes(int(spec.swap_space_gib * GIB)),
+        loaded=loaded,
+        spec=spec,
+    )
+
+
+def needs_ranks(spec: PointSpec, *, ray: str) -> bool:
+    """Whether the point's model runs in slices; raises UserError for a cluster nobody would use."""
+    if spec.measured and (spec.tensor_parallel or 1) > 1 and not has_library(spec):
+        return True
+    if ray != "local":
+        raise UserError(
+            f"--ray {ray} counts only for a model in slices: give --tensor-parallel 2 or more with "
+            "--backend cpu or cuda"
+        )
+    return False
+
+
+def run_on_ranks(
+    work: Callable[..., T],
+    spec: PointSpec,
+    *args: Any,
+    ray: str,
+    on_progress: Progress | None = None,
+) -> T:
+    """Call `work(platform, spec, *args, on_progress=...)` on each rank of the Ray cluster `ray`.
+
+    Returns rank 0's result. Raises UserError, where possible before any rank is started.
+    """
+    degree = spec.tensor_parallel or 1
+    with _torch_needed(spec):
+        from engines.execution.ranks import start_ranks
+        from engines.execution.setup import choose_dtype
+        from engines.models.load import describe_model, require_divisible
+
+    choose_dtype(spec.backend, spec.dtype)
+    require_divisible(describe_model(spec.model)[0], degree)
+    with start_ranks(degree, spec.backend, ray) as ranks:
+        result: T = ranks.run(_work_on_rank, work, spec, args, on_progress=on_progress)
+    return result
+
+
+def _work_on_rank(
+    communicator: Communicator,
+    on_progress: Progress,
+    work: Callable[..., T],
+    spec: PointSpec,
+    args: tuple[Any, ...],
+) -> T:
+    return work(load_platform(spec, communicator), spec, *args, on_progress=on_progress)
+
+
+@contextmanager
+def _torch_needed(spec: PointSpec) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UserError(
+            f"backend '{spec.backend}' needs PyTorch, which is not installed: install it "
+            f"(make install BACKEND={spec.backend}), or use --backend sim"
+        ) from None
