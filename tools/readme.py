@@ -6,9 +6,11 @@ test holds the documents against `blocks()`, so that no number in them can grow 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
 
@@ -137,7 +139,7 @@ def claims_table() -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _claim(row: dict[str, str]) -> Claim:
+def _claim(row: dict[str, Any]) -> Claim:
     figure = registry.FIGURES.get(row["figure"])
     known = registry.TABLE1_CLAIMS if figure is None else figure.claims
     found = [claim for claim in known if claim.text == row["claim"]]
@@ -145,10 +147,10 @@ def _claim(row: dict[str, str]) -> Claim:
     return found[0]
 
 
-def _ours(row: dict[str, str], claim: Claim) -> str:
-    if not row["ours"]:
+def _ours(row: dict[str, Any], claim: Claim) -> str:
+    value = row["ours"]
+    if math.isnan(value):
         return "-"
-    value = float(row["ours"])
     unit = {"": "", "x": "x"}.get(claim.unit, f" {claim.unit}")
     return (
         f"{row['bound']}{value:.0f}{unit}" if value >= 1000 else f"{row['bound']}{value:.3g}{unit}"

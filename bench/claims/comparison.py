@@ -1,4 +1,4 @@
-"""Hold results against the reference: points by their metrics, claims by their numbers.
+"""Compare results with the reference: points by their metrics, claims by their numbers.
 
 Equal sources give equal metrics, to the last bit on one machine. Another processor may round a sum
 differently, after which a request can enter a batch one step sooner: `TOLERANCE` allows for that.
@@ -7,18 +7,22 @@ differently, after which a request can enter a batch one step sooner: `TOLERANCE
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+
 from bench.claims.reference import METRICS, read_claims, read_points
+from bench.claims.verdicts import records
 from bench.experiments import registry
-from bench.experiments.tables import Choice, PointStore
+from bench.experiments.tables import Choice
+from bench.results.store import Store
 
 if TYPE_CHECKING:
     from bench.point.spec import PointSpec
-    from bench.report.build import Report
 
 ROUNDING = 1e-9  # relative; what differs by less is equal
 TOLERANCE = 0.01
@@ -26,61 +30,44 @@ MOST_LINES = 20
 
 
 @dataclass(frozen=True)
-class PanelComparison:
-    """How the points of one panel compare. `worst` describes the largest difference, if any."""
-
-    panel: str
-    num_reference: int
-    num_compared: int
-    num_equal: int
-    num_close: int  # not equal, but within the tolerance
-    worst: str = ""
-
-    @property
-    def num_other(self) -> int:
-        """Points beyond the tolerance."""
-        return self.num_compared - self.num_equal - self.num_close
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """Results held against the reference.
+    """Results beside the reference.
 
-    `lines` name the points beyond the tolerance, with the metric that differs most; `num_unknown`
-    points of the reference are not among the registry's present points.
+    `panels` has a row for each panel: how many points the reference holds (`reference`), how many
+    of them have been run (`compared`), are `equal`, `close` (within the tolerance) or differ by
+    more (`other`), and the `worst` metric with its relative difference ("" if all are equal).
+    `lines` name the points that differ by more; `num_unknown` points of the reference are not among
+    the registry's present points.
     """
 
     directory: Path
     tolerance: float
-    panels: tuple[PanelComparison, ...]
+    panels: pd.DataFrame
     num_unknown: int
-    lines: tuple[str, ...] = field(default=())
+    lines: tuple[str, ...] = ()
 
-    def total(self, name: str) -> int:
-        """The sum of a count over all panels."""
-        return sum(getattr(panel, name) for panel in self.panels)
-
-
-@dataclass(frozen=True)
-class ClaimComparison:
-    """A claim's number in the reference and here; None where there is none."""
-
-    figure: str
-    claim: str
-    paper: str
-    unit: str
-    reference: float | None
-    ours: float | None
-    verdicts: tuple[str, str]  # there and here
+    def total(self, count: str) -> int:
+        """The sum of a column of counts over all panels."""
+        return int(self.panels[count].sum())
 
     @property
-    def difference(self) -> float | None:
-        """Ours over the reference's, less one; None where either is missing or zero."""
-        if self.reference is None or self.ours is None:
-            return None
-        if self.reference == 0:
-            return 0.0 if self.ours == 0 else None
-        return self.ours / self.reference - 1
+    def text(self) -> str:
+        """The comparison in one line."""
+        run, held = self.total("compared"), self.total("reference")
+        if not run:
+            return f"none of the {held} reference points has been run"
+        parts = [f"{self.total('equal')} of {run} points run equal the reference"]
+        if close := self.total("close"):
+            parts.append(f"{close} are within {100 * self.tolerance:g} %")
+        if other := self.total("other"):
+            parts.append(f"{other} differ by more")
+        return f"{', '.join(parts)}; it holds {held}"
+
+    @property
+    def shown_lines(self) -> Sequence[str]:
+        """The first lines, and how many more there are."""
+        more = len(self.lines) - MOST_LINES
+        return [*self.lines[:MOST_LINES], *([f"… and {more} more"] if more > 0 else [])]
 
 
 def registered_specs(choice: Choice) -> dict[str, PointSpec]:
@@ -90,121 +77,96 @@ def registered_specs(choice: Choice) -> dict[str, PointSpec]:
 
 
 def compare(
-    store: PointStore, directory: Path, choice: Choice, *, tolerance: float = TOLERANCE
+    store: Store, directory: Path, choice: Choice, *, tolerance: float = TOLERANCE
 ) -> Comparison:
-    """Hold all sound results of this choice against the reference in `directory`."""
-    reference = read_points(directory)
+    """Compare all sound results of this choice with the reference in `directory`."""
+    reference = pd.DataFrame(read_points(directory).values()).set_index("digest")
     specs = registered_specs(choice)
-    known = [digest for digest in reference if digest in specs]
-    loaded = store.load(specs[digest] for digest in known).set_index("digest")
-    rows = {str(digest): row for digest, row in loaded.to_dict("index").items()}
-    panels: dict[str, list[str]] = {}
-    for digest, row in reference.items():
-        panels.setdefault(row["panel"], []).append(digest)
-    lines: list[str] = []
-    compared = [
-        _panel(name, [(reference[d], rows.get(d)) for d in digests], lines, tolerance=tolerance)
-        for name, digests in panels.items()
+    known = [digest for digest in reference.index if digest in specs]
+    ours = store.load(specs[digest] for digest in known).set_index("digest")
+    ours = ours.reindex(columns=list(METRICS)).astype(float)
+    run = reference[reference.index.isin(ours.index)]
+    ours = ours.loc[run.index]
+    found = differences(run, ours)
+    points = pd.DataFrame(
+        {
+            "panel": run["panel"],
+            "compared": True,
+            "equal": found.max(axis=1) == 0,
+            "close": found.max(axis=1).between(0, tolerance, inclusive="right"),
+            "other": found.max(axis=1) > tolerance,
+            "difference": found.max(axis=1),
+            "metric": [METRICS[i] for i in found.to_numpy().argmax(axis=1)],
+        }
+    )
+    lines = [
+        _line(run.loc[digest], ours.loc[digest], metric)
+        for digest, metric in points.loc[points["other"], "metric"].items()
     ]
-    unknown = len(reference) - len(known)
-    return Comparison(directory, tolerance, tuple(compared), unknown, tuple(lines))
+    num_unknown = len(reference) - len(known)
+    panels = _by_panel(reference, points)
+    return Comparison(directory, tolerance, panels, num_unknown, tuple(lines))
 
 
-def _panel(
-    name: str,
-    pairs: Sequence[tuple[Mapping[str, Any], Mapping[Any, Any] | None]],
-    lines: list[str],
-    *,
-    tolerance: float,
-) -> PanelComparison:
-    """Compare one panel's points; adds a line for each that is beyond the tolerance."""
-    num_equal = num_close = 0
-    worst: tuple[float, str] = (0.0, "")
-    compared = [(reference, ours) for reference, ours in pairs if ours is not None]
-    for reference, ours in compared:
-        found = differences(reference, ours)
-        if not found:
-            num_equal += 1
-            continue
-        metric = max(found, key=lambda key: found[key])
-        worst = max(worst, (found[metric], f"{metric} {found[metric]:.2g}"))
-        if found[metric] <= tolerance:
-            num_close += 1
-        else:
-            lines.append(_line(reference, ours, metric))
-    return PanelComparison(name, len(pairs), len(compared), num_equal, num_close, worst[1])
+def _by_panel(reference: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
+    """The counts of `Comparison.panels` from a row for each point compared."""
+    held = reference.groupby("panel", sort=False).size().to_frame("reference")
+    counts = points.groupby("panel")[["compared", "equal", "close", "other"]].sum()
+    panels = held.join(counts).fillna(0).astype(int)
+    worst = {
+        row["panel"]: f"{row['metric']} {row['difference']:.2g}"
+        for row in records(points[~points["equal"]].sort_values("difference"))
+    }
+    return panels.assign(worst=[worst.get(name, "") for name in panels.index]).reset_index()
 
 
-def differences(reference: Mapping[Any, Any], ours: Mapping[Any, Any]) -> dict[str, float]:
-    """Relative difference of every metric that is not the same within rounding."""
-    found = {}
-    for metric in METRICS:
-        expected, got = (_number(row.get(metric)) for row in (reference, ours))
-        if math.isnan(expected) and math.isnan(got):
-            continue
-        if not math.isclose(expected, got, rel_tol=ROUNDING, abs_tol=1e-12):
-            scale = abs(expected) or 1.0
-            found[metric] = abs(got - expected) / scale if math.isfinite(got) else math.inf
-    return found
+def differences(reference: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
+    """Relative difference of every metric: 0 within rounding, infinite where only one has it."""
+    expected, got = (frame[list(METRICS)].to_numpy(float) for frame in (reference, ours))
+    gap = np.abs(got - expected)
+    largest = np.fmax(np.abs(expected), np.abs(got))
+    both_absent = np.isnan(expected) & np.isnan(got)
+    equal = both_absent | (gap <= np.fmax(ROUNDING * largest, 1e-12))
+    relative = gap / np.where(expected == 0, 1.0, np.abs(expected))
+    found = np.where(equal, 0.0, np.where(np.isfinite(relative), relative, math.inf))
+    return pd.DataFrame(found, index=reference.index, columns=list(METRICS))
 
 
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _line(reference: Mapping[str, Any], ours: Mapping[Any, Any], metric: str) -> str:
+def _line(reference: pd.Series[Any], ours: pd.Series[Any], metric: str) -> str:
     return (
         f"{reference['panel']}: {reference['system']} at {reference['rate']:g} req/s: {metric} is "
-        f"{_number(ours.get(metric)):.6g}, the reference has {reference[metric]:.6g}"
+        f"{ours[metric]:.6g}, the reference has {reference[metric]:.6g}"
     )
 
 
-def compare_claims(report: Report, directory: Path) -> list[ClaimComparison]:
-    """Hold the report's numbers against the reference's, for every claim with a number there.
+def compare_claims(verdicts: pd.DataFrame, directory: Path) -> pd.DataFrame:
+    """Compare our numbers with the reference's, for every claim with a number there.
 
-    A number that rests on capacity searches is held against the one that does so there.
+    A number that rests on capacity searches is compared with the one that does so there.
+    `difference` is ours over the reference's, less one; NaN where either is missing or zero.
     """
-    from bench.claims.verdicts import paper_text
-
-    ours = {(v.figure, v.claim.text): v for v in report.verdicts}
+    ours = {(row["figure"], row["claim"]): row for row in records(verdicts)}
     found = []
     for row in read_claims(directory):
         verdict = ours.get((row["figure"], row["claim"]))
         if verdict is None:
             continue
-        by_search = verdict.measurement.method == "searched"
+        by_search = verdict["method"] == "searched"
         number, status = ("searched", "searched_verdict") if by_search else ("ours", "verdict")
-        if row[number]:
-            estimate = verdict.ours
+        if not math.isnan(row[number]):
             found.append(
-                ClaimComparison(
-                    figure=row["figure"],
-                    claim=row["claim"],
-                    paper=paper_text(verdict.claim),
-                    unit=row["unit"],
-                    reference=float(row[number]),
-                    ours=None if estimate is None else estimate.value,
-                    verdicts=(row[status], verdict.status.value),
-                )
+                {
+                    "figure": row["figure"],
+                    "claim": row["claim"],
+                    "paper": verdict["paper_text"],
+                    "unit": row["unit"],
+                    "reference": row[number],
+                    "ours": verdict["ours"],
+                    "verdict_there": row[status],
+                    "verdict": verdict["status"].value,
+                }
             )
-    return found
-
-
-def comparison_text(found: Comparison) -> str:
-    """The comparison in one line."""
-    run, held = found.total("num_compared"), found.total("num_reference")
-    if not run:
-        return f"none of the {held} reference points has been run"
-    parts = [f"{found.total('num_equal')} of {run} points run equal the reference"]
-    if close := found.total("num_close"):
-        parts.append(f"{close} are within {100 * found.tolerance:g} %")
-    if other := found.total("num_other"):
-        parts.append(f"{other} differ by more")
-    return f"{', '.join(parts)}; it holds {held}"
-
-
-def shown_lines(lines: Sequence[str]) -> Iterable[str]:
-    """The first lines, and how many more there are."""
-    yield from lines[:MOST_LINES]
-    if len(lines) > MOST_LINES:
-        yield f"… and {len(lines) - MOST_LINES} more"
+    frame = pd.DataFrame(found).astype({"reference": float, "ours": float})
+    ratio = frame["ours"] / frame["reference"].replace(0, math.nan) - 1
+    frame["difference"] = ratio.mask((frame["reference"] == 0) & (frame["ours"] == 0), 0.0)
+    return frame

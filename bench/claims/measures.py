@@ -1,4 +1,4 @@
-"""What the claims measure: each function takes the tables and a claim's arguments.
+"""What the claims measure: each function takes the evidence and a claim's arguments.
 
 A measure never works from part of a curve: if a point that it needs is missing or corrupt, or has
 not the metric that it needs, it names the point and gives no number.
@@ -6,24 +6,24 @@ not the metric that it needs, it names the point and gives no number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import pandas as pd
 
-from bench.claims.capacity_search import LATENCY
-from bench.experiments.capacity import Bound, Estimate
+from bench.claims.evidence import Evidence
+from bench.claims.intervals import geometric_mean
+from bench.claims.searches import Found
+from bench.experiments.capacity import LATENCY, Bound, Estimate
 from bench.experiments.computed import preemption_costs
-from bench.experiments.model import Claim
-from bench.experiments.tables import COMPLETE, STALE, PanelTable, PointStore
+from bench.experiments.tables import COMPLETE, STALE
 from bench.results.measurements import ratio_frame
 from engines.core.config import find_model
 from engines.sim.profile import load_profile
 from engines.sim.slots import slots_from_memory
 
 T = TypeVar("T")
-Tables = Mapping[str, PanelTable]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Measurement:
     needed of them, `num_points` counts the points needed. `stale` says that some were made by other
     sources than the present ones. `interval` is the mean's 95 % confidence interval over seeds.
     `method` says how capacities were found: "searched" by bisection, or read off the "curve" of the
-    figure's rates. `backend` is where it was measured if that is not the tables' backend.
+    figure's rates. `backend` is where it was measured if that is not the choice's backend.
     """
 
     estimate: Estimate | None
@@ -47,79 +47,105 @@ class Measurement:
     method: str = ""
     backend: str = ""
 
-
-Measure = Callable[..., Measurement]
-
-
-def mean_metric(tables: Tables, *, panel: str, system: str, metrics: Sequence[str]) -> Measurement:
-    """The sum of metrics at a system's only point in a panel."""
-    table = tables[panel]
-    rows = table.curve(table.curve_of(system))
-    assert len(rows) == 1, f"{system} has {len(rows)} points in {panel}, expected one"
-    found = _measurement(panel, rows, metrics)
-    if found.absent:
-        return found
-    return replace(found, estimate=Estimate(float(rows[list(metrics)].iloc[0].sum())))
+    def of(self, value: float) -> Measurement:
+        """The same with a number."""
+        return replace(self, estimate=Estimate(float(value)))
 
 
-def capacity_ratio(tables: Tables, *, panel: str, over: str, under: str) -> Measurement:
-    """The capacity of one system over another's in the same panel."""
-    table = tables[panel]
-    indices = [table.curve_of(over), table.curve_of(under)]
-    found = _measurement(panel, pd.concat([table.curve(index) for index in indices]))
-    if found.absent:
-        return found
-    upper, lower = (table.capacity(index) for index in indices)
-    assert upper is not None, f"complete curve of {over} in {panel} has no capacity"
-    assert lower is not None, f"complete curve of {under} in {panel} has no capacity"
-    return replace(found, estimate=upper.over(lower), method="curve")
-
-
-def largest_capacity_ratio(
-    tables: Tables, *, panels: Sequence[str], over: str, under: str
+def mean_metric(
+    evidence: Evidence, *, panel: str, system: str, metrics: Sequence[str]
 ) -> Measurement:
-    """The largest of the ratios over several panels."""
-    found = [capacity_ratio(tables, panel=panel, over=over, under=under) for panel in panels]
-    estimates = [m.estimate for m in found if m.estimate is not None]
-    largest = max(estimates, key=lambda e: e.value) if len(estimates) == len(found) else None
-    if largest is not None and any(e.bound is Bound.AT_LEAST for e in estimates):
-        largest = Estimate(largest.value, Bound.AT_LEAST)
+    """The sum of metrics at a system's only point in a panel."""
+    rows = _rows(evidence, panel, system)
+    assert len(rows) == 1, f"{system} has {len(rows)} points in {panel}, expected one"
+    found = _without_number(rows, metrics)
+    return found if found.absent else found.of(rows[list(metrics)].iloc[0].sum())
+
+
+def capacity_ratio(
+    evidence: Evidence, *, over: str, under: str, panel: str = "", panels: Sequence[str] = ()
+) -> Measurement:
+    """The capacity of one system over another's in a panel, or the largest ratio over panels.
+
+    Rests on capacity searches where those of both systems are finished for some seed in every
+    panel, else on the figures' curves.
+    """
+    names = panels or (panel,)
+    if evidence.use_searches and (searched := _searched_ratio(evidence, names, over, under)):
+        return searched
+    rows = [_rows(evidence, name, system) for name in names for system in (over, under)]
+    found = _without_number(pd.concat(rows))
+    if found.absent:
+        return found
+    ratios = []
+    for table in map(evidence.panel, names):
+        upper, lower = (table.capacity(table.curve_of(system)) for system in (over, under))
+        assert upper is not None, f"complete curve of {over} in {table.panel.name} has no capacity"
+        assert lower is not None, f"complete curve of {under} in {table.panel.name} has no capacity"
+        ratios.append(upper.over(lower))
+    return replace(found, estimate=_largest(ratios), method="curve")
+
+
+def _largest(ratios: Sequence[Estimate | None]) -> Estimate | None:
+    """The largest; a lower bound where any is one, and no number where any is none."""
+    known = [ratio for ratio in ratios if ratio is not None]
+    if len(known) < len(ratios):
+        return None
+    largest = max(known, key=lambda ratio: ratio.value)
+    lower_bound = any(ratio.bound is Bound.AT_LEAST for ratio in known)
+    return replace(largest, bound=Bound.AT_LEAST) if lower_bound else largest
+
+
+def _searched_ratio(
+    evidence: Evidence, panels: Sequence[str], over: str, under: str
+) -> Measurement | None:
+    """The ratio from capacity searches; None unless both are finished in every panel."""
+    sides: list[Found] = []
+    ratios: list[dict[int, float]] = []
+    for panel in panels:
+        upper, lower = evidence.search(panel, over), evidence.search(panel, under)
+        if upper is None or lower is None or not (by_seed := upper.over(lower)):
+            return None
+        ratios.append(by_seed)
+        sides += [upper, lower]
+    largest = max(ratios, key=lambda by_seed: geometric_mean(list(by_seed.values())).value)
+    mean = geometric_mean(list(largest.values()))
     return Measurement(
-        largest,
-        num_points=sum(m.num_points for m in found),
-        absent=tuple(line for m in found for line in m.absent),
-        devices=_unique(device for m in found for device in m.devices),
-        seeds=_unique(seed for m in found for seed in m.seeds),
-        stale=any(m.stale for m in found),
-        method="curve",
+        Estimate(mean.value),
+        num_points=sum(len(side.specs) for side in sides),
+        devices=_unique(name for side in sides for name in side.devices),
+        seeds=tuple(largest),
+        stale=any(side.stale for side in sides),
+        interval=mean.interval,
+        method="searched",
     )
 
 
-def best_block_size(tables: Tables, *, panel: str, count: int, end: str) -> Measurement:
+def best_block_size(evidence: Evidence, *, panel: str, count: int, end: str) -> Measurement:
     """The smallest or the largest of the `count` block sizes with the lowest latencies."""
-    rows = tables[panel].frame
-    found = _measurement(panel, rows)
+    rows = _rows(evidence, panel)
+    found = _without_number(rows)
     if found.absent:
         return found
     best = rows.nsmallest(count, LATENCY)["block_size"]
-    return replace(found, estimate=Estimate(float(best.min() if end == "smallest" else best.max())))
+    return found.of(best.min() if end == "smallest" else best.max())
 
 
 def largest_latency_ratio(
-    tables: Tables, *, over: str, under: str, block_sizes: Sequence[int]
+    evidence: Evidence, *, over: str, under: str, block_sizes: Sequence[int]
 ) -> Measurement:
     """The largest ratio of two panels' latencies at one of these block sizes."""
-    found = _join([_measurement(panel, tables[panel].frame) for panel in (over, under)])
+    upper, lower = (_rows(evidence, panel) for panel in (over, under))
+    found = _without_number(pd.concat([upper, lower]))
     if found.absent:
         return found
-    upper, lower = (tables[panel].frame.set_index("block_size")[LATENCY] for panel in (over, under))
-    ratios = upper / lower
+    ratios = upper.set_index("block_size")[LATENCY] / lower.set_index("block_size")[LATENCY]
     ratios = ratios[ratios.index.isin(block_sizes)]  # in miniature there are no large ones
-    return replace(found, estimate=Estimate(float(ratios.max())))
+    return found.of(ratios.max())
 
 
 def largest_cost_ratio(
-    tables: Tables,
+    evidence: Evidence,
     *,
     block_sizes: Sequence[int],
     context_len: int,
@@ -131,30 +157,22 @@ def largest_cost_ratio(
         block_sizes, context_len=context_len, model=model, device_profile=device_profile
     )
     ratios = costs["recompute_s"] / (costs["swap_out_s"] + costs["swap_in_s"])
-    return Measurement(Estimate(float(ratios.max())), devices=(f"1x {device_profile}",))
+    return Measurement(None, devices=(f"1x {device_profile}",)).of(ratios.max())
 
 
 def kv_slots(
-    tables: Tables, *, model: str, device_profile: str, tensor_parallel: int
+    evidence: Evidence, *, model: str, device_profile: str, tensor_parallel: int
 ) -> Measurement:
     """KV slots left by the model's parameters and activations; needs no run."""
     slots = slots_from_memory(find_model(model), load_profile(device_profile), tensor_parallel)
-    device = f"{tensor_parallel}x {device_profile}"
-    return Measurement(Estimate(float(slots)), devices=(device,))
+    return Measurement(None, devices=(f"{tensor_parallel}x {device_profile}",)).of(slots)
 
 
-def kernel_ratio(tables: Tables) -> Measurement:
-    """What tables say of kernels: nothing, a device has to be measured (`measured_kernels`)."""
-    return Measurement(None, num_points=1, absent=("no kernel was measured",))
-
-
-def measured_kernels(store: PointStore, claim: Claim, *, backend: str) -> Measurement | None:
+def kernel_ratio(evidence: Evidence) -> Measurement:
     """The largest ratio of paged to contiguous attention, if a device was measured."""
-    if claim.measure != kernel_ratio.__name__:
-        return None
-    found = store.kernels("attention", backend=backend)
+    found = evidence.kernels("attention")
     if found is None:
-        return None
+        return Measurement(None, num_points=1, absent=("no kernel was measured",))
     ratios = ratio_frame(found)["paged_over_contiguous"]
     return Measurement(
         Estimate(float(ratios.max())),
@@ -164,32 +182,34 @@ def measured_kernels(store: PointStore, claim: Claim, *, backend: str) -> Measur
     )
 
 
-MEASURES: dict[str, Measure] = {
-    function.__name__: function
-    for function in (
-        mean_metric,
-        capacity_ratio,
-        largest_capacity_ratio,
-        best_block_size,
-        largest_latency_ratio,
-        largest_cost_ratio,
-        kv_slots,
-        kernel_ratio,
-    )
+MEASURES: dict[str, Callable[..., Measurement]] = {
+    "mean_metric": mean_metric,
+    "capacity_ratio": capacity_ratio,
+    "largest_capacity_ratio": capacity_ratio,
+    "best_block_size": best_block_size,
+    "largest_latency_ratio": largest_latency_ratio,
+    "largest_cost_ratio": largest_cost_ratio,
+    "kv_slots": kv_slots,
+    "kernel_ratio": kernel_ratio,
 }
 
 
-def _measurement(
-    panel: str, rows: pd.DataFrame, metrics: Sequence[str] = (LATENCY,)
-) -> Measurement:
+def _rows(evidence: Evidence, panel: str, system: str = "") -> pd.DataFrame:
+    """The rows of a panel, or of its only curve of `system`, with the panel's name."""
+    table = evidence.panel(panel)
+    rows = table.curve(table.curve_of(system)) if system else table.frame
+    return rows.assign(panel=panel)
+
+
+def _without_number(rows: pd.DataFrame, metrics: Sequence[str] = (LATENCY,)) -> Measurement:
     """What a number from `metrics` of these points rests on, without the number."""
     is_sound = rows["state"].isin([COMPLETE, STALE])
     sound, absent = rows[is_sound], rows[~is_sound]
     known = sound.reindex(columns=list(metrics)).notna().all(axis=1)
     devices = sound.get("device", pd.Series(dtype=object)).dropna()
-    lines = [describe_absent(panel, row) for _, row in absent.iterrows()]
+    lines = [describe_absent(row) for _, row in absent.iterrows()]
     for _, row in sound[~known].iterrows():
-        lines.append(f"{describe_point(panel, row)} has no {' or '.join(metrics)}")
+        lines.append(f"{_describe_point(row)} has no {' or '.join(metrics)}")
     return Measurement(
         None,
         num_points=len(rows),
@@ -200,27 +220,14 @@ def _measurement(
     )
 
 
-def _join(found: Sequence[Measurement]) -> Measurement:
-    """What several measurements rest on together, without a number."""
-    return Measurement(
-        None,
-        num_points=sum(m.num_points for m in found),
-        absent=tuple(line for m in found for line in m.absent),
-        devices=_unique(device for m in found for device in m.devices),
-        seeds=_unique(seed for m in found for seed in m.seeds),
-        stale=any(m.stale for m in found),
-    )
-
-
-def describe_point(panel: str, row: pd.Series[Any]) -> str:
-    """A point in a few words."""
-    return f"{panel}: {row['system']} at {row['rate']:g} req/s"
-
-
-def describe_absent(panel: str, row: pd.Series[Any]) -> str:
-    """One line for a point that holds no sound result."""
+def describe_absent(row: pd.Series[Any]) -> str:
+    """One line for a point of a panel that holds no sound result."""
     reason = f" ({row['reason']})" if row["reason"] else ""
-    return f"{describe_point(panel, row)} is {row['state']}{reason}"
+    return f"{_describe_point(row)} is {row['state']}{reason}"
+
+
+def _describe_point(row: pd.Series[Any]) -> str:
+    return f"{row['panel']}: {row['system']} at {row['rate']:g} req/s"
 
 
 def _unique(values: Iterable[T]) -> tuple[T, ...]:

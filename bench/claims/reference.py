@@ -10,19 +10,19 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bench.experiments import registry
-from bench.experiments.tables import Choice, PointStore, load_panel
+import pandas as pd
+
+from bench.claims import verdicts
+from bench.claims.capacities import capacity_table
+from bench.claims.evidence import Evidence
+from bench.experiments.capacity import Estimate
+from bench.experiments.tables import Choice
+from bench.results.store import Store
 from engines.core.errors import UserError
-
-if TYPE_CHECKING:
-    from bench.claims.verdicts import Verdict
-    from bench.report.build import Report
-    from bench.report.provenance import ReportStore
 
 POINTS, CLAIMS, CAPACITIES, FIGURES = "points.csv", "claims.csv", "capacities.csv", "figures"
 USUAL = Path("artifacts", "reference", "sim")
@@ -47,106 +47,93 @@ METRICS = (
     "kv_used_pct",
     "sharing_saving_pct",
 )
+SEARCHED = ("searched", "interval_low", "interval_high", "searched_verdict")
 
 
-def point_rows(store: PointStore, choice: Choice) -> list[dict[str, Any]]:
-    """One row for each sound point of the registry under this choice, in the paper's order."""
-    rows = []
-    for figure in registry.FIGURES.values():
-        for panel in figure.panels:
-            frame = load_panel(store, panel, choice).sound.assign(panel=panel.name)
-            rows += frame.reindex(columns=[*KEYS, *METRICS]).to_dict("records")
-    return [{str(key): value for key, value in row.items()} for row in rows]
+def reference_files(store: Store, choice: Choice) -> dict[str, bytes]:
+    """The tables of the reference by name."""
+    evidence = Evidence(store, choice)
+    tables = {
+        POINTS: _point_rows(evidence),
+        CLAIMS: claim_rows(reference_verdicts(store, choice), verdicts.table(evidence)),
+        CAPACITIES: _capacity_rows(evidence),
+    }
+    return {name: csv_bytes(rows) for name, rows in tables.items()}
 
 
-def claim_rows(report: Report, searched: Report) -> list[dict[str, Any]]:
+def reference_verdicts(store: Store, choice: Choice) -> pd.DataFrame:
+    """The verdicts that a reference shows: off the figures' curves, without measured kernels."""
+    found = verdicts.table(Evidence(store, choice, use_searches=False))
+    return found[found["backend"].isin([choice.backend, "none"])]
+
+
+def _point_rows(evidence: Evidence) -> list[dict[str, Any]]:
+    """One row for each sound point of the registry, in the paper's order."""
+    frames = [table.sound.assign(panel=name) for name, table in evidence.panels.items()]
+    found = [frame.reindex(columns=[*KEYS, *METRICS]).to_dict("records") for frame in frames]
+    return [{str(key): value for key, value in row.items()} for rows in found for row in rows]
+
+
+def claim_rows(curves: pd.DataFrame, searched: pd.DataFrame) -> list[dict[str, Any]]:
     """One row for each verdict off the figures' curves, with the number of capacity searches."""
-    from bench.claims.verdicts import basis_text, reason_text
-
+    others = {(row["figure"], row["claim"]): row for row in verdicts.records(searched)}
     return [
         {
-            "figure": verdict.figure,
-            "claim": verdict.claim.text,
-            "paper": " to ".join(f"{v:g}" for v in _ends(verdict.claim.paper)),
-            "ours": None if verdict.ours is None else verdict.ours.value,
-            "bound": "" if verdict.ours is None else verdict.ours.bound.value.strip(),
-            **_searched_cells(other),
-            "unit": verdict.claim.unit,
-            "deviation": verdict.deviation,
-            "tolerance": verdict.claim.tolerance,
-            "kind": verdict.claim.kind,
-            "verdict": verdict.status.value,
-            "basis": basis_text(verdict),
-            "seeds": " ".join(map(str, verdict.measurement.seeds)),
-            "device": ", ".join(verdict.measurement.devices),
-            "reason": reason_text(verdict),
+            "figure": row["figure"],
+            "claim": row["claim"],
+            "paper": _paper_cell(row["paper"]),
+            "ours": row["ours"],
+            "bound": "" if row["bound"] is None else row["bound"].value.strip(),
+            **_searched_cells(others[row["figure"], row["claim"]]),
+            "unit": row["unit"],
+            "deviation": row["deviation"],
+            "tolerance": row["tolerance"],
+            "kind": row["kind"],
+            "verdict": row["status"].value,
+            "basis": verdicts.basis_text(row),
+            "seeds": " ".join(map(str, row["seeds"])),
+            "device": ", ".join(row["devices"]),
+            "reason": row["reason_text"],
         }
-        for verdict, other in zip(report.verdicts, searched.verdicts, strict=True)
+        for row in verdicts.records(curves)
     ]
 
 
-def _searched_cells(verdict: Verdict) -> dict[str, Any]:
+def _paper_cell(paper: float | tuple[float, float]) -> str:
+    return " to ".join(f"{v:g}" for v in (paper if isinstance(paper, tuple) else (paper,)))
+
+
+def _searched_cells(row: Mapping[Any, Any]) -> dict[str, Any]:
     """A claim's number by bisection, where its capacities were searched."""
-    found = verdict.measurement
-    if found.method != "searched" or found.estimate is None:
-        return dict.fromkeys(("searched", "interval_low", "interval_high", "searched_verdict"))
-    low, high = found.interval or (None, None)
-    return {
-        "searched": found.estimate.value,
-        "interval_low": low,
-        "interval_high": high,
-        "searched_verdict": verdict.status.value,
-    }
+    if row["method"] != "searched" or row["ours"] is None:
+        return dict.fromkeys(SEARCHED)
+    low, high = row["interval"] or (None, None)
+    return dict(zip(SEARCHED, (row["ours"], low, high, row["status"].value), strict=True))
 
 
-def _ends(paper: float | tuple[float, float]) -> tuple[float, ...]:
-    return paper if isinstance(paper, tuple) else (paper,)
-
-
-def capacity_rows(report: Report) -> list[dict[str, Any]]:
+def _capacity_rows(evidence: Evidence) -> list[dict[str, Any]]:
     """One row for each curve, with its capacity off the curve and by bisection."""
+
+    def value(estimate: Estimate | None) -> float | None:
+        return None if estimate is None else estimate.value
+
     rows = []
-    for row in report.capacities:
+    for row in capacity_table(evidence):
         low, high = (row.searched.interval if row.searched else None) or (None, None)
         rows.append(
             {
                 "panel": row.panel,
                 "system": row.system,
-                "capacity_req_s": None if row.capacity is None else row.capacity.value,
-                "bound": "" if row.capacity is None else row.capacity.bound.value.strip(),
-                "astra_over_it": None if row.ratio is None else row.ratio.value,
-                "searched_req_s": None if row.searched is None else row.searched.value,
+                "capacity_req_s": value(row.capacity),
+                "bound": row.capacity.bound.value.strip() if row.capacity else "",
+                "astra_over_it": value(row.ratio),
+                "searched_req_s": row.searched.value if row.searched else None,
                 "interval_low": low,
                 "interval_high": high,
-                "seeds": 0 if row.searched is None else row.searched.count,
+                "seeds": row.searched.count if row.searched else 0,
             }
         )
     return rows
-
-
-def reference_report(store: ReportStore, choice: Choice, *, searched: bool = False) -> Report:
-    """The report that a reference tells of: without kernels that were measured beside it."""
-    from bench.report.build import build_report
-
-    report = build_report(store, choice, searched=searched)
-    own = (choice.backend, "none")
-    return replace(report, verdicts=tuple(v for v in report.verdicts if v.backend in own))
-
-
-def reference_files(
-    store: ReportStore, choice: Choice, pictures: Mapping[str, bytes]
-) -> dict[str, bytes]:
-    """All tables and pictures of the reference by relative path. `pictures` are PNGs by figure."""
-    searched = reference_report(store, choice, searched=True)
-    tables = {
-        POINTS: point_rows(store, choice),
-        CLAIMS: claim_rows(reference_report(store, choice), searched),
-        CAPACITIES: capacity_rows(searched),
-    }
-    return {
-        **{name: csv_bytes(rows) for name, rows in tables.items()},
-        **{f"{FIGURES}/{name}.png": content for name, content in pictures.items()},
-    }
 
 
 def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -184,28 +171,20 @@ def find_reference(directory: str | None, choice: Choice) -> Path | None:
 
 def read_points(directory: Path) -> dict[str, dict[str, Any]]:
     """The reference's points by digest, metrics as floats; raises UserError if there are none."""
-    path = directory / POINTS
-    return {row["digest"]: _numbers(row, path) for row in _rows(path, {*KEYS, *METRICS})}
+    rows = _read(directory / POINTS, columns={*KEYS, *METRICS}, numbers=("rate", *METRICS))
+    return {row["digest"]: row for row in rows}
 
 
-def read_claims(directory: Path) -> list[dict[str, str]]:
-    """The reference's claims as text; raises UserError if there are none or a number is bad."""
-    path = directory / CLAIMS
+def read_claims(directory: Path) -> list[dict[str, Any]]:
+    """The reference's claims, numbers as floats (NaN: none); raises UserError if there are none."""
     columns = {"figure", "claim", "ours", "searched", "unit", "verdict", "searched_verdict"}
-    rows = _rows(path, columns)
-    for row in rows:
-        try:
-            for name in ("ours", "searched"):
-                float(row[name] or 0.0)
-        except ValueError as error:
-            raise UserError(f"reference results {path} hold a bad number: {error}") from error
-    return rows
+    return _read(directory / CLAIMS, columns=columns, numbers=("ours", "searched"))
 
 
-def _rows(path: Path, columns: set[str]) -> list[dict[str, str]]:
+def _read(path: Path, *, columns: set[str], numbers: Iterable[str]) -> list[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            rows: list[dict[str, Any]] = list(csv.DictReader(file))
     except FileNotFoundError:
         raise UserError(
             f"no reference results at {path}: name their folder with --reference, or make them "
@@ -216,12 +195,7 @@ def _rows(path: Path, columns: set[str]) -> list[dict[str, str]]:
     missing = columns - set(rows[0] if rows else ())
     if missing:
         raise UserError(f"reference results {path} lack columns: {', '.join(sorted(missing))}")
-    return rows
-
-
-def _numbers(row: dict[str, str], path: Path) -> dict[str, Any]:
     try:
-        numbers = {name: float(row[name] or math.nan) for name in ("rate", *METRICS)}
+        return [row | {name: float(row[name] or math.nan) for name in numbers} for row in rows]
     except (TypeError, ValueError) as error:
         raise UserError(f"reference results {path} hold a bad number: {error}") from error
-    return {**row, **numbers}

@@ -1,15 +1,26 @@
-"""A verdict on each claim: how far our number is from the paper's, and whether that passes."""
+"""The verdict table: one row a claim, with the paper's number, ours, and whether the claim holds.
+
+Page, Markdown, terminal, JSON, CSV and README are views of it. Columns that end in `_text` are for
+people, the others for machines.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
-from bench.claims.measures import MEASURES, Measurement, Tables
-from bench.experiments.capacity import Bound, Estimate
+import pandas as pd
+
+from bench.claims.evidence import Evidence
+from bench.claims.measures import MEASURES, Measurement
+from bench.experiments import registry
+from bench.experiments.capacity import Bound
+from bench.experiments.effort import Effort
 from bench.experiments.model import Claim
+
+Row = dict[str, Any]
 
 
 class Status(StrEnum):
@@ -22,75 +33,77 @@ class Status(StrEnum):
     NOT_RUN = "not run"
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """A claim, our measurement, and how far they are apart.
+UNDECIDED = (Status.OPEN, Status.INCOMPLETE, Status.NOT_RUN)
+BASES = ("predicted", "calibrated", "measured", "computed")
 
-    `too_short` says that the numbers come from a quick run: they can agree, but not refute.
-    `deviation` is in the claim's kind: percentage points, or a fraction of the paper's value (of
-    the nearer end of a range; 0 inside it). None where there is no number.
+
+def table(evidence: Evidence) -> pd.DataFrame:
+    """Judge every claim from whatever results there are; the columns are those of `judge`.
+
+    Claims that only a device can decide are left out unless existing results decide them.
     """
-
-    figure: str
-    claim: Claim
-    measurement: Measurement
-    status: Status
-    deviation: float | None
-    backend: str
-    too_short: bool = False
-
-    @property
-    def ours(self) -> Estimate | None:
-        """Our number."""
-        return self.measurement.estimate
-
-    @property
-    def basis(self) -> str:
-        """How our number came about."""
-        if self.backend == "none":
-            return "computed"
-        if self.backend != "sim":
-            return "measured"
-        return "calibrated" if self.claim.calibrated else "predicted"
+    claims = [("table1", claim) for claim in registry.TABLE1_CLAIMS]
+    claims += [(figure.name, c) for figure in registry.FIGURES.values() for c in figure.claims]
+    choice = evidence.choice
+    rows = [
+        judge(
+            figure,
+            claim,
+            MEASURES[claim.measure](evidence, **claim.args),
+            backend=choice.backend,
+            quick=choice.effort is Effort.QUICK,
+        )
+        for figure, claim in claims
+    ]
+    pending = evidence.pending
+    shown = [r for r in rows if not (r["figure"] in pending and r["status"] in UNDECIDED)]
+    return pd.DataFrame(shown, dtype=object)
 
 
 def judge(
-    figure: str,
-    claim: Claim,
-    tables: Tables,
-    backend: str,
-    *,
-    searched: Measurement | None = None,
-    quick: bool = False,
-) -> Verdict:
-    """Measure a claim and compare. `backend` is that of the tables.
+    figure: str, claim: Claim, found: Measurement, *, backend: str, quick: bool = False
+) -> Row:
+    """Compare a measurement with the paper's number: one row of the table.
 
-    `searched` comes from capacity searches or measured kernels and goes before the tables. The
-    tables of a `quick` run refute nothing: what does not hold there is open. So is what does not
-    hold on average while the 95 % interval over seeds reaches into what is allowed.
+    `backend` is that of the results. `deviation` is in the claim's kind: percentage points, or a
+    fraction of the paper's value (of the nearer end of a range; 0 inside it). The results of a
+    `quick` run refute nothing: what does not hold there is open. So is what does not hold on
+    average while the 95 % interval over seeds reaches into what is allowed.
     """
-    found = searched or MEASURES[claim.measure](tables, **claim.args)
-    own = backend if found.num_points or found.estimate is None else "none"
-    used = found.backend or own
-    deviation = None if found.estimate is None else deviation_of(claim, found.estimate.value)
+    estimate = found.estimate
+    deviation = None if estimate is None else deviation_of(claim, estimate.value)
     status = _status(claim, found, deviation)
     too_short = quick and status is Status.FAIL and found.num_points > 0
     if too_short or (status is Status.FAIL and _reaches_inside(claim, found)):
         status = Status.OPEN
-    return Verdict(figure, claim, found, status, deviation, used, too_short)
-
-
-def deviation_of(claim: Claim, ours: float) -> float:
-    """Signed distance from the paper's value, or from the nearer end of its range."""
-    low, high = interval(claim)
-    nearest = min(max(ours, low), high)
-    return ours - nearest if claim.kind == "points" else (ours - nearest) / abs(nearest)
-
-
-def interval(claim: Claim) -> tuple[float, float]:
-    """The paper's range; both ends are the value where it gives just one."""
-    low, high = claim.paper if isinstance(claim.paper, tuple) else (claim.paper, claim.paper)
-    return (-math.inf if claim.kind == "at-most" else low), high
+    used = found.backend or (backend if found.num_points or estimate is None else "none")
+    row: Row = {
+        "figure": figure,
+        "path": claim.path,
+        "claim": claim.text,
+        "unit": claim.unit,
+        "paper": claim.paper,
+        "paper_range": paper_range(claim),
+        "ours": None if estimate is None else estimate.value,
+        "bound": None if estimate is None else estimate.bound,
+        "deviation": deviation,
+        "tolerance": claim.tolerance,
+        "kind": claim.kind,
+        "status": status,
+        "too_short": too_short,
+        "basis": None if estimate is None else _basis(claim, used),
+        "calibrated": claim.calibrated,
+        "notes": claim.notes,
+        "backend": used,
+        "method": found.method,
+        "interval": found.interval,
+        "devices": found.devices,
+        "seeds": found.seeds,
+        "stale": found.stale,
+        "num_points": found.num_points,
+        "absent": found.absent,
+    }
+    return row | _texts(row, claim)
 
 
 def _status(claim: Claim, found: Measurement, deviation: float | None) -> Status:
@@ -109,6 +122,66 @@ def _status(claim: Claim, found: Measurement, deviation: float | None) -> Status
     return Status.FAIL if excluded else Status.OPEN
 
 
+def _reaches_inside(claim: Claim, found: Measurement) -> bool:
+    """Whether the interval over seeds holds a value with which the claim would hold."""
+    if found.interval is None:
+        return False
+    low, high = (deviation_of(claim, end) for end in found.interval)
+    return low <= claim.tolerance and high >= -claim.tolerance
+
+
+def deviation_of(claim: Claim, ours: float) -> float:
+    """Signed distance from the paper's value, or from the nearer end of its range."""
+    low, high = paper_range(claim)
+    nearest = min(max(ours, low), high)
+    return ours - nearest if claim.kind == "points" else (ours - nearest) / abs(nearest)
+
+
+def paper_range(claim: Claim) -> tuple[float, float]:
+    """The paper's range; both ends are the value where it gives just one."""
+    low, high = claim.paper if isinstance(claim.paper, tuple) else (claim.paper, claim.paper)
+    return (-math.inf if claim.kind == "at-most" else low), high
+
+
+def _basis(claim: Claim, backend: str) -> str:
+    """How our number came about: one of BASES."""
+    if backend == "none":
+        return "computed"
+    if backend != "sim":
+        return "measured"
+    return "calibrated" if claim.calibrated else "predicted"
+
+
+def _texts(row: Row, claim: Claim) -> Row:
+    """The columns for people: `gap_text` says by how much a claim misses, `reason_text` why."""
+    unit = _unit(claim)
+    texts = {
+        "paper_text": paper_text(claim),
+        "tolerance_text": tolerance_text(claim),
+        "ours_text": "-",
+        "deviation_text": "-",
+        "interval_text": "",
+        "source_text": _source_text(row),
+    }
+    if row["ours"] is not None:
+        digits = 0 if abs(row["ours"]) >= 1000 else 2
+        texts["ours_text"] = f"{row['bound'].value}{row['ours']:.{digits}f}{unit}"
+        ranged = isinstance(claim.paper, tuple) or claim.kind == "at-most"
+        inside = row["deviation"] == 0 and ranged
+        texts["deviation_text"] = "inside" if inside else _amount(claim, row["deviation"], sign="+")
+    if row["interval"] is not None:
+        low, high = row["interval"]
+        texts["interval_text"] = f"{low:.2f} to {high:.2f}{unit}"
+    allowed = f" where {texts['tolerance_text']} is allowed" if claim.tolerance else ""
+    texts["gap_text"] = (
+        f"{texts['ours_text']} against {texts['paper_text']}, off by {texts['deviation_text']}"
+        f"{allowed}"
+    )
+    texts["why_text"] = claim.notes or "no explanation is recorded"
+    texts["reason_text"] = _reason_text(row | texts)
+    return texts
+
+
 def paper_text(claim: Claim) -> str:
     """The paper's value in print."""
     if isinstance(claim.paper, tuple):
@@ -119,56 +192,6 @@ def paper_text(claim: Claim) -> str:
     return f"{prefix}{claim.paper:g}{_unit(claim)}"
 
 
-def ours_text(verdict: Verdict) -> str:
-    """Our value in print."""
-    if verdict.ours is None:
-        return "-"
-    value = verdict.ours.value
-    digits = f"{value:.0f}" if abs(value) >= 1000 else f"{value:.2f}"
-    return f"{verdict.ours.bound.value}{digits}{_unit(verdict.claim)}"
-
-
-def interval_text(verdict: Verdict) -> str:
-    """The confidence interval over seeds in print; "" where there is none."""
-    if verdict.measurement.interval is None:
-        return ""
-    low, high = verdict.measurement.interval
-    return f"{low:.2f} to {high:.2f}{_unit(verdict.claim)}"
-
-
-def basis_text(verdict: Verdict, *, detail: bool = True) -> str:
-    """How our number came about, in print; with `detail` also what was calibrated."""
-    if verdict.ours is None:
-        return "-"
-    told = detail and verdict.basis == "calibrated"
-    parts = [f"calibrated: {verdict.claim.calibrated}" if told else verdict.basis]
-    if verdict.measurement.method:
-        how = {"searched": "capacities by bisection", "curve": "capacities off the curves"}
-        parts.append(how[verdict.measurement.method])
-    return "; ".join(parts)
-
-
-def source_text(verdict: Verdict) -> str:
-    """Backend, device and seeds in print."""
-    found = verdict.measurement
-    if not found.devices:
-        return "-"
-    where = {"sim": "simulated ", "none": ""}.get(verdict.backend, f"{verdict.backend} ")
-    plural = "s" if len(found.seeds) > 1 else ""
-    seeds = f", seed{plural} {', '.join(map(str, found.seeds))}" if found.seeds else ""
-    return f"{where}{', '.join(found.devices)}{seeds}"
-
-
-def deviation_text(verdict: Verdict) -> str:
-    """The deviation in print."""
-    if verdict.deviation is None:
-        return "-"
-    ranged = isinstance(verdict.claim.paper, tuple) or verdict.claim.kind == "at-most"
-    if verdict.deviation == 0 and ranged:
-        return "inside"
-    return _amount(verdict.claim, verdict.deviation, sign="+")
-
-
 def tolerance_text(claim: Claim) -> str:
     """The tolerance in print."""
     if claim.tolerance == 0:
@@ -176,58 +199,60 @@ def tolerance_text(claim: Claim) -> str:
     return f"±{_amount(claim, claim.tolerance)}"
 
 
-def reason_text(verdict: Verdict) -> str:
+def _source_text(row: Row) -> str:
+    """Backend, device and seeds in print."""
+    if not row["devices"]:
+        return "-"
+    where = {"sim": "simulated ", "none": ""}.get(row["backend"], f"{row['backend']} ")
+    plural = "s" if len(row["seeds"]) > 1 else ""
+    seeds = f", seed{plural} {', '.join(map(str, row['seeds']))}" if row["seeds"] else ""
+    return f"{where}{', '.join(row['devices'])}{seeds}"
+
+
+def _reason_text(row: Row) -> str:
     """By how much and why a claim does not hold, or what is missing; "" if it holds."""
-    claim = verdict.claim
-    if verdict.status in (Status.INCOMPLETE, Status.NOT_RUN):
-        found = verdict.measurement
-        if not found.num_points:
-            return "this version cannot measure it"
-        return f"{len(found.absent)} of {found.num_points} points have no sound result"
-    if verdict.status is Status.OPEN:
-        return _open_text(verdict)
-    if verdict.status is Status.PASS:
-        return ""
-    return f"{gap_text(verdict)}: {why_text(claim)}"
+    match row["status"]:
+        case Status.PASS:
+            return ""
+        case Status.FAIL:
+            return f"{row['gap_text']}: {row['why_text']}"
+        case Status.OPEN:
+            return _open_text(row)
+    if not row["num_points"]:
+        return "this version cannot measure it"
+    return f"{len(row['absent'])} of {row['num_points']} points have no sound result"
 
 
-def _open_text(verdict: Verdict) -> str:
-    if verdict.too_short:
-        return f"a quick run is too short to decide ({ours_text(verdict)} here)"
-    if verdict.ours is None:
+def _open_text(row: Row) -> str:
+    if row["too_short"]:
+        return f"a quick run is too short to decide ({row['ours_text']} here)"
+    if row["ours"] is None:
         return "neither capacity is known: the rates of both curves do not reach the limit"
-    if verdict.ours.bound is Bound.EXACT:
-        seeds = len(verdict.measurement.seeds)
-        known = f". Should it not hold: {verdict.claim.notes}" if verdict.claim.notes else ""
+    if row["bound"] is Bound.EXACT:
+        seeds = len(row["seeds"])
+        known = f". Should it not hold: {row['notes']}" if row["notes"] else ""
         return (
-            f"{gap_text(verdict)}; but the 95 % interval over {seeds} seeds, "
-            f"{interval_text(verdict)}, reaches into what is allowed (`bench capacity --figure "
-            f"{verdict.figure} --seeds {4 * seeds}` narrows it){known}"
+            f"{row['gap_text']}; but the 95 % interval over {seeds} seeds, {row['interval_text']}, "
+            f"reaches into what is allowed (`bench capacity --figure {row['figure']} --seeds "
+            f"{4 * seeds}` narrows it){known}"
         )
-    return f"only a bound is known ({ours_text(verdict)}): the rates do not reach the limit"
+    return f"only a bound is known ({row['ours_text']}): the rates do not reach the limit"
 
 
-def gap_text(verdict: Verdict) -> str:
-    """By how much a claim does not hold."""
-    claim = verdict.claim
-    allowed = f" where {tolerance_text(claim)} is allowed" if claim.tolerance else ""
-    return (
-        f"{ours_text(verdict)} against {paper_text(claim)}, off by {deviation_text(verdict)}"
-        f"{allowed}"
-    )
+def basis_text(row: Row, *, detail: bool = True) -> str:
+    """How our number came about, in print; with `detail` also what was calibrated."""
+    if row["ours"] is None:
+        return "-"
+    told = detail and row["basis"] == "calibrated"
+    text = f"calibrated: {row['calibrated']}" if told else row["basis"]
+    how = {"searched": "; capacities by bisection", "curve": "; capacities off the curves"}
+    return f"{text}{how.get(row['method'], '')}"
 
 
-def _reaches_inside(claim: Claim, found: Measurement) -> bool:
-    """Whether the interval over seeds holds a value with which the claim would hold."""
-    if found.interval is None:
-        return False
-    low, high = (deviation_of(claim, end) for end in found.interval)
-    return low <= claim.tolerance and high >= -claim.tolerance
-
-
-def why_text(claim: Claim) -> str:
-    """Why a claim does not hold."""
-    return claim.notes or "no explanation is recorded"
+def records(verdicts: pd.DataFrame) -> list[Row]:
+    """The rows of the table, for views that go through them one by one."""
+    found = verdicts.to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in found]
 
 
 def figure_label(name: str) -> str:
@@ -236,15 +261,33 @@ def figure_label(name: str) -> str:
     return f"Fig. {number}" if name.startswith("fig") else "Table 1"
 
 
-def by_reason(verdicts: Iterable[Verdict]) -> list[tuple[Verdict, ...]]:
+def by_reason(rows: Iterable[Row]) -> list[list[Row]]:
     """Those that do not hold, with one reason for several claims of a figure told once."""
-    groups: dict[object, list[Verdict]] = {}
-    for verdict in verdicts:
-        if verdict.status is not Status.PASS:
-            shared = verdict.status is Status.FAIL and verdict.claim.notes
-            key = (verdict.figure, verdict.claim.notes) if shared else id(verdict)
-            groups.setdefault(key, []).append(verdict)
-    return [tuple(group) for group in groups.values()]
+    groups: dict[object, list[Row]] = {}
+    for row in rows:
+        if row["status"] is not Status.PASS:
+            shared = row["status"] is Status.FAIL and row["notes"]
+            key = (row["figure"], row["notes"]) if shared else id(row)
+            groups.setdefault(key, []).append(row)
+    return list(groups.values())
+
+
+def headline(verdicts: pd.DataFrame) -> str:
+    """The result in one line."""
+    counts = verdicts["status"].value_counts()
+    parts = [
+        f"{counts.get(Status.PASS, 0)} of {len(verdicts)} claims hold",
+        f"{counts.get(Status.FAIL, 0)} do not",
+    ]
+    return ", ".join(parts + [f"{counts[s]} {s.value}" for s in UNDECIDED if s in counts])
+
+
+def bases_text(verdicts: pd.DataFrame) -> str:
+    """How many claims hold, by how our number came about."""
+    holds = (verdicts["status"] == Status.PASS).groupby(verdicts["basis"])
+    counts = holds.agg(["sum", "size"]).to_dict("index")
+    parts = [f"{counts[b]['sum']} of {counts[b]['size']} {b} hold" for b in BASES if b in counts]
+    return ", ".join(parts) or "nothing has been run"
 
 
 def _amount(claim: Claim, value: float, sign: str = "") -> str:

@@ -1,8 +1,10 @@
-"""`bench reference`: hold results against the reference, or make the reference anew."""
+"""`bench reference`: compare results with the reference, or make the reference anew."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +13,14 @@ import click
 from bench.commands.backend import resolve_backend
 from bench.commands.options import artifacts_option, quiet_option
 from bench.commands.places import ray_option
-from bench.commands.reference_output import print_claims, print_points, readme
 from bench.commands.selection import effort_options
+from bench.commands.tables import print_table
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.claims.comparison import Comparison
     from bench.experiments.tables import Choice
     from bench.results.store import Store
 
@@ -30,7 +35,7 @@ PICTURE_WIDTH = 1000  # pixels, so that all pictures together stay well below a 
     default="sim",
     show_default=True,
     metavar="sim|cpu|cuda",
-    help="Whose results to hold against the reference. The reference itself is simulated.",
+    help="Whose results to compare with the reference. The reference itself is simulated.",
 )
 @click.option(
     "--reference",
@@ -55,7 +60,7 @@ PICTURE_WIDTH = 1000  # pixels, so that all pictures together stay well below a 
 def command(
     ctx: click.Context, /, *, artifacts: str, reference: str | None, renew: bool, **options: Any
 ) -> None:
-    """Hold results against the reference: claim by claim, then point by point.
+    """Compare results with the reference: claim by claim, then point by point.
 
     Equal sources give equal metrics; exit status 1 if any point differs by more than the
     tolerance. Measured results have no points in common with the reference: their claims are
@@ -85,7 +90,7 @@ def command(
 
 
 def _compare(store: Store, directory: Path, choice: Choice, *, tolerance: float) -> int:
-    from bench.claims.comparison import compare, compare_claims, comparison_text, shown_lines
+    from bench.claims.comparison import compare, compare_claims
     from bench.report.build import build_report
 
     found = compare(store, directory, choice, tolerance=tolerance)
@@ -93,15 +98,55 @@ def _compare(store: Store, directory: Path, choice: Choice, *, tolerance: float)
     if not report.summary.num_points:
         command = choice.command("all")
         raise UserError(f"no results to compare in {store.root}: '{command}' makes them")
-    print_claims(compare_claims(report, directory))
+    _print_claims(compare_claims(report.verdicts, directory))
     if choice.backend != "sim":
         click.echo(f"{choice.backend} results share no points with the simulated reference")
         return 0
-    print_points(found.panels, tolerance=tolerance)
-    for line in shown_lines(found.lines):
+    _print_points(found)
+    for line in (*found.shown_lines, found.text):
         click.echo(line)
-    click.echo(comparison_text(found))
     return 1 if found.lines else 0
+
+
+def _print_claims(claims: pd.DataFrame) -> None:
+    """Print every claim with the paper's number, the reference's and the one here."""
+    from bench.claims.verdicts import records
+
+    def number(value: float, unit: str) -> str:
+        return "-" if math.isnan(value) else f"{value:.4g}{'x' if unit == 'x' else ''}"
+
+    cells = [
+        (
+            row["figure"],
+            row["claim"],
+            row["paper"],
+            number(row["reference"], row["unit"]),
+            number(row["ours"], row["unit"]),
+            "-" if math.isnan(row["difference"]) else f"{100 * row['difference']:+.1f} %",
+            " -> ".join(dict.fromkeys((row["verdict_there"], row["verdict"]))),
+        )
+        for row in records(claims)
+    ]
+    head = ("figure", "claim", "paper", "reference", "here", "difference", "verdict")
+    print_table(head, cells, title="claims")
+
+
+def _print_points(found: Comparison) -> None:
+    """Print how the points of every panel compare."""
+    from bench.claims.verdicts import records
+
+    within = f"within {100 * found.tolerance:g} %"
+    head = ("panel", "run", "equal", within, "beyond", "largest relative difference")
+    cells = [
+        (
+            row["panel"],
+            f"{row['compared']}/{row['reference']}",
+            *(str(row[count]) for count in ("equal", "close", "other")),
+            row["worst"] or "-",
+        )
+        for row in records(found.panels)
+    ]
+    print_table(head, cells, title="points")
 
 
 def _run_all(
@@ -130,20 +175,20 @@ def _run_all(
 
 def _renew(store: Store, choice: Choice, directory: Path) -> None:
     """Write tables, pictures and README; pictures that are no longer drawn are removed."""
-    from bench.claims.reference import FIGURES, reference_files, reference_report
+    from bench.claims.reference import FIGURES, reference_files, reference_verdicts
     from bench.experiments import registry
     from bench.experiments.effort import Effort
     from bench.files import write_file
+    from bench.report.build import build_report
     from bench.report.pictures import draw_all, shrink
+    from bench.report.render import to_reference_readme
 
+    report = replace(build_report(store, choice), verdicts=reference_verdicts(store, choice))
+    files = reference_files(store, choice) | {"README.md": to_reference_readme(report).encode()}
     drawings = {} if choice.effort is Effort.QUICK else draw_all(store, choice)
-    pictures = {
-        name: shrink(drawing.png, width=PICTURE_WIDTH)
-        for name, drawing in drawings.items()
-        if drawing.png and not registry.FIGURES[name].is_measured("sim")
-    }
-    files = reference_files(store, choice, pictures)
-    files["README.md"] = readme(reference_report(store, choice), choice)
+    for name, drawing in drawings.items():
+        if drawing.png and not registry.FIGURES[name].is_measured("sim"):
+            files[f"{FIGURES}/{name}.png"] = shrink(drawing.png, width=PICTURE_WIDTH)
     for name, content in files.items():
         write_file(directory / name, content)
     for path in (directory / FIGURES).glob("*.png"):

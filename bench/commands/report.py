@@ -28,24 +28,21 @@ def command(*, artifacts: str, reference: str | None, as_json: bool, **options: 
     from bench.claims.reference import find_reference
     from bench.commands.tables import table_console
     from bench.files import check_writable
-    from bench.report.build import write_report
+    from bench.report.build import build_report
     from bench.report.pictures import draw_all
+    from bench.report.terminal import print_report
+    from bench.report.write import JSON, write_report
     from bench.results.store import Store
 
     store = Store(artifacts)
     choice = choice_of(options, store.root)
     directory = store.root / "report" / choice.effort.folder
     check_writable(directory)
-    report = write_report(
-        store,
-        directory,
-        choice=choice,
-        drawings=draw_all(store, choice),
-        reference=find_reference(reference, choice),
-        console=None if as_json else table_console(),
-    )
-    for path in report.files:
-        if as_json and path.suffix == ".json":
-            sys.stdout.write(path.read_text(encoding="utf-8"))
-        elif not as_json:
-            click.echo(str(path))
+    report = build_report(store, choice, reference=find_reference(reference, choice))
+    paths = write_report(report, directory, draw_all(store, choice))
+    if as_json:
+        sys.stdout.write((directory / JSON).read_text(encoding="utf-8"))
+        return
+    print_report(report, table_console())
+    for path in paths:
+        click.echo(str(path))

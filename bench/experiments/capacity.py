@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
 
+LATENCY = "mean_normalized_latency_s"
 LIMIT_S_PER_TOKEN = 1.0
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from bench.experiments.tables import PanelTable, PointStore
-
-if TYPE_CHECKING:
-    from bench.point.spec import PointSpec
+from bench.point.spec import PointSpec
+from bench.results.store import Store
 
 SHOWN = {
     "git_commit": "commit",
@@ -21,14 +19,6 @@ SHOWN = {
     "cores": "cores",
     "gpus": "GPUs",
 }
-
-
-class ReportStore(PointStore, Protocol):
-    """What a report needs of `bench.results.store.Store`."""
-
-    def load_record(self, spec: PointSpec) -> dict[str, Any]:
-        """Everything known of a sound result."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -47,12 +37,22 @@ class Summary:
     started: str
     ended: str
 
+    def rows(self) -> list[tuple[str, str]]:
+        """Everything as label and value; none without results."""
+        if not self.num_points:
+            return []
+        facts = [(label, "; ".join(values)) for label, values in self.facts.items()]
+        facts += [("inputs", "; ".join(self.inputs))] if self.inputs else []
+        return [
+            *facts,
+            ("points", str(self.num_points)),
+            ("time of all points, one after another", f"{self.busy_s:.1f} s"),
+            ("first started, last ended (UTC)", f"{self.started}, {self.ended}"),
+        ]
 
-def summarize(
-    store: ReportStore, tables: Sequence[PanelTable], further: Iterable[PointSpec] = ()
-) -> Summary:
-    """Gather the provenance of every sound point of the tables, and of further sound points."""
-    specs = dict.fromkeys([*_sound_specs(tables), *further])
+
+def summarize(store: Store, specs: Iterable[PointSpec]) -> Summary:
+    """Gather the provenance of sound points."""
     records = [store.load_record(spec) for spec in specs]
     found = [record["provenance"] for record in records]
     facts = {
@@ -72,10 +72,6 @@ def summarize(
         started=min((p["started"] for p in found if "started" in p), default=""),
         ended=max((p["ended"] for p in found if "ended" in p), default=""),
     )
-
-
-def _sound_specs(tables: Sequence[PanelTable]) -> list[PointSpec]:
-    return list(dict.fromkeys(spec for table in tables for spec in table.sound_specs))
 
 
 def _inputs(record: dict[str, Any]) -> list[str]:

@@ -1,31 +1,16 @@
-"""The report on a terminal: verdicts and capacities as two tables."""
+"""The report on a terminal: verdicts and capacities as two tables, and why claims do not hold."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.claims.comparison import comparison_text
-from bench.claims.verdicts import (
-    Status,
-    by_reason,
-    deviation_text,
-    gap_text,
-    ours_text,
-    paper_text,
-    reason_text,
-    tolerance_text,
-    why_text,
-)
-from bench.report.wording import bases_text, headline
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from bench.report.build import Report
+from bench.claims.verdicts import Status, by_reason, records
+from bench.report.build import Report
 
 COLOURS = {
     Status.PASS: "green",
@@ -34,22 +19,28 @@ COLOURS = {
     Status.INCOMPLETE: "yellow",
     Status.NOT_RUN: "bright_black",
 }
+VERDICTS = {
+    "figure": "figure",
+    "claim": "claim",
+    "paper": "paper_text",
+    "ours": "ours_text",
+    "deviation": "deviation_text",
+    "tolerance": "tolerance_text",
+    "verdict": "status",
+    "basis": "basis",
+}
+CAPACITIES = ("panel", "system", "capacity", "Astra over it", "points")
 
 
 def print_report(report: Report, console: Console) -> None:
     """Print the verdicts, the capacities, and the reasons for what does not hold."""
-    console.print(_verdicts(report))
+    shown = report.verdicts[list(VERDICTS.values())].fillna({"basis": ""})
+    marked = shown.assign(status=[f"[{COLOURS[s]}]{s.value}[/]" for s in shown["status"]])
+    console.print(_table(list(VERDICTS), marked.to_numpy().tolist(), right=(2, 3, 4, 5)))
     if report.capacities:
-        console.print(_capacities(report))
-    for group in by_reason(report.failed):
-        for verdict in group:
-            line = f"[red]fails[/]: {verdict.claim.text}: {escape(gap_text(verdict))}"
-            console.print(line, highlight=False)
-        console.print(f"  because {escape(why_text(group[0].claim))}", highlight=False)
-    for verdict in report.verdicts:
-        if verdict.status is Status.OPEN and not verdict.too_short:
-            line = f"[yellow]open[/]: {verdict.claim.text}: {escape(reason_text(verdict))}"
-            console.print(line, highlight=False)
+        title = "capacity at 1 s/token (req/s)"
+        console.print(_table(CAPACITIES, _capacity_rows(report), right=(2, 3, 4), title=title))
+    _print_reasons(report, console)
     if report.problems:
         count = len(report.problems)
         points = "1 point is" if count == 1 else f"{count} points are"
@@ -57,59 +48,50 @@ def print_report(report: Report, console: Console) -> None:
     if not report.summary.num_points:
         console.print("[yellow]no results of this kind yet[/]: 'bench figure NAME' makes them")
     if report.reference is not None:
-        console.print(comparison_text(report.reference), highlight=False)
-    console.print(f"by basis: {bases_text(report)}", highlight=False)
+        console.print(report.reference.text, highlight=False)
+    console.print(f"by basis: {report.bases}", highlight=False)
     console.print(
-        f"[bold]{headline(report)}[/] ({report.choice.backend}, "
+        f"[bold]{report.headline}[/] ({report.choice.backend}, "
         f"{report.summary.num_points} points, {report.summary.busy_s:.0f} s of work)"
     )
 
 
-def _verdicts(report: Report) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("figure")
-    table.add_column("claim")
-    for name in ("paper", "ours", "deviation", "tolerance"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("basis")
+def _table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int], title: str = ""
+) -> Table:
+    """A table that names what the first column holds only where it changes."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left")
+    for index, name in enumerate(head):
+        number = index in right
+        table.add_column(name, justify="right" if number else "left", no_wrap=number)
     previous = ""
-    for verdict in report.verdicts:
-        colour = COLOURS[verdict.status]
-        table.add_row(
-            verdict.figure if verdict.figure != previous else "",
-            verdict.claim.text,
-            paper_text(verdict.claim),
-            ours_text(verdict),
-            deviation_text(verdict),
-            tolerance_text(verdict.claim),
-            f"[{colour}]{verdict.status.value}[/]",
-            "" if verdict.ours is None else verdict.basis,
-        )
-        previous = verdict.figure
+    for first, *others in rows:
+        table.add_row("" if first == previous else first, *others)
+        previous = first
     return table
 
 
-def _capacities(report: Report) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        title="capacity at 1 s/token (req/s)",
-        title_justify="left",
-    )
-    table.add_column("panel")
-    table.add_column("system")
-    table.add_column("capacity", justify="right")
-    table.add_column("Astra over it", justify="right")
-    table.add_column("points", justify="right")
-    previous = ""
-    for row in report.capacities:
-        table.add_row(
-            row.panel if row.panel != previous else "",
+def _capacity_rows(report: Report) -> list[list[str]]:
+    return [
+        [
+            row.panel,
             row.system,
             str(row.capacity or "-"),
             "-" if row.ratio is None else f"{row.ratio}x",
             f"{row.num_sound}/{row.num_points}",
-        )
-        previous = row.panel
-    return table
+        ]
+        for row in report.capacities
+    ]
+
+
+def _print_reasons(report: Report, console: Console) -> None:
+    verdicts = records(report.verdicts)
+    for group in by_reason(row for row in verdicts if row["status"] is Status.FAIL):
+        for row in group:
+            line = f"[red]fails[/]: {row['claim']}: {escape(row['gap_text'])}"
+            console.print(line, highlight=False)
+        console.print(f"  because {escape(group[0]['why_text'])}", highlight=False)
+    for row in verdicts:
+        if row["status"] is Status.OPEN and not row["too_short"]:
+            line = f"[yellow]open[/]: {row['claim']}: {escape(row['reason_text'])}"
+            console.print(line, highlight=False)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
+from bench.experiments import registry
 from bench.point.platform import Progress
 from bench.point.serve import Outcome
 from bench.point.spec import PointSpec
+from bench.results.store import Store
 from engines.core.errors import UserError
 
-CAPACITY = {"astra": 3.0, "orca-oracle": 1.5, "orca-pow2": 1.0, "orca-max": 0.75, "ft": 0.2}
+CAPACITY = {"astra": 1.6, "orca-oracle": 0.8, "orca-pow2": 0.6, "orca-max": 0.5, "ft": 0.2}
 DEVICE = "1x made-up"
 
 
@@ -29,6 +34,8 @@ def serve(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcome:
         "backend": spec.backend,
         "device": DEVICE,
         "mean_normalized_latency_s": latency_s(spec),
+        "mean_running_requests": 7.0,
+        "kv_pct": {"token": 40.0, "reservation": 25.0, "internal": 0.0, "external": 35.0},
         "wall_s": 0.5,
         "host_us_per_step": 20.0,
     }
@@ -39,3 +46,26 @@ def refuse_two(spec: PointSpec, *, on_progress: Progress | None = None) -> Outco
     if spec.seed == 2:
         raise UserError("not with this seed")
     return serve(spec)
+
+
+def put(store: Store, spec: PointSpec, *, factor: float = 1.0) -> float:
+    """Write a point, its latency times `factor`; returns the latency in s/token."""
+    outcome = serve(spec)
+    latency = latency_s(spec) * factor
+    metrics = {**outcome.metrics, "mean_normalized_latency_s": latency}
+    provenance = {
+        "source_sha256": store.source,
+        "git_commit": "c0ffee",
+        "packages": {"numpy": "2"},
+        "started": "2026-01-01T00:00:00+00:00",
+        "ended": "2026-01-01T00:01:00+00:00",
+    }
+    store.write(spec, replace(outcome, metrics=metrics), provenance=provenance)
+    return latency
+
+
+def fill(store: Store, *names: str, factor: float = 1.0, **overrides: Any) -> None:
+    """Write all points of figures or panels."""
+    for name in names:
+        for spec in registry.find(name).points(**overrides):
+            put(store, spec, factor=factor)

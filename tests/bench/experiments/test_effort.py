@@ -4,14 +4,13 @@ import pytest
 from capacity_fakes import serve
 from click.testing import CliRunner
 
-from bench.claims.verdicts import Status, reason_text
+from bench.claims.verdicts import Status
 from bench.cli import main
 from bench.experiments import registry
 from bench.experiments.effort import FEWEST_REQUESTS, QUICK_SHARE, Effort, at_effort
 from bench.experiments.tables import Choice
 from bench.report.build import build_report
-from bench.report.document import to_markdown
-from bench.report.page import to_html
+from bench.report.render import to_html, to_markdown
 from bench.results.store import Store
 from engines.core.errors import UserError
 from plot.draw import draw
@@ -67,11 +66,10 @@ def test_quick_results_refute_nothing_and_say_what_they_are(tmp_path):
     store = Store(tmp_path, source="present")
     fill(store, QUICK, "fig2")
     report = build_report(store, QUICK)
-    assert not report.failed
-    open_ones = [v for v in report.verdicts if v.too_short]
-    assert open_ones
-    assert all(v.status is Status.OPEN for v in open_ones)
-    assert "too short to decide" in reason_text(open_ones[0])
+    assert Status.FAIL not in set(report.verdicts["status"])
+    too_short = report.verdicts[report.verdicts["too_short"].astype(bool)]
+    assert set(too_short["status"]) == {Status.OPEN}
+    assert too_short["reason_text"].str.contains("too short to decide").all()
     for text in (to_markdown(report), to_html(report, {})):
         assert "Quick run" in text
         assert "too short to decide" in text

@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 from partial_fakes import PartialStore, points_of, sound, states, without_latency
 from rich.console import Console
 
-from bench.claims.measures import MEASURES
-from bench.claims.verdicts import Status
+from bench.claims.evidence import Evidence
+from bench.claims.verdicts import Status, records, table
 from bench.experiments import registry
 from bench.experiments.effort import Effort
 from bench.experiments.model import Claim
-from bench.experiments.tables import Choice, load_panel
+from bench.experiments.tables import Choice
 from bench.point.spec import PointSpec
-from bench.report.build import build_report, write_report
+from bench.report.build import build_report
+from bench.report.terminal import print_report
+from bench.report.write import write_report
 from engines.core.errors import UserError
 from plot import draw as drawing
 
@@ -74,8 +76,9 @@ def test_figures_that_are_not_served_need_no_points(name: str, tmp_path: Path) -
 
 def written(store: PartialStore, choice: Choice, directory: Path) -> dict:
     """All that the report writes and prints; returns what machines read."""
-    console = Console(file=io.StringIO(), width=100)
-    write_report(store, directory, choice=choice, console=console)
+    report = build_report(store, choice)
+    write_report(report, directory, {})
+    print_report(report, Console(file=io.StringIO(), width=100))
     return json.loads((directory / "report.json").read_text(), parse_constant=pytest.fail)
 
 
@@ -99,19 +102,26 @@ def test_no_ratio_rests_on_part_of_a_curve(data: st.DataObject) -> None:
     def metrics(spec: PointSpec) -> dict[str, Any]:
         return without_latency(spec) if spec in faint else sound(spec)
 
-    report = build_report(PartialStore(frozenset(POINTS) - missing, metrics), Choice())
+    store = PartialStore(frozenset(POINTS) - missing, metrics)
     lost = {(PANEL_OF[spec], spec.system) for spec in missing | faint}
-    for verdict in report.verdicts:
-        needed = _curves_of(verdict.claim)
+    for row in records(table(Evidence(store, Choice()))):
+        needed = _curves_of(CLAIMS[row["path"]])
         if needed & lost:
-            assert verdict.ours is None, verdict.claim.text
-            assert verdict.status in (Status.INCOMPLETE, Status.NOT_RUN)
-            assert verdict.measurement.absent
+            assert row["ours"] is None, row["claim"]
+            assert row["status"] in (Status.INCOMPLETE, Status.NOT_RUN)
+            assert row["absent"]
         elif needed:
-            assert verdict.ours is not None or verdict.status is Status.OPEN
+            assert row["ours"] is not None or row["status"] is Status.OPEN
 
 
 POINTS = points_of("all", Choice())
+CLAIMS = {
+    claim.path: claim
+    for claim in (
+        *registry.TABLE1_CLAIMS,
+        *(c for figure in registry.FIGURES.values() for c in figure.claims),
+    )
+}
 PANEL_OF = {
     spec: panel.name
     for figure in registry.FIGURES.values()
@@ -131,14 +141,3 @@ def _curves_of(claim: Claim) -> set[tuple[str, str]]:
     if claim.measure == "largest_latency_ratio":
         return {(args[side], "astra") for side in ("over", "under")}
     return set()
-
-
-def test_a_point_without_a_latency_is_named(tmp_path: Path) -> None:
-    store = states(points_of("fig18-b", Choice()))["no request finished"]
-    (panel, *_) = registry.FIGURES["fig18-b"].panels
-    claim = registry.FIGURES["fig18-b"].claims[0]
-    tables = {panel.name: load_panel(store, panel, Choice())}
-    found = MEASURES[claim.measure](tables, **claim.args)
-    assert found.estimate is None
-    assert len(found.absent) == found.num_points
-    assert "has no mean_normalized_latency_s" in found.absent[0]

@@ -7,18 +7,20 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from browser import Tab, browser, find_browser
-from capacity_fakes import serve
+from capacity_fakes import fill, put
 
 from bench.claims.measures import Measurement
 from bench.claims.verdicts import judge
 from bench.experiments import registry
 from bench.experiments.capacity import Estimate
 from bench.experiments.tables import Choice
-from bench.report.build import build_report, write_report
-from bench.report.page import to_html
+from bench.report.build import build_report
 from bench.report.pictures import Drawing, draw_all
+from bench.report.render import to_html
+from bench.report.write import write_report
 from bench.results.store import Store
 from plot.draw import draw
 
@@ -78,11 +80,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store(root, source="present")
     for name in ("fig2", "fig12-13b-sharegpt"):
         for spec in registry.find(name).points()[:-1]:
-            outcome = serve(spec)
-            outcome.metrics["kv_pct"] = {"token": 20.4, "reservation": 13.3}
-            store.write(spec, outcome, provenance={"source_sha256": store.source})
-    write_report(store, root / "report", drawings=draw_all(store, Choice()))
-    return root / "report" / "index.html"
+            put(store, spec)
+    report = build_report(store, Choice())
+    return write_report(report, root / "report", draw_all(store, Choice()))[0]
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +108,7 @@ def test_claims_with_intervals_are_not_cut_off_beside_their_picture(
     tab: Tab, tmp_path: Path, width: int
 ) -> None:
     store = Store(tmp_path, source="present")
-    for spec in registry.find("fig17").points():
-        store.write(spec, serve(spec), provenance={"source_sha256": store.source})
+    fill(store, "fig17")
     over_seeds = Measurement(
         Estimate(1.42),
         num_points=4,
@@ -119,7 +118,8 @@ def test_claims_with_intervals_are_not_cut_off_beside_their_picture(
         method="searched",
     )
     claims = registry.FIGURES["fig17"].claims
-    verdicts = tuple(judge("fig17", c, {}, "sim", searched=over_seeds) for c in claims)
+    rows = [judge("fig17", claim, over_seeds, backend="sim") for claim in claims]
+    verdicts = pd.DataFrame(rows, dtype=object)
     report = replace(build_report(store, Choice()), verdicts=verdicts)
     picture = next(p for p in draw("fig17", store, tmp_path / "figures") if p.suffix == ".png")
     page = tmp_path / "index.html"
