@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
 
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
@@ -15,9 +13,8 @@ from bench.point.spec import PointSpec
 from engines.core.config import ModelSpec, find_model
 from engines.sim.profile import load_profile
 from engines.sim.slots import default_slots, paper_server
-from plot.layout import panel_letter, place_legend, say_no_results
-from plot.summary import with_columns
-from plot.systems import in_order, style_of
+from plot.layout import new_axes, place_legend, say_no_results, set_title
+from plot.systems import EDGE, SYSTEMS, in_order
 
 GB = 1e9
 BATCHED, USED, THROUGHPUT = "mean_running_requests", "kv_used_pct", "throughput_tok_s"
@@ -30,14 +27,15 @@ def draw_batch_size(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
     spec = table.specs[0]
     model = find_model(spec.model)
     num_slots = spec.kv_slots or _default_slots(spec)
-    canvas = Canvas(figsize=(5.4, 2.3), layout="constrained")
-    memory, throughput = canvas.subplots(1, 2)
-    systems = in_order({curve.system for curve in table.panel.curves})
-    shown = with_columns(table.sound, [BATCHED, USED, THROUGHPUT]).sort_values(BATCHED)
-    for system in systems:
+    canvas, axes = new_axes(2, (5.4, 2.3))
+    memory, throughput = axes[0]
+    looks = {name: SYSTEMS[name] for name in in_order(c.system for c in table.panel.curves)}
+    columns = ["system", BATCHED, USED, THROUGHPUT]
+    shown = table.sound.reindex(columns=columns).sort_values(BATCHED)
+    for system, look in looks.items():
         rows = shown[shown["system"] == system]
-        _draw_line(memory, system, rows, memory_gb(rows, model, num_slots))
-        _draw_line(throughput, system, rows, rows[THROUGHPUT])
+        look.draw(memory, rows[BATCHED], memory_gb(rows, model, num_slots), **EDGE)
+        look.draw(throughput, rows[BATCHED], rows[THROUGHPUT], **EDGE)
     weights_gb = model.num_parameters * model.dtype_bytes / GB
     memory.axhline(weights_gb, color="#999999", linestyle=":", linewidth=0.9)
     memory.annotate(
@@ -58,10 +56,10 @@ def draw_batch_size(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
     for index, (ax, what) in enumerate(((memory, "Memory in use"), (throughput, "Throughput"))):
         ax.set_xlim(0, None)
         ax.set_xlabel("Batch size (mean running requests)")
-        ax.set_title(f"{panel_letter(index)}{what}")
+        set_title(ax, what, index, of=2)
         if shown[BATCHED].isna().all():
             say_no_results(ax)
-    place_legend(canvas, [_handle(system) for system in systems])
+    place_legend(canvas, [look.handle() for look in looks.values()])
     return canvas
 
 
@@ -78,24 +76,4 @@ def _default_slots(spec: PointSpec) -> int:
         find_model(spec.model),
         load_profile(spec.device_profile or profile),
         spec.tensor_parallel or degree,
-    )
-
-
-def _draw_line(ax: Axes, system: str, rows: pd.DataFrame, values: pd.Series[float]) -> None:
-    style = style_of(system)
-    ax.plot(
-        rows[BATCHED],
-        values,
-        color=style.colour,
-        marker=style.marker,
-        linestyle=style.line,
-        markeredgecolor="white",
-        markeredgewidth=0.4,
-    )
-
-
-def _handle(system: str) -> Line2D:
-    style = style_of(system)
-    return Line2D(
-        [], [], color=style.colour, marker=style.marker, linestyle=style.line, label=style.label
     )

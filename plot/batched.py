@@ -14,33 +14,33 @@ from bench.experiments.tables import PanelTable
 from plot.layout import (
     OURS_WIDTH,
     draw_paper_bar,
-    panel_letter,
+    new_axes,
     paper_patch,
     place_legend,
+    say_no_result,
     set_title,
+    write_above,
 )
-from plot.summary import paper_values, system_metric
-from plot.systems import style_of
+from plot.summary import paper_values
+from plot.systems import SYSTEMS
 
 BATCHED, USED = "mean_running_requests", "kv_used_pct"
 
 
 def draw_batched(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
     """Two rows: KV slots allocated and mean batched requests; one column for each workload."""
-    size = (2.55 * len(tables) + 0.1, 3.6)
-    canvas = Canvas(figsize=size, layout="constrained")
-    axes = canvas.subplots(2, len(tables), squeeze=False)
+    canvas, axes = new_axes(len(tables), (2.55 * len(tables) + 0.1, 3.6), rows=2)
     for column, table in enumerate(tables):
         upper, lower = axes[0][column], axes[1][column]
-        _draw_bars(upper, system_metric(table, USED), "{:.0f}")
+        _draw_bars(upper, table.metric(USED), "{:.0f}")
         upper.set_ylim(0, 112)
         upper.set_yticks([0, 25, 50, 75, 100])
-        set_title(upper, f"{panel_letter(column)}Memory in use, {table.panel.title}")
-        _draw_bars(lower, system_metric(table, BATCHED), "{:.1f}")
+        set_title(upper, f"Memory in use, {table.panel.title}", column, of=axes.size)
+        _draw_bars(lower, table.metric(BATCHED), "{:.1f}")
         _draw_paper(lower, figure, table)
         lower.set_ylim(0, lower.get_ylim()[1] * 1.08)
-        letter = panel_letter(len(tables) + column)
-        set_title(lower, f"{letter}Batched requests, {table.panel.title}")
+        title = f"Batched requests, {table.panel.title}"
+        set_title(lower, title, len(tables) + column, of=axes.size)
     axes[0][0].set_ylabel("KV slots allocated (%)")
     axes[1][0].set_ylabel("Mean batched requests")
     canvas.align_ylabels(axes[:, 0])
@@ -49,31 +49,14 @@ def draw_batched(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
 
 
 def _draw_bars(ax: Axes, values: pd.Series[float], form: str) -> None:
-    styles = [style_of(str(system)) for system in values.index]
-    heights = values.to_numpy(dtype=float)
+    styles = [SYSTEMS[str(system)] for system in values.index]
+    heights = values.tolist()
     ax.bar(range(len(heights)), heights, OURS_WIDTH, color=[style.colour for style in styles])
     for x, height in enumerate(heights):
         if np.isnan(height):
-            ax.text(
-                x,
-                0.5,
-                "no result",
-                transform=ax.get_xaxis_transform(),
-                rotation=90,
-                ha="center",
-                va="center",
-                color="#999999",
-            )
+            say_no_result(ax, x)
         else:
-            ax.annotate(
-                form.format(height),
-                (x, height),
-                (0, 2),
-                textcoords="offset points",
-                ha="center",
-                va="bottom",
-                fontsize=6.5,
-            )
+            write_above(ax, x, height, form.format(height), va="bottom")
     ax.set_xticks(range(len(styles)), [style.label.replace(" ", "\n") for style in styles])
     ax.set_xlim(-0.5, len(styles) - 0.35)
     ax.tick_params(axis="x", length=0)
@@ -83,4 +66,4 @@ def _draw_paper(ax: Axes, figure: Figure, table: PanelTable) -> None:
     for x, curve in enumerate(table.panel.curves):
         value = paper_values(figure, table.panel.name, curve.system).get((BATCHED,))
         if value is not None:
-            draw_paper_bar(ax, x, value, base=0.0, colour=style_of(curve.system).colour)
+            draw_paper_bar(ax, x, value, base=0.0, colour=SYSTEMS[curve.system].colour)

@@ -7,46 +7,42 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
-from plot.layout import panel_letter, place_legend, say_no_results, set_title
+from plot.layout import new_axes, place_legend, say_no_results, set_title
 from plot.preemption import LOOKS
-from plot.summary import by_block_size, paper_range
-from plot.systems import style_of
+from plot.summary import paper_range
+from plot.systems import EDGE, SYSTEMS
 
 PAPER_COLOUR = "#EDEDED"
 
 
 def draw_block_sizes(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
     """One set of axes for each panel; the paper's best block sizes are shaded."""
-    canvas = Canvas(figsize=(2.7 * len(tables) + 0.2, 2.5), layout="constrained")
-    axes = canvas.subplots(1, len(tables), squeeze=False)[0]
-    style = style_of("astra")
-    for index, (ax, table) in enumerate(zip(axes, tables, strict=True)):
+    canvas, axes = new_axes(len(tables), (2.7 * len(tables) + 0.2, 2.5))
+    for index, (ax, table) in enumerate(zip(axes[0], tables, strict=True)):
         latencies = by_block_size(table)
-        _draw_line(ax, latencies, colour=style.colour, marker=style.marker)
+        SYSTEMS["astra"].draw(ax, latencies.index, latencies, zorder=3, **EDGE)
         _shade(ax, paper_range(figure, table.panel.name))
         _scale(ax, latencies)
-        letter = panel_letter(index) if len(tables) > 1 else ""
-        set_title(ax, f"{letter}{table.panel.title}")
-    axes[0].set_ylabel("Normalized latency (s/token)")
+        set_title(ax, table.panel.title, index, of=len(tables))
+    axes[0][0].set_ylabel("Normalized latency (s/token)")
     place_legend(canvas, [Patch(color=PAPER_COLOUR, label="best in the paper")])
     return canvas
 
 
 def draw_preemption_latency(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
     """Recomputation and swapping in one set of axes."""
-    canvas = Canvas(figsize=(3.5, 2.6), layout="constrained")
-    ax = canvas.subplots()
+    canvas, axes = new_axes(1, (3.5, 2.6))
+    ax = axes[0][0]
     handles = []
     for table in tables:
-        look = LOOKS[str(table.panel.settings["preemption"])]
-        _draw_line(ax, by_block_size(table), colour=look.colour, marker=look.marker)
-        handles.append(Line2D([], [], color=look.colour, marker=look.marker, label=look.label))
+        look, latencies = LOOKS[table.panel.settings["preemption"]], by_block_size(table)
+        look.draw(ax, latencies.index, latencies, zorder=3, **EDGE)
+        handles.append(look.handle())
     comparable = figure.claims[0].args["block_sizes"]
     _shade(ax, (float(comparable[0]), float(comparable[-1])))
     _scale(ax, pd.concat([by_block_size(table) for table in tables]))
@@ -58,16 +54,9 @@ def draw_preemption_latency(figure: Figure, tables: Sequence[PanelTable]) -> Can
     return canvas
 
 
-def _draw_line(ax: Axes, latencies: pd.Series[float], *, colour: str, marker: str) -> None:
-    ax.plot(
-        latencies.index,
-        latencies,
-        color=colour,
-        marker=marker,
-        markeredgecolor="white",
-        markeredgewidth=0.4,
-        zorder=3,
-    )
+def by_block_size(table: PanelTable) -> pd.Series[float]:
+    """Mean normalized latency by block size (index), rising; NaN where a point is missing."""
+    return table.metric("mean_normalized_latency_s", by="block_size").sort_index()
 
 
 def _shade(ax: Axes, best: tuple[float, float] | None) -> None:

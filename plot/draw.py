@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +30,7 @@ from plot.summary import footer, gaps
 QUICK = "QUICK RUN: short traces, fewer rates; shows that all works, and decides nothing"
 STYLE = Path(__file__).with_name("paper.mplstyle")
 
-Drawer = Callable[[Figure, Sequence[PanelTable]], Canvas]
-DRAWERS: dict[str, Drawer] = {
+DRAWERS: dict[str, Callable[[Figure, Sequence[PanelTable]], Canvas]] = {
     "kv-memory": draw_kv_memory,
     "normalized-latency": draw_latency,
     "batched-requests": draw_batched,
@@ -56,64 +53,47 @@ METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-def draw(
-    name: str,
-    store: PointStore,
-    out_dir: Path,
-    choice: Choice | None = None,
-) -> list[Path]:
+def draw(name: str, store: PointStore, out_dir: Path, choice: Choice | None = None) -> list[Path]:
     """Draw everything that `name` stands for; returns the files written, PDF and PNG of each.
 
-    `choice` says which of the possible results are meant. Figures of
-    which there is no result are left out. Raises UserError for an unknown name, when there is
-    nothing at all to draw, and for corrupt results, which are named and never drawn.
+    `choice` says which of the possible results are meant. Figures without results are left out.
+    Raises UserError for an unknown name, when there is nothing at all to draw, and for corrupt
+    results, which are named and never drawn.
     """
-    selection = registry.find(name)
     choice = choice or Choice()
-    loaded = [_content(figure, store, choice) for figure in selection.figures if figure.plot]
-    drawn = [content for content in loaded if content is not None]
-    if not drawn:
-        raise UserError(
-            f"no results of '{name}' with backend {choice.backend}: "
-            f"run '{choice.command(name)}' first"
-        )
-    return [path for content in drawn for path in _draw_content(content, out_dir)]
+    with style.context(STYLE):
+        composed = {f.name: _compose(f, store, choice) for f in registry.find(name).figures}
+        canvases = {figure: canvas for figure, canvas in composed.items() if canvas is not None}
+        if not canvases:
+            raise UserError(
+                f"no results of '{name}' with backend {choice.backend}: "
+                f"run '{choice.command(name)}' first"
+            )
+        return [
+            _save(canvas, out_dir / f"{figure}.{kind}", kind)
+            for figure, canvas in canvases.items()
+            for kind in METADATA
+        ]
 
 
-@dataclass(frozen=True)
-class _Content:
-    """What a figure shows, and the lines below it."""
-
-    figure: Figure
-    draw: Callable[[], Canvas]
-    footer: str
-    gaps: Sequence[str] = ()
-
-
-def _content(figure: Figure, store: PointStore, choice: Choice) -> _Content | None:
-    """Read a figure's results; None if there are none. Raises UserError for corrupt ones."""
+def _compose(figure: Figure, store: PointStore, choice: Choice) -> Canvas | None:
+    """Draw a figure's results; None if there are none. Raises UserError for corrupt ones."""
     if figure.is_measured(choice.backend):
         found = store.kernels(figure.microbenchmark, backend=choice.backend)
         if found is None:
             return None
-        drawer = MEASURED_DRAWERS[figure.microbenchmark]
-        return _Content(figure, partial(drawer, found), measured_footer(found))
+        canvas = MEASURED_DRAWERS[figure.microbenchmark](found)
+        finish(canvas, footer=measured_footer(found))
+        return canvas
     tables = [load_panel(store, panel, choice) for panel in figure.panels]
     _refuse_corrupt(tables, choice)
     if figure.panels and all(table.sound.empty for table in tables):
         return None
-    draw_it = partial(DRAWERS[figure.plot], figure, tables)
+    canvas = DRAWERS[figure.plot](figure, tables)
     cautions = [QUICK] if tables and choice.effort is Effort.QUICK else []
     below = footer(figure, tables, choice.backend)
-    return _Content(figure, draw_it, below, [*cautions, *gaps(tables)])
-
-
-def _draw_content(content: _Content, out_dir: Path) -> list[Path]:
-    """Draw one figure and write `<name>.pdf` and `<name>.png`."""
-    with style.context(STYLE):
-        canvas = content.draw()
-        finish(canvas, footer=content.footer, gaps=content.gaps)
-        return [_save(canvas, out_dir / f"{content.figure.name}.{kind}", kind) for kind in METADATA]
+    finish(canvas, footer=below, gaps=[*cautions, *gaps(tables)])
+    return canvas
 
 
 def _save(canvas: Canvas, path: Path, kind: str) -> Path:

@@ -3,44 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
 
 from bench.results.measurements import attention_frame, ratio_frame, recovery_frame
-from plot.layout import panel_letter, place_legend
+from plot.layout import new_axes, place_legend, set_title
 from plot.preemption import draw_costs
 from plot.summary import BACKEND_WORDS
-from plot.systems import SystemStyle, style_of
+from plot.systems import SYSTEMS
 
 ANNOTATION_POINTS = 6.0
 
 
-def _looks() -> dict[str, tuple[str, SystemStyle]]:
-    return {
-        "paged": ("Paged (Astra)", style_of("astra")),
-        "contiguous": ("Contiguous (FasterTransformer's layout)", style_of("ft")),
-    }
+LOOKS = {
+    "paged": replace(SYSTEMS["astra"], label="Paged (Astra)"),
+    "contiguous": replace(SYSTEMS["ft"], label="Contiguous (FasterTransformer's layout)"),
+}
 
 
 def draw_kernel_latency(found: Mapping[str, Any]) -> Canvas:
     """Latency against the context for each batch size; over the points, paged over contiguous."""
     rows, ratios = attention_frame(found), ratio_frame(found)
     batches = sorted(rows["batch_size"].unique())
-    canvas = Canvas(figsize=(2.6 * len(batches) + 0.3, 2.4), layout="constrained")
-    axes = canvas.subplots(1, len(batches), squeeze=False)[0]
-    for index, (ax, batch) in enumerate(zip(axes, batches, strict=True)):
+    canvas, axes = new_axes(len(batches), (2.6 * len(batches) + 0.3, 2.4))
+    for index, (ax, batch) in enumerate(zip(axes[0], batches, strict=True)):
         _draw_batch(ax, rows[rows["batch_size"] == batch], ratios[ratios["batch_size"] == batch])
-        letter = panel_letter(index) if len(batches) > 1 else ""
-        ax.set_title(f"{letter}Batch size {batch}")
-    axes[0].set_ylabel("Kernel latency (µs)")
-    handles = [
-        Line2D([], [], color=s.colour, marker=s.marker, linestyle=s.line, label=label)
-        for label, s in _looks().values()
-    ]
-    place_legend(canvas, handles)
+        set_title(ax, f"Batch size {batch}", index, of=len(batches))
+    axes[0][0].set_ylabel("Kernel latency (µs)")
+    place_legend(canvas, [look.handle() for look in LOOKS.values()])
     return canvas
 
 
@@ -48,7 +41,7 @@ def _draw_batch(ax: Axes, rows: Any, ratios: Any) -> None:
     contexts = sorted(rows["context_len"].unique())
     places = range(len(contexts))
     top: dict[int, float] = {}
-    for kind, (_, look) in _looks().items():
+    for kind, look in LOOKS.items():
         line = rows[rows["kind"] == kind].set_index("context_len").loc[contexts]
         middle, low, high = (1e6 * line[name] for name in ("latency_s", "p25_s", "p75_s"))
         ax.errorbar(
@@ -71,7 +64,7 @@ def _draw_batch(ax: Axes, rows: Any, ratios: Any) -> None:
             textcoords="offset points",
             ha="center",
             fontsize=ANNOTATION_POINTS,
-            color=style_of("astra").colour,
+            color=LOOKS["paged"].colour,
         )
     ax.set_xticks(list(places), [str(context) for context in contexts])
     ax.set_xlabel("Context length (tokens)")

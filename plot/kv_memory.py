@@ -10,9 +10,16 @@ from matplotlib.patches import Patch
 
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
-from plot.layout import OURS_WIDTH, draw_paper_bar, paper_patch, place_legend
-from plot.summary import CATEGORIES, kv_breakdown, paper_values
-from plot.systems import style_of
+from plot.layout import (
+    OURS_WIDTH,
+    draw_paper_bar,
+    new_axes,
+    paper_patch,
+    place_legend,
+    say_no_result,
+)
+from plot.summary import paper_values
+from plot.systems import SYSTEMS
 
 COLOURS = {
     "token": "#0072B2",
@@ -32,26 +39,24 @@ SMALLEST_LABELLED_PCT = 5.0
 
 def draw_kv_memory(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
     """One stacked bar for each system, the paper's values in a thin hatched bar beside it."""
-    size = (3.4 * len(tables), 2.9)
-    canvas = Canvas(figsize=size, layout="constrained")
-    axes = canvas.subplots(1, len(tables), squeeze=False)
+    canvas, axes = new_axes(len(tables), (3.4 * len(tables), 2.9))
     for ax, table in zip(axes.flat, tables, strict=True):
         _draw_ours(ax, table)
         _draw_paper(ax, figure, table)
         ax.set_ylim(0, 100)
         ax.set_ylabel("KV cache (% of slots)")
         ax.set_title(table.panel.title)
-    patches = [Patch(color=COLOURS[name], label=LABELS[name]) for name in CATEGORIES]
+    patches = [Patch(color=COLOURS[name], label=LABELS[name]) for name in COLOURS]
     place_legend(canvas, [*patches, paper_patch()], columns=2)
     return canvas
 
 
 def _draw_ours(ax: Axes, table: PanelTable) -> None:
-    breakdown = kv_breakdown(table)
-    base = [0.0] * len(breakdown)
-    for category in CATEGORIES:
-        values = breakdown[category].to_numpy(dtype=float)
-        ax.bar(range(len(values)), values, OURS_WIDTH, base, color=COLOURS[category])
+    systems = [curve.system for curve in table.panel.curves]
+    base = [0.0] * len(systems)
+    for category, shade in COLOURS.items():
+        values = table.metric(f"kv_pct_{category}").tolist()
+        ax.bar(range(len(values)), values, OURS_WIDTH, base, color=shade)
         for x, value in enumerate(values):
             if value >= SMALLEST_LABELLED_PCT:
                 colour = "white" if category == "token" else "#222222"
@@ -65,17 +70,17 @@ def _draw_ours(ax: Axes, table: PanelTable) -> None:
                     fontsize=6.5,
                 )
             base[x] += value
-    for x, missing in enumerate(breakdown["token"].isna()):
+    for x, missing in enumerate(table.metric("kv_pct_token").isna()):
         if missing:
-            ax.text(x, 50, "no result", ha="center", va="center", color="#999999", rotation=90)
-    ax.set_xticks(range(len(breakdown)), [style_of(str(s)).label for s in breakdown.index])
+            say_no_result(ax, x)
+    ax.set_xticks(range(len(systems)), [SYSTEMS[system].label for system in systems])
     ax.tick_params(axis="x", length=0)
 
 
 def _draw_paper(ax: Axes, figure: Figure, table: PanelTable) -> None:
-    for x, system in enumerate(kv_breakdown(table).index):
+    for x, curve in enumerate(table.panel.curves):
         base = 0.0
-        for metrics, value in paper_values(figure, table.panel.name, str(system)).items():
+        for metrics, value in paper_values(figure, table.panel.name, curve.system).items():
             category = metrics[0].removeprefix("kv_pct_")
             colour = COLOURS[category] if len(metrics) == 1 else MIXED_COLOUR
             draw_paper_bar(ax, x, value, base=base, colour=colour)

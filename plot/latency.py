@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,10 +16,10 @@ from matplotlib.ticker import MaxNLocator
 from bench.experiments.capacity import LIMIT_S_PER_TOKEN, Bound, Estimate
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
-from plot.layout import panel_letter, place_legend, say_no_results, set_title
-from plot.summary import latency_curves
-from plot.systems import in_order, style_of
+from plot.layout import new_axes, place_legend, say_no_results, set_title
+from plot.systems import EDGE, SYSTEMS, Look, in_order
 
+LATENCY = "mean_normalized_latency_s"
 PANEL_WIDTHS_IN = {1: 3.5, 2: 2.7, 3: 2.35}  # by the number of panels in a row
 PANEL_HEIGHT_IN = 1.72
 NARROWEST_LEGEND_ROW_IN = 5.0  # below, the legend takes two rows
@@ -32,15 +33,13 @@ def draw_latency(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
         columns * PANEL_WIDTHS_IN[columns],
         rows * PANEL_HEIGHT_IN + 0.62 + (0.3 if columns == 1 else 0.0),
     )
-    canvas = Canvas(figsize=size, layout="constrained")
-    axes = canvas.subplots(rows, columns, squeeze=False)
+    canvas, axes = new_axes(columns, size, rows=rows)
     for index, ax in enumerate(axes.flat):
         if index >= len(tables):
             ax.set_axis_off()
             continue
         draw_panel(ax, tables[index])
-        letter = panel_letter(index) if len(tables) > 1 else ""
-        set_title(ax, f"{letter}{tables[index].panel.title}")
+        set_title(ax, tables[index].panel.title, index, of=len(tables))
         if index % columns == 0:
             ax.set_ylabel("Normalized latency (s/token)")
         if index + columns >= len(tables):
@@ -53,44 +52,32 @@ def draw_latency(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
 
 def draw_panel(ax: Axes, table: PanelTable) -> None:
     """Draw the curves of one panel; a missing point breaks its line."""
-    data = latency_curves(table)
-    for index, curve in data.groupby("curve", sort=True):
-        _draw_curve(ax, table.panel.curves[int(str(index))].system, curve)
+    data = table.frame.reindex(columns=["curve", "rate", LATENCY]).sort_values(["curve", "rate"])
+    for index, curve in enumerate(table.panel.curves):
+        _draw_curve(ax, SYSTEMS[curve.system], data[data["curve"] == index])
     capacities = [table.capacity(index) for index in range(len(table.panel.curves))]
     ax.set_ylim(0, LIMIT_S_PER_TOKEN)
     ax.set_xlim(0, _right_end(data, capacities))
     ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    if data["latency_s"].isna().all():
+    if data[LATENCY].isna().all():
         ax.set_xticks([])
         say_no_results(ax)
     _mark_ratio(ax, table)
 
 
-def _draw_curve(ax: Axes, system: str, curve: pd.DataFrame) -> None:
-    style = style_of(system)
-    rates = curve["rate"].to_numpy(dtype=float)
-    latencies = curve["latency_s"].to_numpy(dtype=float)
-    ax.plot(rates, latencies, color=style.colour, linestyle=style.line)
-    inside = latencies <= LIMIT_S_PER_TOKEN
-    if not inside.any():
+def _draw_curve(ax: Axes, look: Look, curve: pd.DataFrame) -> None:
+    ax.plot(curve["rate"], curve[LATENCY], color=look.colour, linestyle=look.line)
+    inside = curve[curve[LATENCY] <= LIMIT_S_PER_TOKEN]
+    if inside.empty:
         return  # an empty unclipped artist would upset the layout
-    ax.plot(
-        rates[inside],
-        latencies[inside],
-        color=style.colour,
-        marker=style.marker,
-        linestyle="none",
-        markeredgecolor="white",
-        markeredgewidth=0.4,
-        clip_on=False,
-        zorder=3,
-    )
+    markers = replace(look, line="none")
+    markers.draw(ax, inside["rate"], inside[LATENCY], clip_on=False, zorder=3, **EDGE)
 
 
 def _right_end(data: pd.DataFrame, capacities: Sequence[Estimate | None]) -> float:
     """A little beyond the last crossing or the last point below the limit."""
-    visible = data.loc[data["latency_s"] <= LIMIT_S_PER_TOKEN, "rate"]
+    visible = data.loc[data[LATENCY] <= LIMIT_S_PER_TOKEN, "rate"]
     ends = [estimate.value for estimate in capacities if estimate is not None]
     return 1.06 * float(np.max([*visible, *ends], initial=1e-3))
 
@@ -128,17 +115,5 @@ def _mark_ratio(ax: Axes, table: PanelTable) -> None:
 
 def _handles(tables: Sequence[PanelTable]) -> list[Line2D]:
     curves = [curve for table in tables for curve in table.panel.curves]
-    labels = {str(curve.system): curve.label or style_of(curve.system).label for curve in curves}
-    return [
-        Line2D(
-            [],
-            [],
-            color=style.colour,
-            linestyle=style.line,
-            marker=style.marker,
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-            label=labels[system],
-        )
-        for system, style in ((system, style_of(system)) for system in in_order(set(labels)))
-    ]
+    labels = {str(curve.system): curve.label for curve in curves}
+    return [SYSTEMS[name].handle(labels[name], **EDGE) for name in in_order(labels)]

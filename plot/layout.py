@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from textwrap import wrap
+from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -24,15 +25,19 @@ OURS_WIDTH, PAPER_WIDTH, PAPER_OFFSET = 0.54, 0.13, 0.36  # of bars, in units of
 PAPER_HATCH = "//////"
 
 
-def panel_letter(index: int) -> str:
-    """`(a) `, `(b) `, ..."""
-    return f"({chr(ord('a') + index)}) "
+def new_axes(columns: int, size: tuple[float, float], *, rows: int = 1) -> tuple[Canvas, Any]:
+    """A figure of `size` inches, and its axes as an array of [rows, columns]."""
+    canvas = Canvas(figsize=size, layout="constrained")
+    return canvas, canvas.subplots(rows, columns, squeeze=False)
 
 
-def set_title(ax: Axes, text: str) -> None:
-    """Give axes a title; in miniature it says so on a line of its own, as neighbours are near."""
-    words = MINIATURE.strip()
-    ax.set_title(text.replace(f" {words}", f"\n{words}"))
+def set_title(ax: Axes, text: str, index: int = 0, *, of: int = 1) -> None:
+    """Give axes a title; of several, with a letter: `(a) `, `(b) `, ...
+
+    In miniature it says so on a line of its own, as neighbours are near.
+    """
+    letter = f"({chr(ord('a') + index)}) " if of > 1 else ""
+    ax.set_title(letter + text.replace(MINIATURE, f"\n{MINIATURE.strip()}"))
 
 
 def place_legend(canvas: Canvas, handles: Sequence[Artist], *, columns: int | None = None) -> None:
@@ -43,6 +48,27 @@ def place_legend(canvas: Canvas, handles: Sequence[Artist], *, columns: int | No
 def say_no_results(ax: Axes) -> None:
     """Write into empty axes that there is nothing to show yet."""
     ax.text(0.5, 0.5, "no results yet", transform=ax.transAxes, ha="center", color="#999999")
+
+
+def say_no_result(ax: Axes, x: float) -> None:
+    """Write in the place of a bar that its result is missing."""
+    ax.text(
+        x,
+        0.5,
+        "no result",
+        transform=ax.get_xaxis_transform(),
+        rotation=90,
+        ha="center",
+        va="center",
+        color="#999999",
+    )
+
+
+def write_above(ax: Axes, x: float, y: float, text: str, **options: Any) -> None:
+    """Write a number over a bar's end."""
+    ax.annotate(
+        text, (x, y), (0, 2), textcoords="offset points", ha="center", fontsize=6.5, **options
+    )
 
 
 def paper_patch() -> Patch:
@@ -66,7 +92,7 @@ def draw_paper_bar(ax: Axes, x: float, value: float, *, base: float, colour: str
     )
 
 
-def finish(canvas: Canvas, *, footer: str, gaps: Sequence[str]) -> None:
+def finish(canvas: Canvas, *, footer: str, gaps: Sequence[str] = ()) -> None:
     """Write the footer, name the gaps, and fit everything else above them."""
     width, height = canvas.get_size_inches()
     limit = int(width * CHARACTERS_PER_IN)

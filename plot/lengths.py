@@ -12,7 +12,7 @@ from bench.experiments.computed import drawn_workload, length_shares
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
 from bench.workloads.assumed import ALPACA_INPUT_MEAN, ALPACA_OUTPUT_MEAN
-from plot.layout import panel_letter, place_legend
+from plot.layout import new_axes, place_legend, set_title
 
 INPUT_COLOUR, OUTPUT_COLOUR = "#0072B2", "#E69F00"
 SHOWN = {"sharegpt": ("ShareGPT", 2000.0), "alpaca": ("Alpaca", 300.0)}
@@ -28,9 +28,9 @@ PAPER_MEANS = {  # tokens, Figure 11
 def draw_lengths(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
     """One histogram of inputs and outputs for each dataset, their means marked."""
     del figure, tables
-    canvas = Canvas(figsize=(5.4, 2.2), layout="constrained")
-    axes = canvas.subplots(1, len(SHOWN))
-    for index, (ax, (name, (title, longest))) in enumerate(zip(axes, SHOWN.items(), strict=True)):
+    canvas, axes = new_axes(len(SHOWN), (5.4, 2.2))
+    for index, (name, (title, longest)) in enumerate(SHOWN.items()):
+        ax = axes[0][index]
         workload = drawn_workload(name)
         edges = np.linspace(0.0, longest, BINS + 1)
         parts = (
@@ -54,8 +54,8 @@ def draw_lengths(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
         ax.set_xlim(0, longest)
         ax.set_ylim(0, None)
         ax.set_xlabel("Tokens")
-        ax.set_title(f"{panel_letter(index)}{title}")
-    axes[0].set_ylabel("Requests (%)")
+        set_title(ax, title, index, of=len(SHOWN))
+    axes[0][0].set_ylabel("Requests (%)")
     legend = [Patch(color=INPUT_COLOUR, label="Input"), Patch(color=OUTPUT_COLOUR, label="Output")]
     place_legend(canvas, legend)
     return canvas

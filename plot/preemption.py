@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
 
 from bench.experiments.computed import BATCH_DECODES, preemption_costs
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
-from plot.layout import place_legend
-from plot.systems import LineStyle
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a way to preempt is drawn."""
-
-    label: str
-    colour: str
-    marker: str
-
+from plot.layout import new_axes, place_legend
+from plot.systems import Look
 
 LOOKS = {
     "recompute": Look("Recomputation", "#0072B2", "o"),
     "swap": Look("Swapping", "#D55E00", "D"),
 }
-LINES: tuple[tuple[str, str, str, str, LineStyle], ...] = (
-    ("recompute_s", "Recompute", "#0072B2", "o", "-"),
-    ("swap_both_s", "Swap out and in", "#D55E00", "D", "-"),
-    ("swap_in_s", "Swap in or out", "#D55E00", "s", "--"),
-)
+COST_LOOKS = {
+    "recompute_s": Look("Recompute", "#0072B2", "o"),
+    "swap_both_s": Look("Swap out and in", "#D55E00", "D"),
+    "swap_in_s": Look("Swap in or out", "#D55E00", "s", "--"),
+}
 
 
 def draw_preemption_costs(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
@@ -48,17 +36,15 @@ def draw_preemption_costs(figure: Figure, tables: Sequence[PanelTable]) -> Canva
 def draw_costs(costs: pd.DataFrame, *, title: str) -> Canvas:
     """Draw columns block_size, recompute_s, swap_out_s and swap_in_s, however they were found."""
     costs = costs.assign(swap_both_s=costs["swap_out_s"] + costs["swap_in_s"])
-    canvas = Canvas(figsize=(3.5, 2.5), layout="constrained")
-    ax = canvas.subplots()
+    canvas, axes = new_axes(1, (3.5, 2.5))
+    ax = axes[0][0]
     places = range(len(costs))
-    handles = []
-    for column, label, colour, marker, line in LINES:
-        ax.plot(places, 1e3 * costs[column], color=colour, marker=marker, linestyle=line)
-        handles.append(Line2D([], [], color=colour, marker=marker, linestyle=line, label=label))
+    for column, look in COST_LOOKS.items():
+        look.draw(ax, places, 1e3 * costs[column])
     ax.set_xticks(list(places), [str(size) for size in costs["block_size"]])
     ax.set_xlabel("Block size (tokens)")
     ax.set_ylabel("Time (ms)")
     ax.set_ylim(0, None)
     ax.set_title(title)
-    place_legend(canvas, handles)
+    place_legend(canvas, [look.handle() for look in COST_LOOKS.values()])
     return canvas

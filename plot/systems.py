@@ -6,37 +6,52 @@ so that figures survive printing in grey.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-LineStyle = Literal["-", "--", "-.", ":"]
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+EDGE = {"markeredgecolor": "white", "markeredgewidth": 0.4}
 
 
 @dataclass(frozen=True)
-class SystemStyle:
-    """A system's label and its look."""
+class Look:
+    """How a system, or one of several things compared, is drawn and called."""
 
     label: str
     colour: str
     marker: str
-    line: LineStyle
+    line: Literal["-", "--", "-.", ":", "none"] = "-"
+
+    def draw(self, ax: Axes, x: Any, y: Any, **options: Any) -> None:
+        """Draw a line with markers; a value that is NaN breaks it."""
+        ax.plot(x, y, color=self.colour, marker=self.marker, linestyle=self.line, **options)
+
+    def handle(self, label: str | None = None, **options: Any) -> Line2D:
+        """The legend's entry."""
+        return Line2D(
+            [],
+            [],
+            color=self.colour,
+            marker=self.marker,
+            linestyle=self.line,
+            label=label or self.label,
+            **options,
+        )
 
 
-SYSTEMS: dict[str, SystemStyle] = {
-    "astra": SystemStyle("Astra", "#0072B2", "o", "-"),
-    "orca-oracle": SystemStyle("Orca (Oracle)", "#009E73", "^", "-"),
-    "orca-pow2": SystemStyle("Orca (Pow2)", "#E69F00", "s", "--"),
-    "orca-max": SystemStyle("Orca (Max)", "#D55E00", "D", "-."),
-    "ft": SystemStyle("FasterTransformer", "#7F7F7F", "X", ":"),
+SYSTEMS: dict[str, Look] = {
+    "astra": Look("Astra", "#0072B2", "o"),
+    "orca-oracle": Look("Orca (Oracle)", "#009E73", "^"),
+    "orca-pow2": Look("Orca (Pow2)", "#E69F00", "s", "--"),
+    "orca-max": Look("Orca (Max)", "#D55E00", "D", "-."),
+    "ft": Look("FasterTransformer", "#7F7F7F", "X", ":"),
 }
 
 
-def style_of(system: str) -> SystemStyle:
-    """The look of a system, which must be in the table."""
-    assert system in SYSTEMS, f"no style for system '{system}'"
-    return SYSTEMS[system]
-
-
-def in_order(systems: set[str]) -> list[str]:
+def in_order(systems: Iterable[str]) -> list[str]:
     """Systems in the order of legends."""
-    return [name for name in SYSTEMS if name in systems]
+    known = set(systems)
+    return [name for name in SYSTEMS if name in known]

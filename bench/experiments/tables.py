@@ -125,6 +125,10 @@ class PanelTable:
         assert len(found) == 1, f"panel {self.panel.name} has {len(found)} curves of {system}"
         return found[0]
 
+    def metric(self, name: str, *, by: str = "system") -> pd.Series[float]:
+        """A metric of all points by one of their settings (index); NaN where it is missing."""
+        return self.frame.reindex(columns=[by, name]).set_index(by)[name]
+
     def capacity(self, index: int) -> Estimate | None:
         """Capacity of a curve from the points that are there; None if there is none."""
         curve = self.curve(index)

@@ -1,20 +1,11 @@
 """From tables to what is drawn."""
 
-import numpy as np
 import pytest
 
 from bench.experiments import registry
 from bench.experiments.tables import Choice, PanelTable, load_panel
 from bench.results.store import State
-from plot.summary import (
-    CATEGORIES,
-    footer,
-    gaps,
-    kv_breakdown,
-    latency_curves,
-    paper_values,
-    system_metric,
-)
+from plot.summary import footer, gaps, paper_values
 from plot.systems import SYSTEMS
 
 SHAREGPT = "fig12-13b-sharegpt"
@@ -28,31 +19,22 @@ def lost_at(system: str, rate: float, state: State = State.MISSING):
     return lambda spec: state if (spec.system, spec.rate) == (system, rate) else None
 
 
-def test_curves_rise_in_rate_and_hold_every_registered_point(made_up):
-    data = latency_curves(table(made_up(), SHAREGPT))
-    panel = registry.find_panel(SHAREGPT)
-    for index, curve in enumerate(panel.curves):
-        mine = data[data["curve"] == index]
-        assert list(mine["rate"]) == list(curve.all_rates)
-        assert set(mine["system"]) == {curve.system}
-    assert not data["latency_s"].isna().any()
+def test_a_metric_is_there_for_every_point_in_the_registrys_order(made_up):
+    values = table(made_up(), "fig2-13b-sharegpt").metric("kv_pct_token")
+    assert list(values.index) == ["orca-max", "orca-pow2", "orca-oracle", "astra"]
+    assert values.tolist() == [40.0] * 4
 
 
 def test_a_missing_point_is_a_gap_at_its_rate(made_up):
-    data = latency_curves(table(made_up(lost_at("astra", 1.5)), SHAREGPT))
-    empty = data[data["latency_s"].isna()]
-    assert [(row.system, row.rate) for row in empty.itertuples()] == [("astra", 1.5)]
-
-
-def test_breakdown_has_every_system_and_category(made_up):
-    data = kv_breakdown(table(made_up(), "fig2-13b-sharegpt"))
-    assert list(data.index) == ["orca-max", "orca-pow2", "orca-oracle", "astra"]
-    assert tuple(data.columns) == CATEGORIES
-    assert np.allclose(data.sum(axis=1), 100.0)
+    values = table(made_up(lost_at("astra", 1.5)), SHAREGPT).metric(
+        "mean_normalized_latency_s", by="rate"
+    )
+    assert set(values[values.isna()].index) == {1.5}
+    assert values.isna().sum() == 1
 
 
 def test_a_metric_that_no_point_has_is_nan(made_up):
-    values = system_metric(table(made_up(), "fig2-13b-sharegpt"), "never_recorded")
+    values = table(made_up(), "fig2-13b-sharegpt").metric("never_recorded")
     assert values.isna().all()
     assert len(values) == 4
 
