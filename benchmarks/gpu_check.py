@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("artifacts") / "gpu-check")
     parser.add_argument("--quick", action="store_true", help="little of everything, as a test")
     parser.add_argument(
-        *("--only", "-o"),
+        "--only",
         nargs="+",
         choices=[part.name for part in PARTS],
         help="these parts, for as long as they take (default: those that fit eight minutes)",
