@@ -85,11 +85,6 @@ class Recipe:
         return f"sosp23-{self.system}:{'latest' if self.device == 'cuda' else self.device}"
 
     @property
-    def dockerfile(self) -> str:
-        """Name of the Dockerfile."""
-        return f"Dockerfile.{self.system}"
-
-    @property
     def arguments(self) -> dict[str, str]:
         """All build arguments, defaults of the device included."""
         with_library = self.system == "ft" and bool(self.build_args.get("FT_LIBRARY"))
@@ -104,7 +99,7 @@ class Recipe:
 
         lines = (self.root / ".dockerignore").read_text(encoding="utf-8").splitlines()
         patterns = [line for line in lines if line and not line.startswith("#")]
-        return sorted(exclude_paths(str(self.root), patterns, self.dockerfile))
+        return sorted(exclude_paths(str(self.root), patterns, f"Dockerfile.{self.system}"))
 
     def source_hash(self) -> str:
         """SHA-256 over the files and the build arguments that decide what is in the image."""
@@ -118,11 +113,6 @@ class Recipe:
             if name in _DECIDING:
                 digest.update(f"{name}={value}\0".encode())
         return digest.hexdigest()
-
-    def lock_hash(self) -> str:
-        """SHA-256 of the lock file of the Python packages."""
-        lock = self.root / "containers" / "locks" / f"{self.device}.txt"
-        return hashlib.sha256(lock.read_bytes()).hexdigest()
 
     def context(self) -> IO[bytes]:
         """Return the build context as a tar archive; raises UserError for an unreadable file."""
@@ -193,25 +183,18 @@ def build_image(client: DockerClient, recipe: Recipe, note: Callable[[str], None
     import docker
 
     before = find_image(client, recipe)
-    git = git_state()
-    arguments = {
-        **recipe.arguments,
-        "EXTRA_CA": f"{_EXTRA}/{'ca' if recipe.arguments.get('EXTRA_CA') else 'none'}.crt",
-        "SOURCE_REVISION": (git["git_commit"] or "unknown")
-        + ("-dirty" if git["git_dirty"] else ""),
-        "SOURCE_SHA256": recipe.source_hash(),
-        "LOCK_SHA256": recipe.lock_hash(),
-    }
-    options = {"use_config_proxy": True, "rm": True, "forcerm": True, "decode": True}
     with recipe.context() as context:
         try:
             lines = client.api.build(
                 fileobj=context,
                 custom_context=True,
-                dockerfile=recipe.dockerfile,
+                dockerfile=f"Dockerfile.{recipe.system}",
                 tag=recipe.name,
-                buildargs=arguments,
-                **options,
+                buildargs=_arguments_of_build(recipe),
+                use_config_proxy=True,
+                rm=True,
+                forcerm=True,
+                decode=True,
             )
             follow_build(lines, name=recipe.name, note=note)
         except docker.errors.APIError as error:
@@ -222,6 +205,20 @@ def build_image(client: DockerClient, recipe: Recipe, note: Callable[[str], None
         with suppress(docker.errors.APIError):  # in use: by a container, or under another name
             client.images.remove(before.image_id)
     return after
+
+
+def _arguments_of_build(recipe: Recipe) -> dict[str, str]:
+    """The recipe's arguments, the certificates' place in the context, and what labels record."""
+    git = git_state()
+    lock = recipe.root / "containers" / "locks" / f"{recipe.device}.txt"
+    dirty = "-dirty" if git["git_dirty"] else ""
+    return {
+        **recipe.arguments,
+        "EXTRA_CA": f"{_EXTRA}/{'ca' if recipe.arguments.get('EXTRA_CA') else 'none'}.crt",
+        "SOURCE_REVISION": f"{git['git_commit'] or 'unknown'}{dirty}",
+        "SOURCE_SHA256": recipe.source_hash(),
+        "LOCK_SHA256": hashlib.sha256(lock.read_bytes()).hexdigest(),
+    }
 
 
 def follow_build(
