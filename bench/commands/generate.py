@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bench.commands.backend import resolve_backend
-from bench.commands.options import ray_option
+from bench.commands.options import ray_ranks_option
 from bench.commands.point_options import engine_options
 from bench.point.spec import Backend, PointSpec
 from engines.core.errors import UserError
@@ -25,7 +25,7 @@ from engines.core.errors import UserError
     help="One JSON object a line: prompt_token_ids, max_tokens, and if need be sampling, "
     "temperature, top_p, ignore_eos.",
 )
-@ray_option
+@ray_ranks_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of token ids.")
 def command(*, input_file: Path, as_json: bool, **settings: Any) -> None:
     """Run the prompts of FILE through an engine and print what it generates.

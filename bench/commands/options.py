@@ -16,16 +16,21 @@ SEED = click.IntRange(0, MAX_SEED)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False)
 
 
-def ray_option(function: Function) -> Function:
-    """Add `--ray`, of a command that runs one model."""
+def ray_option(use: str, *, default: str | None = None) -> Callable[[Function], Function]:
+    """Return the option `--ray`, which names a Ray cluster for the use given."""
     return click.option(
         "--ray",
-        default="local",
-        show_default=True,
+        default=default,
+        show_default=default is not None,
         metavar="HOST:PORT|auto|local",
-        help="Ray cluster for --tensor-parallel above 1 (cuda, cpu): at an address, this node's "
-        "(auto), or one of this machine alone (local).",
-    )(function)
+        help=f"{use}: at an address, this node's (auto), or one of this machine alone (local).",
+    )
+
+
+ray_ranks_option = ray_option(
+    "Ray cluster for --tensor-parallel above 1 (cuda, cpu)", default="local"
+)
+ray_points_option = ray_option("Run the points on a Ray cluster")
 
 
 def subject_options(function: Function) -> Function:

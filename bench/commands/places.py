@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.commands.backend import resolve_backend
+from bench.commands.options import Function, ray_points_option
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
     from bench.devices.measured import Measurer
     from bench.sweep.place import Place
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 PLACE_OPTIONS = ("jobs", "runner", "build_arg", "ray")
 RUNNERS = ("auto", "docker", "local")
@@ -69,16 +68,6 @@ def settle_device(name: str) -> str:
     return ("cuda" if find_gpus() else "cpu") if name == "auto" else name
 
 
-def ray_option(function: Function) -> Function:
-    """Add `--ray`."""
-    return click.option(
-        "--ray",
-        metavar="HOST:PORT|auto|local",
-        help="Run the points on a Ray cluster: at an address, this node's (auto), or one of "
-        "this machine alone (local).",
-    )(function)
-
-
 def place_options(function: Function) -> Function:
     """Add the options named in `PLACE_OPTIONS`."""
     options = (
@@ -98,7 +87,7 @@ def place_options(function: Function) -> Function:
             "where Docker and GPUs are.",
         ),
         build_arg_option,
-        ray_option,
+        ray_points_option,
     )
     for option in reversed(options):
         function = option(function)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.commands.backend import resolve_backend
-from bench.commands.options import artifacts_option, quiet_option
-from bench.commands.places import ray_option
+from bench.commands.options import artifacts_option, quiet_option, ray_points_option
 from bench.commands.selection import effort_options
 from bench.commands.tables import print_table
 from engines.core.errors import UserError
@@ -54,7 +53,7 @@ PICTURE_WIDTH = 1000  # pixels, so that all pictures together stay well below a 
 @click.option(
     "--jobs", "-j", type=click.IntRange(min=1), metavar="N", help="With --renew: points at a time."
 )
-@ray_option
+@ray_points_option
 @quiet_option
 @click.pass_context
 def command(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.commands.backend import check_profile, resolve_backend, tell_backend
-from bench.commands.options import quiet_option, ray_option
+from bench.commands.options import quiet_option, ray_ranks_option
 from bench.commands.point_options import point_options
 from bench.commands.tables import print_table
 from bench.point.spec import PointSpec
@@ -34,7 +34,7 @@ _ANY_LENGTH = 1 << 31  # lengths are held against the model's context when the p
     help="Write requests.parquet, metrics.json and point.json there.  [default: write nothing]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-@ray_option
+@ray_ranks_option
 @quiet_option
 @click.pass_context
 def command(

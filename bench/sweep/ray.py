@@ -270,12 +270,14 @@ class _Tasks:
             )
 
     def cancel(self) -> None:
-        """End the tasks that still run."""
+        """End the tasks that still run; those of a cluster that is gone end with it."""
         import ray
 
+        alive = bool(self._running) and self._session.is_alive()
         for stream, running in self._running.items():
-            with suppress(Exception):  # the cluster may be gone
-                ray.cancel(stream, force=True)
+            with suppress(Exception):  # the task may have ended
+                if alive:
+                    ray.cancel(stream, force=True)
             running.hold.close()
         self._running.clear()
 

@@ -26,6 +26,8 @@ SETTINGS = {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of tasks that nobody waits for any more
     # Nobody reads what Ray notes of tasks; to hand it to a dead head it would wait ten seconds.
     "RAY_task_events_shutdown_flush_timeout_ms": "200",
+    # A call that is waiting when the head dies is ended by Ray, with the process, after this long.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
 _OBJECT_STORE_BYTES = 256 << 20  # results are small, and a machine's shared memory may be too
 _TOKEN = secrets.token_hex(32)  # of clusters of our own; Ray reads it once in a process

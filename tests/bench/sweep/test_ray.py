@@ -200,8 +200,8 @@ def test_a_cluster_of_its_own_goes_with_the_command(
     monkeypatch.setenv("RAY_TMPDIR", str(temporary))
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)  # it has a token of its own
     with sweep("local", tmp_path, "--full") as process:
-        wait_until(lambda: process.poll() or held(tmp_path), "a point to start")
-        assert ray_processes(str(tmp_path))
+        wait_until(lambda: process.poll() or complete(tmp_path), "a complete point")
+        assert process.poll() is None, process.communicate()
         ray = the_one(marked(str(tmp_path)), rf"/{victim} ") if victim != "command" else None
         os.kill(ray or process.pid, signal.SIGKILL)
         began = time.monotonic()
