@@ -98,14 +98,6 @@ def _generate_on(
     return groups
 
 
-def outputs_of(group: SequenceGroup) -> list[dict[str, Any]]:
-    """A request's outputs as plain values, of beams the best first."""
-    return [
-        {"token_ids": s.output_token_ids, "cumulative_logprob": s.cumulative_logprob}
-        for s in group.sequences
-    ]
-
-
 def _parse(line: str, index: int) -> Request:
     try:
         values = json.loads(line)
@@ -138,22 +130,23 @@ def _sampling(values: Mapping[str, Any]) -> SamplingParams:
     if not isinstance(name, str):
         raise UserError(f"sampling must be a name such as n1 or beam4, got {name!r}")
     sampling = SamplingParams.parse(name)
-    numbers: dict[str, Any] = {}
-    for key in ("temperature", "top_p"):
-        if key in values:
-            value = values[key]
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise UserError(f"{key} must be a number, got {value!r}")
-            try:
-                numbers[key] = float(value)
-            except OverflowError:
-                raise UserError(f"{key} must be a number below 1e308, got {value!r:.60}") from None
+    given = [key for key in ("temperature", "top_p") if key in values]
+    numbers: dict[str, Any] = {key: _number(key, values[key]) for key in given}
     ignore_eos = values.get("ignore_eos", sampling.ignore_eos)
     if not isinstance(ignore_eos, bool):
         raise UserError(f"ignore_eos must be true or false, got {ignore_eos!r}")
     if sampling.beam and numbers.get("temperature"):
         raise UserError(f"beam search does not sample: temperature {numbers['temperature']:g}")
-    return replace(sampling, ignore_eos=ignore_eos, **numbers)
+    return replace(sampling, **numbers, ignore_eos=ignore_eos)
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{key} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise UserError(f"{key} must be a number below 1e308, got {value!r:.60}") from None
 
 
 def _is_count(value: Any) -> bool:
@@ -175,4 +168,8 @@ def _check_vocabulary(job: Job, platform: ModelPlatform) -> None:
 def lines_of(groups: Sequence[SequenceGroup]) -> Iterator[str]:
     """One JSON object a line, as the contract of `bench generate` says."""
     for index, group in enumerate(groups):
-        yield json.dumps({"index": index, "outputs": outputs_of(group)}, allow_nan=False)
+        outputs = [
+            {"token_ids": s.output_token_ids, "cumulative_logprob": s.cumulative_logprob}
+            for s in group.sequences  # of beams the best first
+        ]
+        yield json.dumps({"index": index, "outputs": outputs}, allow_nan=False)
