@@ -10,9 +10,10 @@ import importlib
 import json
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,9 +58,6 @@ class Contestant(Protocol):
     def serve(self, job: Job) -> None:
         """Make every token of a job; asserts that they are as many as asked for."""
 
-    def measure_host(self) -> tuple[float, float]:
-        """Seconds of a decode step, and outside the model; ours only."""
-
 
 class Ours:
     """Astra on the CPU: all requests at once, iteration-level batching."""
@@ -99,7 +97,7 @@ class Ours:
         assert [len(one[0]) for one in outputs] == list(job.output_lens), "lengths are forced"
 
     def measure_host(self) -> tuple[float, float]:
-        """See `Contestant.measure_host`."""
+        """Seconds of a decode step, and of it outside the model."""
         from engines.execution.probe import time_decode_steps
 
         context_len = min(HOST_CONTEXT_LEN, self._loaded.spec.max_positions // 4)
@@ -144,10 +142,6 @@ class Transformers:
         )  # fmt: skip
         assert made.shape == (len(prompts), width + longest), "lengths are forced"
 
-    def measure_host(self) -> tuple[float, float]:
-        """See `Contestant.measure_host`; only ours tells its host time."""
-        raise AssertionError("host time is measured of our engine alone")
-
 
 class CTranslate2:
     """Replicas of one thread each over a pool of batches; an output ends at its own length."""
@@ -184,10 +178,6 @@ class CTranslate2:
         )  # fmt: skip
         assert counts == list(output_lens), "lengths are forced"
 
-    def measure_host(self) -> tuple[float, float]:
-        """See `Contestant.measure_host`; only ours tells its host time."""
-        raise AssertionError("host time is measured of our engine alone")
-
 
 class BalancedCTranslate2(CTranslate2):
     """Batches with which two replicas have equally many of 96 requests."""
@@ -214,63 +204,49 @@ class Worker:
     """A contestant in a process of its own."""
 
     def __init__(self, name: str, setup: Setup) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
         self._name = name
-        self._process = context.Process(target=_work, args=(name, setup, theirs), daemon=True)
-        self._process.start()
-        theirs.close()
-        self._receive()
+        context = multiprocessing.get_context("spawn")
+        self._process = ProcessPoolExecutor(max_workers=1, mp_context=context)
+        self._ask(_load, name, setup)
 
     def seconds(self, job: Job) -> float:
         """Serve a job once; returns how long that took."""
-        return float(self._ask(job))
+        return float(self._ask(_serve, job))
 
     def measure_host(self) -> tuple[float, float]:
         """Seconds of a decode step, and of it outside the model."""
-        step_s, host_s = self._ask("host")
+        step_s, host_s = self._ask(_measure_host)
         return float(step_s), float(host_s)
 
     def close(self) -> None:
         """End the process."""
-        self._connection.close()
-        self._process.join(timeout=30)
-        if self._process.is_alive():
-            self._process.terminate()
+        self._process.shutdown()
 
-    def _ask(self, what: Job | str) -> Any:
-        self._connection.send(what)
-        return self._receive()
-
-    def _receive(self) -> Any:
+    def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            error, answer = self._connection.recv()
-        except EOFError:
+            return self._process.submit(function, *arguments).result()
+        except BrokenProcessPool:
             raise UserError(
                 f"the process of {self._name} died (out of memory?): its output says why"
             ) from None
-        if error:
-            raise UserError(f"{self._name}: {error}")
-        return answer
+        except UserError as error:
+            raise UserError(f"{self._name}: {error}") from None
 
 
-def _work(name: str, setup: Setup, connection: Connection) -> None:
-    """Serve what is asked for until the other end hangs up."""
-    try:
-        contestant: Contestant = CONTESTANTS[name](setup)
-        connection.send((None, None))
-        while True:
-            wanted = connection.recv()
-            if wanted == "host":
-                connection.send((None, contestant.measure_host()))
-                continue
-            started = time.perf_counter()
-            contestant.serve(wanted)
-            connection.send((None, time.perf_counter() - started))
-    except (EOFError, KeyboardInterrupt):
-        return
-    except UserError as error:
-        connection.send((str(error), None))
-    except Exception as error:
-        connection.send((f"{type(error).__name__}: {' '.join(str(error).split())}", None))
-        raise
+_loaded: list[Contestant] = []  # of a worker's process: its one contestant
+
+
+def _load(name: str, setup: Setup) -> None:
+    _loaded.append(CONTESTANTS[name](setup))
+
+
+def _serve(job: Job) -> float:
+    started = time.perf_counter()
+    _loaded[0].serve(job)
+    return time.perf_counter() - started
+
+
+def _measure_host() -> tuple[float, float]:
+    (ours,) = _loaded
+    assert isinstance(ours, Ours), "host time is measured of our engine alone"
+    return ours.measure_host()

@@ -96,12 +96,12 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.stderr == "Error: no CUDA device here: use --device cpu\n"
 
 
-def test_a_file_that_is_no_measurement(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="bench kernels --out"):
-        kernels.read_measurement(tmp_path)
-    (tmp_path / kernels.FILE).write_text("{")
-    with pytest.raises(UserError, match="not valid JSON"):
-        kernels.read_measurement(tmp_path)
-    (tmp_path / kernels.FILE).write_text("[]")
-    with pytest.raises(UserError, match="no measurement of this version"):
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "bench kernels --out"), ("{", "not valid JSON"), ("[]", "no measurement of this")],
+)
+def test_a_file_that_is_no_measurement(tmp_path: Path, content: str | None, told: str) -> None:
+    if content is not None:
+        (tmp_path / kernels.FILE).write_text(content)
+    with pytest.raises(UserError, match=told):
         kernels.read_measurement(tmp_path)

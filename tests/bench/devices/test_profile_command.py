@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,13 +19,13 @@ def bench(*words: str) -> Result:
 
 
 @pytest.mark.usefixtures("small_device")
-def test_the_simulation_takes_a_measured_profile(tmp_path: Path) -> None:
+def test_the_simulation_takes_a_measured_profile_whose_values_say_with_what(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    result = bench("--quick", "--out", str(file))
+    result = bench("--quick", "--name", "My CPU", "--out", str(file))
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{file}\n"
     profile = load_profile(str(file))
-    assert profile.name == "mine"
+    assert profile.name == "My CPU"
     assert profile.calibrated == {}
     assert set(profile.kv_block_efficiency) == {1, 16, 256}
     assert profile.kv_block_efficiency[16] == 1.0
@@ -36,23 +35,16 @@ def test_the_simulation_takes_a_measured_profile(tmp_path: Path) -> None:
     assert profile.step_overhead_s > 0
     assert profile.element_bytes == 4, "measured in float32"
     assert (profile.link_bandwidth, profile.link_latency_s) == (math.inf, 0)
+    lines = file.read_text().splitlines()
+    assert lines[0].endswith("with the shapes of tiny in float32.")
+    reasons = [line.split("  # ")[1] for line in lines if " = " in line and "  # " in line]
+    assert len(reasons) == 9
+    assert all(len(reason) > 10 for reason in reasons)
     spec = PointSpec(
         system="astra", model="opt-1.3b", rate=2.0, duration=5.0, device_profile=str(file),
         backend="sim", kv_slots=4096,
     )  # fmt: skip
     assert run_point(spec).metrics["finished"] > 0
-
-
-@pytest.mark.usefixtures("small_device")
-def test_every_measured_value_says_with_what(tmp_path: Path) -> None:
-    file = tmp_path / "mine.toml"
-    bench("--quick", "--name", "My CPU", "--out", str(file))
-    text = file.read_text()
-    assert tomllib.loads(text)["name"] == "My CPU"
-    assert text.splitlines()[0].endswith("with the shapes of tiny in float32.")
-    measured = [line for line in text.splitlines() if " = " in line and "  # " in line]
-    assert len(measured) == 9
-    assert all(len(line.split("  # ")[1]) > 10 for line in measured)
 
 
 BAD = {
