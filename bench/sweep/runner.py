@@ -19,14 +19,6 @@ from engines.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A point that did not succeed, and why, in one line."""
-
-    spec: PointSpec
-    error: str
-
-
-@dataclass(frozen=True)
 class Summary:
     """What became of the points.
 
@@ -37,7 +29,7 @@ class Summary:
     done: tuple[PointSpec, ...] = ()
     skipped: tuple[PointSpec, ...] = ()
     kept: tuple[PointSpec, ...] = ()
-    failed: tuple[Failure, ...] = ()
+    failed: tuple[Ended, ...] = ()
     unfinished: tuple[PointSpec, ...] = ()
     interrupted: bool = False
     elapsed_s: float = 0.0
@@ -100,7 +92,7 @@ class _Run:
     display: Display
     done: list[PointSpec] = field(default_factory=list)
     by_others: list[PointSpec] = field(default_factory=list)
-    failed: list[Failure] = field(default_factory=list)
+    failed: list[Ended] = field(default_factory=list)
     interrupted: bool = False
 
     def drain(self, job: Job, place: Place) -> None:
@@ -129,7 +121,7 @@ class _Run:
     def _book(self, ended: Ended) -> None:
         self.display.end(ended.spec, error=ended.error)
         if ended.error:
-            self.failed.append(Failure(ended.spec, ended.error))
+            self.failed.append(ended)
             with suppress(UserError):  # on a full disk the failure is still named at the end
                 self.store.write_failure(ended.spec, error=ended.error, traceback=ended.traceback)
         else:
