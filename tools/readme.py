@@ -7,6 +7,7 @@ test holds the documents against `blocks()`, so that no number in them can grow 
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +32,7 @@ REPLACED = str.maketrans("┏┳┓━┃┡╇┩└┴┘─│", "+++-|+++++"
 
 @dataclass(frozen=True)
 class Headline:
-    """A row of the table of claims: those of a figure whose text starts with `prefix`.
-
-    Numbers are shown of those that start with `shown`; all of them count for the verdict.
-    """
+    """A row of the table of claims, as `headlines.toml` describes it."""
 
     figure: str
     words: str
@@ -42,49 +40,11 @@ class Headline:
     shown: str = ""
 
 
-HEADLINES = (
-    Headline("table1", "KV slots: OPT-13B, 66B, 175B", "KV slots"),
-    Headline(
-        "fig2",
-        "KV slots that hold tokens: Orca (Max), (Pow2), (Oracle), Astra; and 10 shares more",
-        "share of KV slots",
-        "share of KV slots: token states",
-    ),
-    Headline(
-        "fig12",
-        "rate, Astra over Orca (Oracle), ShareGPT: 13B, 66B, 175B",
-        "sustained rate, astra over orca-oracle",
-    ),
-    Headline(
-        "fig12",
-        "rate, Astra over Orca (Max), ShareGPT: 13B, 66B, 175B",
-        "sustained rate, astra over orca-max",
-    ),
-    Headline(
-        "fig12", "rate, Astra over FasterTransformer, at most", "sustained rate, astra over ft"
-    ),
-    Headline(
-        "fig13", "batched requests, ShareGPT: Max, Pow2, Oracle, Astra", "mean batched requests, Sh"
-    ),
-    Headline(
-        "fig13", "batched requests, Alpaca: Max, Pow2, Oracle, Astra", "mean batched requests, Al"
-    ),
-    Headline("fig14", "rate, Astra over Orca (Oracle), one output to beam 6", "sustained rate"),
-    Headline(
-        "fig15", "blocks saved, Alpaca, 2, 4, 6 outputs", "blocks saved by sharing, alpaca, n"
-    ),
-    Headline("fig15", "blocks saved, Alpaca, 2, 4, 6 beams", "blocks saved by sharing, alpaca, b"),
-    Headline(
-        "fig15", "blocks saved, ShareGPT, 2, 4, 6 outputs", "blocks saved by sharing, sharegpt, n"
-    ),
-    Headline(
-        "fig15", "blocks saved, ShareGPT, 2, 4, 6 beams", "blocks saved by sharing, sharegpt, b"
-    ),
-    Headline("fig16", "rate, Astra over Orca (Oracle): 1-shot, 5-shot", "sustained rate"),
-    Headline("fig17", "rate, Astra over Orca: Oracle, Pow2, Max", "sustained rate"),
-    Headline("fig18-b", "best block sizes: ShareGPT from, to; Alpaca from, to", ""),
-    Headline("fig19-a", "recomputing a sequence over swapping it", ""),
-    Headline("fig19-b", "latency, recomputing over swapping: blocks of 16 to 64; all", ""),
+HEADLINES = tuple(
+    Headline(**headline)
+    for headline in tomllib.loads((ROOT / "tools" / "headlines.toml").read_text(encoding="utf-8"))[
+        "headlines"
+    ]
 )
 
 
