@@ -88,9 +88,9 @@ def _progress(evidence: Evidence, figure: Figure) -> FigureProgress:
 
 def _problems(evidence: Evidence) -> tuple[str, ...]:
     """Every corrupt or stale point, and every missing one of a panel that has been run."""
-    return tuple(
-        describe_absent(row)
-        for name, table in evidence.panels.items()
-        for _, row in table.frame.assign(panel=name).iterrows()
-        if row["state"] == "corrupt" or (row["state"] != COMPLETE and not table.sound.empty)
-    )
+    lines = []
+    for name, table in evidence.panels.items():
+        rows = table.frame.assign(panel=name)
+        counted = rows["state"] == "corrupt" if table.sound.empty else rows["state"] != COMPLETE
+        lines += [describe_absent(row) for _, row in rows[counted].iterrows()]
+    return tuple(lines)
