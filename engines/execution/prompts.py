@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,17 +45,27 @@ class PromptTokens:
 
 @dataclass(frozen=True)
 class Span:
-    """One computation of a prompt: `num_tokens` from the start (padding included) are held in
-    `row` afterwards, of which `num_cached` were there before."""
+    """One computation of a prompt: `num_tokens` from the start (padding included) are held
+    afterwards, of which `num_cached` were there before. Its last token's logits serve `rows`."""
 
-    row: int
+    rows: tuple[int, ...]
     num_tokens: int
     num_cached: int
+
+    @property
+    def row(self) -> int:
+        """The row in which it is computed; the others share its blocks."""
+        return self.rows[0]
 
     @property
     def num_new(self) -> int:
         """Tokens to compute."""
         return self.num_tokens - self.num_cached
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Places of the new tokens in the context."""
+        return np.arange(self.num_cached, self.num_tokens)
 
 
 @dataclass(frozen=True)
@@ -87,53 +97,43 @@ class PromptBatch:
 def build_prompts(
     prompts: Sequence[Prompt], rows: Rows, cache: KVCache, tokens: PromptTokens
 ) -> PromptBatch:
-    """Flatten the prompts of a step whose sequences have their rows."""
-    spans = _spans(prompts, rows)
-    order = sorted(range(len(spans)), key=lambda i: (spans[i][0].num_cached > 0, i))
-    place = {original: new for new, original in enumerate(order)}
-    ordered = [spans[i][0] for i in order]
-    logits_of = {row: place[i] for i, (_, members) in enumerate(spans) for row in members}
-    parts = [_tokens_of(span, rows, tokens) for span in ordered]
-    slots = [_slots_of(span, rows, cache) for span in ordered]
-    lengths = [span.num_new for span in ordered]
-    starts = np.concatenate(([0], np.cumsum(lengths)))
-    span_rows = np.array([span.row for span in ordered])
+    """Flatten the prompts of a step, whose sequences have the last rows."""
+    spans = sorted(_spans(prompts, rows), key=lambda span: span.num_cached > 0)
+    first = min(row for span in spans for row in span.rows)
+    logits_of = np.empty(len(rows) - first, dtype=np.int64)
+    for number, span in enumerate(spans):
+        logits_of[np.array(span.rows) - first] = number
     device = rows.device.tables.device
 
-    def to_device(array: NDArray[np.generic]) -> Tensor:
-        return send(array, device)
+    def to_device(*parts: NDArray[np.generic]) -> Tensor:
+        return send(np.concatenate(parts), device)
 
-    positions = [np.maximum(span_places(s) - rows.start_offsets[s.row], 0) for s in ordered]
+    starts = np.cumsum([0, *(span.num_new for span in spans)])
+    span_rows = np.array([span.row for span in spans])
+    padding = rows.start_offsets[span_rows]
     return PromptBatch(
-        spans=tuple(ordered),
-        token_ids=to_device(np.concatenate(parts)),
-        positions=to_device(np.concatenate(positions)),
-        slots=to_device(np.concatenate(slots)),
+        spans=tuple(spans),
+        token_ids=to_device(*(_tokens_of(span, rows, tokens) for span in spans)),
+        positions=to_device(
+            *(np.maximum(s.places - pad, 0) for s, pad in zip(spans, padding, strict=True))
+        ),
+        slots=to_device(*(_slots_of(span, rows, cache) for span in spans)),
         last=to_device(starts[1:] - 1),
-        logits_of=np.array([logits_of[row] for row in sorted(logits_of)], dtype=np.int64),
+        logits_of=logits_of,
         starts=to_device(starts.astype(np.int32)),
-        context_lens=to_device(np.array([s.num_tokens for s in ordered], dtype=np.int32)),
+        context_lens=to_device(np.array([s.num_tokens for s in spans], dtype=np.int32)),
         tables=to_device(rows.tables[span_rows]),
-        padding=to_device(rows.start_offsets[span_rows]),
+        padding=to_device(padding),
     )
 
 
-def span_places(span: Span) -> NDArray[np.int64]:
-    """Places of a span's new tokens in its context."""
-    return np.arange(span.num_cached, span.num_tokens)
-
-
-def _spans(prompts: Sequence[Prompt], rows: Rows) -> list[tuple[Span, list[int]]]:
-    """Each computation of a prompt, with the rows of the sequences that it serves."""
-    spans = []
+def _spans(prompts: Sequence[Prompt], rows: Rows) -> Iterator[Span]:
+    """Each computation of a prompt: once for a group, or once for each of its sequences."""
     for prompt in prompts:
-        members = [rows.row_of(sequence) for sequence in prompt.group.running]
-        if prompt.copies == 1:
-            spans.append((Span(members[0], prompt.num_tokens, prompt.num_cached), members))
-            continue
-        for row in members:
-            spans.append((Span(row, prompt.num_tokens, prompt.num_cached), [row]))
-    return spans
+        members = tuple(rows.row_of(sequence) for sequence in prompt.group.running)
+        shares = [members] if prompt.copies == 1 else [(row,) for row in members]
+        for share in shares:
+            yield Span(share, prompt.num_tokens, prompt.num_cached)
 
 
 def _tokens_of(span: Span, rows: Rows, tokens: PromptTokens) -> NDArray[np.int64]:
@@ -147,6 +147,5 @@ def _tokens_of(span: Span, rows: Rows, tokens: PromptTokens) -> NDArray[np.int64
 
 
 def _slots_of(span: Span, rows: Rows, cache: KVCache) -> NDArray[np.int64]:
-    places = span_places(span)
-    slots = cache.prompt_slots(rows.tables[span.row], places)
-    return np.where(places < rows.start_offsets[span.row], -1, slots)
+    slots = cache.prompt_slots(rows.tables[span.row], span.places)
+    return np.where(span.places < rows.start_offsets[span.row], -1, slots)

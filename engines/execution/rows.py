@@ -226,22 +226,20 @@ class Rows:
             return
         rows = np.array(sorted(self._stale_rows))
         last = np.maximum(self.num_outputs[rows] - 1, 0)
-        device, index = self.device, self._send(rows)
+        device, index = self.device, send(rows, self._device)
         for target, values in (
             (device.tables, self.tables[rows]),
             (device.context_lens, self.context_lens[rows]),
             (device.start_offsets, self.start_offsets[rows]),
             (device.last_tokens, self.outputs[rows, last].astype(np.int64)),
         ):
-            target.index_copy_(0, index, self._send(values))
+            target.index_copy_(0, index, send(values, self._device))
 
     def _upload_cells(self) -> None:
         cells = [cell for cell in self._stale_cells if cell[0] not in self._stale_rows]
         if not cells:
             return
         rows, columns = np.array(cells).T
-        values = self._send(self.tables[rows, columns])
-        self.device.tables[self._send(rows), self._send(columns)] = values
-
-    def _send(self, array: NDArray[np.generic]) -> Tensor:
-        return send(array, self._device)
+        values = send(self.tables[rows, columns], self._device)
+        where = (send(rows, self._device), send(columns, self._device))
+        self.device.tables[where] = values
