@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.files import write_file
-from engines.core.config import find_model
 from engines.core.errors import UserError
+from engines.core.models import find_model
 
 if TYPE_CHECKING:
     from bench.devices.kernels import Setup

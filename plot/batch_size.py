@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
 from bench.point.spec import PointSpec
-from engines.core.config import ModelSpec, find_model
+from engines.core.models import ModelSpec, find_model
 from engines.sim.profile import load_profile
 from engines.sim.slots import default_slots, paper_server
 from plot.layout import new_axes, place_legend, say_no_results, set_title

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from small_devices import TINY
 
-from engines.core.config import MODELS
+from engines.core.models import MODELS
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and with them the commands
 # to which they send it.

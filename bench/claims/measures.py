@@ -19,7 +19,7 @@ from bench.experiments.capacity import LATENCY, Bound, Estimate
 from bench.experiments.computed import preemption_costs
 from bench.experiments.tables import COMPLETE, STALE
 from bench.results.measurements import ratio_frame
-from engines.core.config import find_model
+from engines.core.models import find_model
 from engines.sim.profile import load_profile
 from engines.sim.slots import slots_from_memory
 

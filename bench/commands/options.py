@@ -9,7 +9,7 @@ import click
 
 from bench.devices.device import DEFAULT_MODEL, DEVICES, settle_device, settle_dtype
 from bench.point.spec import MAX_SEED
-from engines.core.config import MODELS, find_model
+from engines.core.models import MODELS, find_model
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 SEED = click.IntRange(0, MAX_SEED)

@@ -11,7 +11,8 @@ import click
 
 from bench.commands.options import EXISTING_FILE, SEED, Function
 from bench.point.spec import DEFAULT_ROUTER, Backend, PointSpec, Router, plain_setting
-from engines.core.config import MODELS, Preemption, System
+from engines.core.config import Preemption, System
+from engines.core.models import MODELS
 
 _DEFAULTS = {field.name: plain_setting(field.default) for field in fields(PointSpec)}
 _COUNT = click.IntRange(min=1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from bench.devices.timing import Run
-from engines.core.config import ModelSpec
+from engines.core.models import ModelSpec
 from engines.kernels.interface import ContiguousContext, NewTokens, PagedContext
 from engines.kernels.library import load_kernels
 from engines.kernels.swap import SwapSpace

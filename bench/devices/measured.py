@@ -15,7 +15,7 @@ from bench.devices.device import DEFAULT_MODEL, Shapes, settle_device, settle_dt
 from bench.experiments.model import Figure
 from bench.progress import choose
 from bench.results.measurements import find_measurement, measured_directory, write_measurement
-from engines.core.config import find_model
+from engines.core.models import find_model
 
 
 class Measurer(Protocol):

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.workloads.build import Workload, build_workload
-from engines.core.config import find_model
+from engines.core.models import find_model
 from engines.sim.cost import StepCost, Work
 from engines.sim.profile import load_profile
 

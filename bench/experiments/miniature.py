@@ -38,8 +38,9 @@ from typing import Any
 from bench.experiments.model import Curve, Panel
 from bench.files import json_bytes, write_file
 from bench.point.spec import Backend, PointSpec
-from engines.core.config import EngineConfig, System, find_model
+from engines.core.config import EngineConfig, System
 from engines.core.errors import UserError
+from engines.core.models import find_model
 from engines.sim.cost import StepCost
 from engines.sim.profile import load_profile
 from engines.sim.slots import default_slots

@@ -8,8 +8,9 @@ from typing import Any
 from bench.machine import gpu_names
 from bench.point.platform import Platform
 from bench.point.spec import Backend, PointSpec
-from engines.core.config import EngineConfig, System, find_model
+from engines.core.config import EngineConfig, System
 from engines.core.executor import Executor
+from engines.core.models import find_model
 from engines.ft.library import Library, find_program, model_arguments
 from engines.sim.profile import load_profile
 from engines.sim.slots import default_slots, paper_server

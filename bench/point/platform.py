@@ -15,14 +15,9 @@ import numpy as np
 
 from bench.point.spec import PointSpec
 from engines.core.clock import Clock, VirtualClock, WallClock
-from engines.core.config import (
-    GIB,
-    EngineConfig,
-    ModelSpec,
-    System,
-    find_model,
-)
+from engines.core.config import GIB, EngineConfig, System
 from engines.core.executor import Executor
+from engines.core.models import ModelSpec, find_model
 from engines.sim.beams import NOVELTY, BeamProcess
 from engines.sim.cost import StepCost
 from engines.sim.executor import SimExecutor

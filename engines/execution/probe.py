@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from engines.core.clock import WallClock
-from engines.core.config import EngineConfig, ModelSpec, System
+from engines.core.config import EngineConfig, System
 from engines.core.engine import Engine
+from engines.core.models import ModelSpec
 from engines.core.request import Request
 from engines.core.stats import StepRecorder
 from engines.execution.kv_cache import CacheShape, create_cache

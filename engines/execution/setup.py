@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import torch
 
 from engines.core.clock import Clock, WallClock
-from engines.core.config import GIB, EngineConfig, ModelSpec, System
+from engines.core.config import GIB, EngineConfig, System
 from engines.core.errors import UserError, unknown_name
+from engines.core.models import ModelSpec
 from engines.execution.collectives import RankClock
 from engines.execution.device import device_name
 from engines.execution.kv_cache import ORCA_BLOCK, CacheShape, create_cache

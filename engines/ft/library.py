@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from engines.core.config import ModelSpec
 from engines.core.errors import LostWorkerError, UserError
+from engines.core.models import ModelSpec
 
 PROGRAM = "ft-worker"
 NEVER = -10000  # an end token that no model makes: every output has the length that was asked for

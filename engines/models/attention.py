@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from engines.core.config import ModelSpec
+from engines.core.models import ModelSpec
 from engines.models.builder import Builder
 from engines.models.interfaces import AttentionBackend
 from engines.models.linear import Share

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from engines.core.config import ModelSpec
+from engines.core.models import ModelSpec
 from engines.models.spec import ArchConfig
 
 _T = TypeVar("_T")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from engines.core.config import MODELS, ModelSpec
 from engines.core.errors import UserError, unknown_name
+from engines.core.models import MODELS, ModelSpec
 from engines.models.builder import Builder, ShapeRecorder, WeightSource
 from engines.models.checkpoint import Checkpoint
 from engines.models.dummy import DummyWeights

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from engines.core.config import GIB, MODELS, ModelSpec
+from engines.core.config import GIB
 from engines.core.errors import UserError
+from engines.core.models import MODELS, ModelSpec
 
 
 def require_memory(spec: ModelSpec, dtype: torch.dtype, device: torch.device, degree: int) -> None:

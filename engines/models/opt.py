@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from engines.core.config import ModelSpec
+from engines.core.models import ModelSpec
 from engines.models.attention import SelfAttention
 from engines.models.builder import Builder
 from engines.models.interfaces import AttentionBackend, Model

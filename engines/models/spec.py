@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.core.config import ModelSpec
 from engines.core.errors import UserError
+from engines.core.models import ModelSpec
 
 CONFIG_FILE = "config.json"
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}

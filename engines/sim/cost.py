@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engines.core.config import ModelSpec
 from engines.core.errors import UserError
+from engines.core.models import ModelSpec
 from engines.sim.profile import DeviceProfile
 
 

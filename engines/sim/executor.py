@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from engines.core.batch import Batch
-from engines.core.config import ModelSpec
 from engines.core.executor import StepResult
+from engines.core.models import ModelSpec
 from engines.core.request import Sequence
 from engines.sim.beams import BeamProcess
 from engines.sim.cost import StepCost, Work

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from engines.core.config import GIB, MOST_KV_SLOTS, ModelSpec
+from engines.core.config import GIB, MOST_KV_SLOTS
 from engines.core.errors import UserError
+from engines.core.models import ModelSpec
 from engines.sim.profile import DeviceProfile
 
 UTILISATION = 0.95

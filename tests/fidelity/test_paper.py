@@ -13,7 +13,7 @@ from places import SHARED
 from bench.experiments.registry import FIGURES
 from bench.point.serve import run_point
 from bench.point.spec import PointSpec
-from engines.core.config import find_model
+from engines.core.models import find_model
 from engines.sim.profile import load_profile
 from engines.sim.slots import slots_from_memory
 

@@ -15,7 +15,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from engines.core.config import EngineConfig, ModelSpec, Preemption, System
+from engines.core.config import EngineConfig, Preemption, System
+from engines.core.models import ModelSpec
 from engines.core.request import Request, SamplingParams
 from engines.execution.probe import build_engine, build_model, serve
 from engines.kernels.interface import Kernels

@@ -17,9 +17,10 @@ import numpy as np
 from engines.core.batch import Batch
 from engines.core.beams import place_children
 from engines.core.clock import VirtualClock
-from engines.core.config import EngineConfig, ModelSpec, Preemption, System
+from engines.core.config import EngineConfig, Preemption, System
 from engines.core.engine import Engine
 from engines.core.executor import Executor, Fork, StepResult
+from engines.core.models import ModelSpec
 from engines.core.request import Request, SamplingParams, Sequence, SequenceGroup
 from engines.core.scheduler import Scheduler
 from engines.core.stats import StepRecorder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engines.core.config import ModelSpec
+from engines.core.models import ModelSpec
 
 TINY = ModelSpec("tiny", "opt", 2, 2, 128, 160, 97, max_positions=96)
 

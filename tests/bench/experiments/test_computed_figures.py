@@ -5,7 +5,7 @@ import pytest
 
 from bench.experiments.computed import drawn_workload, length_shares, preemption_costs
 from bench.experiments.registry import FIGURES
-from engines.core.config import find_model
+from engines.core.models import find_model
 from engines.sim.profile import load_profile
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from serving import ORCA, make_config, make_engine, make_request
 
-from engines.core.config import EngineConfig, System, find_model
+from engines.core.config import EngineConfig, System
 from engines.core.engine import Engine
 from engines.core.errors import UserError
+from engines.core.models import find_model
 from engines.core.request import Request, SamplingParams
 
 ALL = [system.value for system in System]

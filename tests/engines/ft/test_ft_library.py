@@ -18,8 +18,8 @@ from places import ROOT
 
 from bench.point.serve import run_point
 from bench.point.spec import PointSpec
-from engines.core.config import MODELS
 from engines.core.errors import LostWorkerError, UserError
+from engines.core.models import MODELS
 from engines.ft.library import NEVER, BatchOrder, Library, model_arguments
 
 pytest.importorskip("torch")

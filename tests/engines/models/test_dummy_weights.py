@@ -6,8 +6,9 @@ import pytest
 import torch
 from tiny_models import PROMPT, Runner
 
-from engines.core.config import GIB, MODELS, ModelSpec
+from engines.core.config import GIB
 from engines.core.errors import UserError
+from engines.core.models import MODELS, ModelSpec
 from engines.models import memory
 from engines.models.load import load_model, required_tensors
 from engines.models.spec import arch_from_spec

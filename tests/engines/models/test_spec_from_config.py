@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_values import JSON_VALUES
 
-from engines.core.config import MODELS
 from engines.core.errors import UserError
+from engines.core.models import MODELS
 from engines.models.spec import RopeScaling, arch_from_spec, spec_from_config
 
 OPT = {

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_models import KINDS, PROMPT, VOCAB, Runner, on_ranks
 
-from engines.core.config import MODELS, ModelSpec
 from engines.core.errors import UserError
+from engines.core.models import MODELS, ModelSpec
 from engines.models.builder import Builder
 from engines.models.dummy import DummyWeights
 from engines.models.interfaces import SingleProcess

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import PARAMETERS, make_profile
 
-from engines.core.config import ModelSpec, find_model
 from engines.core.errors import UserError
+from engines.core.models import ModelSpec, find_model
 from engines.sim.cost import StepCost, Work
 
 OPT = find_model("opt-13b")

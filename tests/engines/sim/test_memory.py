@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from serving import make_profile
 
-from engines.core.config import GIB, MODELS, find_model, parse_size
+from engines.core.config import GIB, parse_size
 from engines.core.errors import UserError
+from engines.core.models import MODELS, find_model
 from engines.sim.profile import load_profile
 from engines.sim.slots import (
     activation_bytes,
