@@ -1,4 +1,4 @@
-"""What a run comes to: the metrics of `bench run` from its requests and its engines."""
+"""What a run records of each request, and what it comes to: the metrics of `bench run`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,52 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bench.point.log import RequestLog
 from bench.point.setting import Setting
 from bench.workloads.build import Workload
 from engines.core.engine import Engine
 from engines.core.errors import UserError
+from engines.core.request import SequenceGroup
 from engines.core.stats import StepMeans, StepRecorder
+
+
+class RequestLog:
+    """When each request got its first and its last token."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
+        self.first_token_s = np.full(len(workload), np.nan)
+        self.finish_s = np.full(len(workload), np.nan)
+        self.preemptions = np.zeros(len(workload), dtype=np.int32)
+        self.num_finished = 0
+
+    def add(self, group: SequenceGroup) -> None:
+        """Record a finished request."""
+        index = group.request.request_id
+        assert group.first_token_s is not None
+        assert group.finish_s is not None
+        self.first_token_s[index] = group.first_token_s
+        self.finish_s[index] = group.finish_s
+        self.preemptions[index] = group.num_preemptions
+        self.num_finished += 1
+
+    @property
+    def finished_share(self) -> float:
+        """The share of requests that are finished, 0 to 1."""
+        return self.num_finished / len(self._workload)
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """All requests as columns, in order of arrival."""
+        return {
+            "request_id": np.arange(len(self._workload), dtype=np.int32),
+            "arrival_s": self._workload.arrival_s,
+            "input_len": self._workload.input_len,
+            "output_len": self._workload.output_len,
+            "first_token_s": self.first_token_s,
+            "finish_s": self.finish_s,
+            "preemptions": self.preemptions,
+        }
 
 
 def summarize(

@@ -1,4 +1,4 @@
-"""Several simulated engines behind a router that shares out one stream of arrivals.
+"""Serving one stream of arrivals with one engine, or with several behind a router.
 
 Every replica is an engine with a clock of its own. Nothing is shared between them, so a replica
 need not be advanced before somebody asks for its state at a time: the router for its load when a
@@ -12,26 +12,31 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 
-from bench.point.log import RequestLog
+from bench.point.metrics import RequestLog
 from bench.point.platform import Progress
-from bench.point.spec import Router
+from bench.point.spec import DEFAULT_ROUTER, Router
+from engines.core.clock import VirtualClock
 from engines.core.engine import Engine
 from engines.core.request import Request
 
-PROGRESS_PERIOD_REQUESTS = 256
+SIMULATED_PERIOD_STEPS = 4096  # between two reports of progress
+REAL_PERIOD_STEPS = 16  # of a model: a second or so on a CPU
 Choose = Callable[[float], "Replica"]
 
 
 class Replica:
-    """One engine and the requests that it was given."""
+    """One engine and the requests that it was given, served until `until_s` at most."""
 
-    __slots__ = ("_clock", "_ending", "_engine", "_log", "_unfinished", "_until_s")
+    __slots__ = ("_clock", "_ending", "_engine", "_log", "_tell", "_unfinished", "_until_s")
 
-    def __init__(self, engine: Engine, log: RequestLog, *, until_s: float = math.inf) -> None:
+    def __init__(
+        self, engine: Engine, log: RequestLog, *, until_s: float, tell: Callable[[int], None]
+    ) -> None:
         self._engine = engine
         self._clock = engine.clock
         self._log = log
         self._until_s = until_s
+        self._tell = tell  # called after each step with their number
         self._unfinished = 0
         self._ending = 0  # of these, how many end when the clock's time has come
 
@@ -45,6 +50,7 @@ class Replica:
             for group in finished:
                 self._log.add(group)
             self._ending = len(finished)
+            self._tell(engine.num_steps)
 
     def load_at(self, time_s: float) -> int:
         """Requests that are unfinished at `time_s`; times that are asked for must not fall."""
@@ -85,31 +91,31 @@ ROUTERS: dict[Router, Callable[[Sequence[Replica]], Choose]] = {
 }
 
 
-class Fleet:
-    """Replicas behind one router."""
+def serve(
+    engines: Sequence[Engine],
+    requests: Iterable[Request],
+    log: RequestLog,
+    *,
+    router: Router = DEFAULT_ROUTER,
+    until_s: float = math.inf,
+    on_progress: Progress | None = None,
+) -> None:
+    """Give every request to the replica chosen when it arrives; serve all to the end.
 
-    def __init__(
-        self,
-        engines: Sequence[Engine],
-        log: RequestLog,
-        *,
-        router: Router,
-        until_s: float = math.inf,
-    ) -> None:
-        self._log = log
-        self._replicas = [Replica(engine, log, until_s=until_s) for engine in engines]
-        self._choose = ROUTERS[router](self._replicas)
+    From `until_s` on, no step is started and no arrival waited for.
+    """
+    simulated = isinstance(engines[0].clock, VirtualClock)
+    period = max(1, SIMULATED_PERIOD_STEPS // len(engines)) if simulated else REAL_PERIOD_STEPS
 
-    def serve(self, requests: Iterable[Request], *, on_progress: Progress | None = None) -> None:
-        """Give every request to the replica chosen when it arrives; serve all to the end."""
-        for number, request in enumerate(requests, 1):
-            self._choose(request.arrival_s).add(request)
-            if number % PROGRESS_PERIOD_REQUESTS == 0:
-                self._tell(on_progress)
-        for replica in self._replicas:
-            replica.advance(math.inf)
-            self._tell(on_progress)
+    def tell(num_steps: int) -> None:
+        if on_progress is not None and num_steps % period == 0:
+            on_progress(log.finished_share)
 
-    def _tell(self, on_progress: Progress | None) -> None:
-        if on_progress is not None:
-            on_progress(self._log.num_finished / len(self._log.finish_s))
+    replicas = [Replica(engine, log, until_s=until_s, tell=tell) for engine in engines]
+    choose = ROUTERS[router](replicas)
+    for request in requests:
+        if request.arrival_s >= until_s:
+            break
+        choose(request.arrival_s).add(request)
+    for replica in replicas:
+        replica.advance(math.inf)

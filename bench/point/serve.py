@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +11,17 @@ from typing import Any
 from numpy.typing import NDArray
 
 from bench.point.ft_library import has_library, load_library
-from bench.point.log import RequestLog
-from bench.point.metrics import summarize
+from bench.point.metrics import RequestLog, summarize
 from bench.point.model import load_platform, needs_ranks, run_on_ranks
 from bench.point.platform import Platform, Progress, SimPlatform, simulate
-from bench.point.replicas import Fleet
+from bench.point.replicas import serve
 from bench.point.setting import Setting, settle
 from bench.point.spec import PointSpec
 from bench.workloads.build import Workload, build_workload
-from engines.core.clock import Clock, VirtualClock
 from engines.core.engine import Engine
 from engines.core.errors import UserError
-from engines.core.request import Request
 from engines.core.stats import StepRecorder
 from engines.systems import create_scheduler
-
-PROGRESS_PERIOD_STEPS = 4096
-REAL_PERIOD_STEPS = 16  # of a model: a second or so on a CPU
 
 
 @dataclass(frozen=True)
@@ -81,11 +73,14 @@ def _serve_on(platform: Platform, spec: PointSpec, *, on_progress: Progress | No
     log = RequestLog(workload)
     started = time.perf_counter()
     requests = workload.requests(spec.sampling)
-    if spec.replicas == 1:
-        serve(engines[0], requests, log, until_s=setting.until_s, on_progress=on_progress)
-    else:
-        fleet = Fleet(engines, log, router=setting.router, until_s=setting.until_s)
-        fleet.serve(requests, on_progress=on_progress)
+    serve(
+        engines,
+        requests,
+        log,
+        router=setting.router,
+        until_s=setting.until_s,
+        on_progress=on_progress,
+    )
     wall_s = time.perf_counter() - started
     metrics = summarize(setting, workload, log, engines)
     metrics["wall_s"] = wall_s
@@ -130,36 +125,6 @@ def create_engines(setting: Setting) -> list[Engine]:
         )
         for platform in platforms
     ]
-
-
-def serve(
-    engine: Engine,
-    requests: Iterator[Request],
-    log: RequestLog,
-    *,
-    until_s: float = math.inf,
-    on_progress: Progress | None = None,
-) -> None:
-    """Feed requests as they arrive and step the engine until all are finished, or to `until_s`."""
-    clock: Clock = engine.clock
-    total = len(log.finish_s)
-    upcoming = next(requests, None)
-    period = PROGRESS_PERIOD_STEPS if isinstance(clock, VirtualClock) else REAL_PERIOD_STEPS
-    next_report = period
-    while (now := clock.now) < until_s:
-        while upcoming is not None and upcoming.arrival_s <= now:
-            engine.add_request(upcoming)
-            upcoming = next(requests, None)
-        if not engine.has_work:
-            if upcoming is None:
-                return
-            clock.wait_until(min(upcoming.arrival_s, until_s))
-            continue
-        for group in engine.step():
-            log.add(group)
-        if on_progress is not None and engine.num_steps >= next_report:
-            next_report += period
-            on_progress(log.num_finished / total)
 
 
 def _check_warmup(setting: Setting, workload: Workload) -> None:

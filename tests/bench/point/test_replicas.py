@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from bench.point import replicas as module
-from bench.point.log import RequestLog
-from bench.point.metrics import summarize
-from bench.point.replicas import Choose, Fleet, Replica, least_loaded
+from bench.point.metrics import RequestLog, summarize
+from bench.point.replicas import Choose, Replica, least_loaded, serve
 from bench.point.serve import create_engines, resolve, run_point
 from bench.point.setting import Setting
-from bench.point.spec import PointSpec, Router
+from bench.point.spec import PointSpec
 from bench.workloads.build import Workload, build_workload
 from engines.core.errors import UserError
 
@@ -31,8 +30,8 @@ def serve_fleet(
     setting: Setting, workload: Workload, *, router: str, until_s: float = np.inf
 ) -> RequestLog:
     log = RequestLog(workload)
-    fleet = Fleet(create_engines(setting), log, router=router, until_s=until_s)
-    fleet.serve(workload.requests(setting.spec.sampling))
+    requests = workload.requests(setting.spec.sampling)
+    serve(create_engines(setting), requests, log, router=router, until_s=until_s)
     return log
 
 
@@ -53,17 +52,6 @@ def choices(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setitem(module.ROUTERS, "least-loaded", watched)
     return found
-
-
-@pytest.mark.parametrize("router", Router)
-@pytest.mark.parametrize("until_s", [np.inf, 20.0])
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_a_fleet_of_one_serves_as_an_engine_alone(system: str, until_s: float, router: str) -> None:
-    spec = replace(SPEC, system=system, rate=1.5, timeout=None if np.isinf(until_s) else until_s)
-    alone = run_point(spec)
-    log = serve_fleet(resolve(spec), workload_of(spec), router=router, until_s=until_s)
-    for name, column in log.columns().items():
-        np.testing.assert_array_equal(column, alone.requests[name], err_msg=name)
 
 
 def test_round_robin_gives_every_replica_its_turn() -> None:
@@ -122,7 +110,7 @@ def test_metrics_are_sums_or_means_over_replicas() -> None:
 def test_running_requests_are_the_mean_over_replicas() -> None:
     setting, workload = resolve(replace(SPEC, replicas=3)), workload_of(SPEC)
     engines, log = create_engines(setting), RequestLog(workload)
-    Fleet(engines, log, router="round-robin").serve(workload.requests(setting.spec.sampling))
+    serve(engines, workload.requests(setting.spec.sampling), log)
     means = [engine.recorder.means(setting.config.num_slots) for engine in engines]
     running = [each.running_requests for each in means if each is not None]
     assert len(set(running)) == 3
