@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -156,9 +155,9 @@ def build_workload(
 ) -> Workload:
     """Make a named workload, or replay the file `trace` whole (then rate and duration are unused).
 
-    `rate` is in requests per second, `duration` in seconds. `lengths` is a file of real lengths
-    that replaces the workload's own. Requests longer than `max_model_len` tokens are not drawn.
-    Raises UserError for unknown names, bad files and traces of no request.
+    `rate` is in requests per second, `duration` in seconds, both positive. `lengths` is a file of
+    real lengths that replaces the workload's own. Requests longer than `max_model_len` tokens are
+    not drawn. Raises UserError for unknown names, bad files and traces of no request.
     """
     if trace is not None:
         if lengths is not None:
@@ -169,13 +168,7 @@ def build_workload(
         return _replay(trace, max_model_len)
     if name not in _RECIPES:
         raise unknown_name("workload", name, WORKLOADS)
-    _check(rate, duration, seed)
-    arrival_s = poisson_arrivals(rate, duration, seed=seed)
-    if not len(arrival_s):
-        raise UserError(
-            f"no request arrives in {duration:g} s at {rate:g} requests/s: raise the "
-            "rate or the duration, or choose another seed"
-        )
+    arrival_s = _arrivals(rate, duration, seed)
     recipe = _RECIPES[name]
     source = recipe.lengths() if lengths is None else real_lengths(lengths)
     drawn = _draw(recipe, source, count=len(arrival_s), seed=seed, max_model_len=max_model_len)
@@ -203,17 +196,19 @@ def _draw(
     return replace(drawn, input_len=drawn.input_len + np.int32(recipe.prefix_len))
 
 
-def _check(rate: float, duration: float, seed: int) -> None:
-    for name, value in (("rate", rate), ("duration", duration)):
-        if not (math.isfinite(value) and value > 0):
-            raise UserError(f"{name} must be a positive number, got {value:g}")
-    if seed < 0:
-        raise UserError(f"seed must not be negative, got {seed}")
+def _arrivals(rate: float, duration: float, seed: int) -> NDArray[np.float64]:
     if rate * duration > MAX_ROWS:
         raise UserError(
             f"{rate:g} requests/s for {duration:g} s are more than {MAX_ROWS} "
             "requests: lower the rate or the duration"
         )
+    arrival_s = poisson_arrivals(rate, duration, seed=seed)
+    if not len(arrival_s):
+        raise UserError(
+            f"no request arrives in {duration:g} s at {rate:g} requests/s: raise the "
+            "rate or the duration, or choose another seed"
+        )
+    return arrival_s
 
 
 def _replay(path: Path, max_model_len: int) -> Workload:

@@ -8,7 +8,6 @@ inverts the two piecewise linear distribution functions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,20 +26,23 @@ BIN_SHARES = np.concatenate([np.arange(1, 38) / 40, np.arange(370, 400) / 400])
 INPUT_LEVELS = np.linspace(0, 1, 5)
 OUTPUT_PERCENTS = np.concatenate([[0, 0.5], np.arange(1, 98, 1.5), [98.5, 99, 99.5, 99.75, 100]])
 OUTPUT_LEVELS = OUTPUT_PERCENTS / 100
+COLUMNS = (
+    "rows",
+    *(f"input_{100 * level:g}" for level in INPUT_LEVELS),
+    *(f"output_{percent:g}" for percent in OUTPUT_PERCENTS),
+)
 
 
 @dataclass(frozen=True)
 class QuantileTable:
     """Bins in order of input length.
 
-    `rows` (bins,), `inputs` (bins, input levels), `outputs` (bins, output levels); a level is a
-    probability from 0 to 1.
+    `rows` (bins,); `inputs` (bins, levels) and `outputs` (bins, levels) are the quantiles at the
+    probabilities `INPUT_LEVELS` and `OUTPUT_LEVELS`.
     """
 
     rows: Ints
-    input_levels: Floats
     inputs: Ints
-    output_levels: Floats
     outputs: Ints
     description: str
 
@@ -55,42 +57,32 @@ class QuantileTable:
         bins = np.minimum(np.searchsorted(ends, uniform[:, 0], side="right"), len(ends) - 1)
         share = self.rows[bins] / self.rows.sum()
         within = np.clip(1 - (ends[bins] - uniform[:, 0]) / share, 0, 1)
-        inputs = _invert(self.inputs[bins], self.input_levels, within)
-        outputs = _invert(self.outputs[bins], self.output_levels, uniform[:, 1])
+        inputs = _invert(self.inputs[bins], INPUT_LEVELS, within)
+        outputs = _invert(self.outputs[bins], OUTPUT_LEVELS, uniform[:, 1])
         room = LENGTH_LIMIT - 1 - inputs
         (again,) = np.nonzero(outputs > room)
         quantiles = self.outputs[bins[again]]
-        reach = _probability(quantiles, self.output_levels, room[again] + 0.5)
-        redrawn = _invert(quantiles, self.output_levels, uniform[again, 2] * reach)
+        reach = _probability(quantiles, OUTPUT_LEVELS, room[again] + 0.5)
+        redrawn = _invert(quantiles, OUTPUT_LEVELS, uniform[again, 2] * reach)
         outputs[again] = np.minimum(redrawn, room[again])
         return Lengths(inputs.astype(np.int32), outputs.astype(np.int32))
 
     def to_csv(self) -> str:
         """The table as text; `parse` reads it."""
-        names = [
-            "rows",
-            *_column_names("input", self.input_levels),
-            *_column_names("output", self.output_levels),
-        ]
         body = np.column_stack([self.rows, self.inputs, self.outputs]).tolist()
-        return "\n".join([",".join(names), *(",".join(map(str, row)) for row in body), ""])
+        return "".join(",".join(map(str, row)) + "\n" for row in (COLUMNS, *body))
 
     @classmethod
     def parse(cls, text: str, description: str) -> QuantileTable:
         """Read the text of `to_csv`; lines that start with # are comments."""
         lines = [line for line in text.splitlines() if not line.startswith("#")]
-        names = lines[0].split(",")
-        body = np.array([line.split(",") for line in lines[1:]], dtype=np.int64)
-        is_input = np.array([name.startswith("input_") for name in names])
-        is_output = np.array([name.startswith("output_") for name in names])
-        return cls(
-            rows=body[:, names.index("rows")],
-            input_levels=_levels(names, "input_"),
-            inputs=body[:, is_input],
-            output_levels=_levels(names, "output_"),
-            outputs=body[:, is_output],
-            description=description,
+        assert lines[0] == ",".join(COLUMNS), "a table of other levels"
+        rows, inputs, outputs = np.split(
+            np.loadtxt(lines[1:], delimiter=",", dtype=np.int64, ndmin=2),
+            [1, 1 + len(INPUT_LEVELS)],
+            axis=1,
         )
+        return cls(rows[:, 0], inputs, outputs, description)
 
 
 def derive_table(lengths: Lengths, description: str) -> QuantileTable:
@@ -109,9 +101,7 @@ def derive_table(lengths: Lengths, description: str) -> QuantileTable:
 
     return QuantileTable(
         rows=np.array([member.sum() for member in members], dtype=np.int64),
-        input_levels=INPUT_LEVELS,
         inputs=quantiles(inputs, INPUT_LEVELS),
-        output_levels=OUTPUT_LEVELS,
         outputs=quantiles(outputs, OUTPUT_LEVELS),
         description=description,
     )
@@ -134,11 +124,3 @@ def _probability(quantiles: Ints, levels: Floats, value: NDArray[np.floating[Any
     low, high = quantiles[row, inside - 1], quantiles[row, inside]
     part = np.clip((value - low) / np.maximum(high - low, 1), 0, 1)
     return np.asarray(levels[inside - 1] + part * (levels[inside] - levels[inside - 1]))
-
-
-def _column_names(prefix: str, levels: Floats) -> list[str]:
-    return [f"{prefix}_{100 * level:g}" for level in levels]
-
-
-def _levels(names: Sequence[str], prefix: str) -> Floats:
-    return np.array([float(n.removeprefix(prefix)) / 100 for n in names if n.startswith(prefix)])

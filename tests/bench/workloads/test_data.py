@@ -139,12 +139,6 @@ def test_truncation_anywhere_is_refused():
                 read_pickled_pairs(content[:end], origin="x")
 
 
-def test_the_size_of_a_pickle_is_limited(monkeypatch):
-    monkeypatch.setattr("bench.workloads.pairs.MAX_BYTES", 10)
-    with pytest.raises(UserError, match="more than 10"):
-        read_pickled_pairs(pickle.dumps(PAIRS), origin="x")
-
-
 def test_fetch_stores_the_lengths(tmp_path, published, serve):
     path = data.fetch("sharegpt", tmp_path, url=serve(published), opener=open_http)
     assert path == data.lengths_path("sharegpt", tmp_path)

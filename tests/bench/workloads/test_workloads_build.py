@@ -190,10 +190,6 @@ def test_assumptions_are_complete_sentences_of_provenance():
     ("options", "message"),
     [
         ({"name": "sharegtp"}, "did you mean sharegpt"),
-        ({"rate": 0.0}, "rate must be a positive number, got 0"),
-        ({"rate": float("nan")}, "rate must be a positive number"),
-        ({"duration": -1.0}, "duration must be a positive number, got -1"),
-        ({"seed": -1}, "seed must not be negative"),
         ({"rate": 1e9, "duration": 1e9}, "lower the rate"),
         ({"rate": 1e-6, "duration": 1.0}, "no request arrives"),
         ({"name": "translation-5shot", "max_model_len": 128}, "hardly any request"),

@@ -15,7 +15,7 @@ from bench.workloads.lengths import (
     real_lengths,
     sample_lengths,
 )
-from bench.workloads.quantiles import QuantileTable
+from bench.workloads.quantiles import INPUT_LEVELS, OUTPUT_LEVELS, QuantileTable
 from engines.core.errors import UserError
 
 REAL = SHARED / "data" / "sharegpt_lengths.csv.gz"
@@ -134,23 +134,21 @@ def test_derived_table_survives_its_text():
     assert (np.diff(table.outputs, axis=1) >= 0).all()
 
 
+def even_table(inputs, outputs):
+    """One bin, whose inputs and outputs are spread evenly between two values each."""
+    columns = (np.rint(np.interp(levels, [0, 1], ends)).astype(int)[None]
+               for levels, ends in ((INPUT_LEVELS, inputs), (OUTPUT_LEVELS, outputs)))  # fmt: skip
+    return QuantileTable(np.array([1]), *columns, "even")
+
+
 def test_a_pair_without_room_in_its_bin_gets_what_is_left():
-    levels = np.array([0.0, 1.0])
-    table = QuantileTable(
-        rows=np.array([1]), input_levels=levels, inputs=np.array([[2000, 2046]]),
-        output_levels=levels, outputs=np.array([[40, 1000]]), description="long",
-    )  # fmt: skip
-    drawn = table.draw(np.random.default_rng(0), 1000)
+    drawn = even_table((2000, 2046), (40, 1000)).draw(np.random.default_rng(0), 1000)
     assert (drawn.input_len + drawn.output_len).max() == 2047
     assert drawn.output_len.min() >= 1
 
 
 def test_a_pair_that_does_not_fit_is_drawn_again_from_what_fits():
-    levels = np.array([0.0, 1.0])
-    table = QuantileTable(
-        rows=np.array([1]), input_levels=levels, inputs=np.array([[1047, 1047]]),
-        output_levels=levels, outputs=np.array([[1, 2000]]), description="even",
-    )  # fmt: skip
+    table = even_table((1047, 1047), (1, 2000))
     outputs = table.draw(np.random.default_rng(0), 200_000).output_len
     counts = np.histogram(outputs, bins=10, range=(0.5, 1000.5))[0]
     assert counts / len(outputs) == pytest.approx(0.1, abs=0.005)
@@ -195,7 +193,7 @@ def test_lengths_that_never_fit_are_an_error():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is empty"),
+        ("", "line 1: the header is empty"),
         ("input_len,output_len\n", "no rows"),
         ("input_len\n1\n", "line 1: column output_len is missing"),
         ("input_len,output_len,input_len\n1,1,1\n", "line 1: column input_len is named twice"),
@@ -205,7 +203,7 @@ def test_lengths_that_never_fit_are_an_error():
         ("input_len,output_len\n1_0,2\n", "line 2: input_len must be"),
         ("input_len,output_len\n1,99999999999\n", "line 2: output_len must be"),
         ("input_len,output_len\n1\n", "line 2: 2 fields expected, got 1"),
-        ("input_len,output_len\n1,2\n\n3,4\n", "line 3: blank line"),
+        ("input_len,output_len\n1,2\n\n3,4\n", "line 4: blank line"),
         ("input_len,output_len\n1500,1500\n", "no row with input_len"),
     ],
 )
