@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,28 @@ from engines.systems import create_scheduler
 if TYPE_CHECKING:
     from engines.core.request import SequenceGroup
 
-_KEYS = ("prompt_token_ids", "max_tokens", "sampling", "temperature", "top_p", "ignore_eos")
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and not abs(value) > sys.float_info.max
+
+
+# What a request may say: what each value must be, and whether it is.
+_KEYS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "prompt_token_ids": (
+        "a list of token ids",
+        lambda value: isinstance(value, list) and bool(value) and all(map(_is_count, value)),
+    ),
+    "max_tokens": ("a positive integer", lambda value: _is_count(value) and value > 0),
+    "sampling": ("a name such as n1 or beam4", lambda value: isinstance(value, str)),
+    "temperature": ("a number below 1e308", _is_number),
+    "top_p": ("a number below 1e308", _is_number),
+    "ignore_eos": ("true or false", lambda value: isinstance(value, bool)),
+}
+_REQUIRED = {"prompt_token_ids": None, "max_tokens": None}
 
 
 @dataclass(frozen=True)
@@ -105,52 +127,29 @@ def _parse(line: str, index: int) -> Request:
         raise UserError(f"not valid JSON: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"expected a JSON object, got {type(values).__name__}")
-    for name in values:
+    for name, value in (_REQUIRED | values).items():
         if name not in _KEYS:
             raise unknown_name("key", name, _KEYS)
-    prompt = values.get("prompt_token_ids")
-    if not (isinstance(prompt, list) and prompt and all(_is_count(token) for token in prompt)):
-        raise UserError(f"prompt_token_ids must be a list of token ids, got {prompt!r:.60}")
-    max_tokens: Any = values.get("max_tokens")
-    if not _is_count(max_tokens) or max_tokens == 0:
-        raise UserError(f"max_tokens must be a positive integer, got {max_tokens!r}")
+        kind, holds = _KEYS[name]
+        if not holds(value):
+            raise UserError(f"{name} must be {kind}, got {value!r:.60}")
     return Request(
         request_id=index,
         arrival_s=0.0,
-        prompt_len=len(prompt),
-        output_len=max_tokens,
+        prompt_len=len(values["prompt_token_ids"]),
+        output_len=values["max_tokens"],
         sampling=_sampling(values),
-        prefix_len=0,
-        prompt_token_ids=tuple(prompt),
+        prompt_token_ids=tuple(values["prompt_token_ids"]),
     )
 
 
 def _sampling(values: Mapping[str, Any]) -> SamplingParams:
-    name = values.get("sampling", "n1")
-    if not isinstance(name, str):
-        raise UserError(f"sampling must be a name such as n1 or beam4, got {name!r}")
-    sampling = SamplingParams.parse(name)
+    sampling = SamplingParams.parse(values.get("sampling", "n1"))
     given = [key for key in ("temperature", "top_p") if key in values]
-    numbers: dict[str, Any] = {key: _number(key, values[key]) for key in given}
-    ignore_eos = values.get("ignore_eos", sampling.ignore_eos)
-    if not isinstance(ignore_eos, bool):
-        raise UserError(f"ignore_eos must be true or false, got {ignore_eos!r}")
+    numbers: dict[str, Any] = {key: float(values[key]) for key in given}
     if sampling.beam and numbers.get("temperature"):
         raise UserError(f"beam search does not sample: temperature {numbers['temperature']:g}")
-    return replace(sampling, **numbers, ignore_eos=ignore_eos)
-
-
-def _number(key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{key} must be a number, got {value!r}")
-    try:
-        return float(value)
-    except OverflowError:
-        raise UserError(f"{key} must be a number below 1e308, got {value!r:.60}") from None
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return replace(sampling, **numbers, ignore_eos=values.get("ignore_eos", sampling.ignore_eos))
 
 
 def _check_vocabulary(job: Job, platform: ModelPlatform) -> None:

@@ -63,11 +63,21 @@ _TYPES: Mapping[str, Callable[[str], object]] = {
     "preemption": partial(parse_name, Preemption),
     "router": partial(parse_name, Router),
 }
-_AT_LEAST_ONE = {
-    "tensor_parallel": "tensor-parallel degree",
-    "shrink": "shrink",
-    "replicas": "replicas",
+_Rule = tuple[str, Callable[[Any], bool]]
+_POSITIVE: _Rule = ("be a positive number", lambda value: 0 < value < math.inf)
+_AT_LEAST_ONE: _Rule = ("be at least 1", lambda value: value >= 1)
+_RULES: Mapping[str, _Rule] = {
+    "rate": _POSITIVE,
+    "duration": _POSITIVE,
+    "seed": ("not be negative", lambda value: value >= 0),
+    "warmup": ("not be negative", lambda value: value >= 0),
+    "timeout": ("be positive", lambda value: value > 0),
+    "swap_space_gib": ("not be negative", lambda value: 0 <= value < math.inf),
+    "tensor_parallel": _AT_LEAST_ONE,
+    "shrink": _AT_LEAST_ONE,
+    "replicas": _AT_LEAST_ONE,
 }
+_TITLES = {"tensor_parallel": "tensor-parallel degree", "swap_space_gib": "swap space"}
 # Beyond every machine, and within what this one can keep lists of.
 _AT_MOST: Mapping[str, float] = {
     "seed": MAX_SEED,
@@ -131,43 +141,28 @@ class PointSpec:
             value = getattr(self, name)
             if type(value) is str:
                 object.__setattr__(self, name, parse(value))
-        self._check_times()
-        self._check_sizes()
+        self._check_numbers()
         self._check_backend()
-        self._check_replicas()
 
-    def _check_times(self) -> None:
-        for name in ("rate", "duration"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise UserError(f"{name} must be a positive number, got {value:g}")
-        if self.warmup is not None and not self.warmup >= 0:
-            raise UserError(f"warmup must not be negative, got {self.warmup:g}")
-        if self.timeout is not None and not self.timeout > 0:
-            raise UserError(f"timeout must be positive, got {self.timeout:g}")
-        if self.window is not None and not 0 <= self.window[0] < self.window[1]:
-            raise UserError(f"window must be START:END with 0 <= START < END, got {self.window}")
-
-    def _check_sizes(self) -> None:
-        if not (math.isfinite(self.swap_space_gib) and self.swap_space_gib >= 0):
-            raise UserError(f"swap space must not be negative, got {self.swap_space_gib:g}")
-        for name, title in _AT_LEAST_ONE.items():
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"{title} must be at least 1, got {value}")
+    def _check_numbers(self) -> None:
+        for name, (requirement, holds) in _RULES.items():
+            if (value := getattr(self, name)) is not None and not holds(value):
+                raise UserError(f"{_TITLES.get(name, name)} must {requirement}, got {value:g}")
         for name, most in _AT_MOST.items():
             if (value := getattr(self, name)) is not None and value > most:
                 raise UserError(f"{name} must be at most {most:,}, got {value:,}")
+        if self.window is not None and not 0 <= self.window[0] < self.window[1]:
+            raise UserError(f"window must be START:END with 0 <= START < END, got {self.window}")
 
     def _check_backend(self) -> None:
         for name, instead in _OF_MODELS.items():
-            if self.backend is Backend.SIM and (value := getattr(self, name)) is not None:
+            value = getattr(self, name)
+            if self.backend is Backend.SIM and value is not None:
                 flag = "--" + name.replace("_", "-")
                 raise UserError(
                     f"{flag} {value} counts only where a model runs (--backend cpu or cuda): give "
                     f"{instead} to the simulation"
                 )
-
-    def _check_replicas(self) -> None:
         if self.replicas == 1 and self.router is not None:
             raise UserError(
                 f"router '{self.router}' has nothing to choose from: give --replicas 2 or more"
