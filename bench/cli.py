@@ -110,7 +110,10 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     return found
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+_SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
+
+
+@click.group(cls=LazyGroup, context_settings=_SETTINGS)
 @click.version_option(package_name="astra-artifact", prog_name="bench")
 def main() -> None:
     """Reproduce the experiments of the PagedAttention paper (SOSP 2023).

@@ -5,10 +5,16 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-import click
-
+from bench.commands.output import note
 from bench.point.spec import Backend, PointSpec, parse_name
 from engines.core.errors import UserError
+
+_MEANING = {
+    "sim": "simulating the paper's A100 servers",
+    "cpu": "running a model on this machine's CPU",
+    "cuda": "running the model on this machine's GPU",
+}
+_REASON = {"sim": "no GPU for PyTorch here: ", "cuda": "PyTorch sees a GPU: "}  # for `auto`
 
 
 def resolve_backend(name: str, *, here: bool = True) -> Backend:
@@ -28,15 +34,6 @@ def resolve_backend(name: str, *, here: bool = True) -> Backend:
     return backend
 
 
-def check_profile(spec: PointSpec) -> None:
-    """Refuse a simulated device where a model runs; raises UserError."""
-    if spec.backend != "sim" and spec.device_profile is not None:
-        raise UserError(
-            f"--device-profile {spec.device_profile} counts only for --backend sim, got backend "
-            f"'{spec.backend}'"
-        )
-
-
 def _has_gpu() -> bool:
     """Whether PyTorch sees a GPU; without a driver's device file it need not be asked (2 s)."""
     devices = Path("/dev")
@@ -49,15 +46,16 @@ def _has_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
-_MEANING = {
-    "sim": "simulating the paper's A100 servers",
-    "cpu": "running a model on this machine's CPU",
-    "cuda": "running the model on this machine's GPU",
-}
+def check_profile(spec: PointSpec) -> None:
+    """Refuse a simulated device where a model runs; raises UserError."""
+    if spec.backend != "sim" and spec.device_profile is not None:
+        raise UserError(
+            f"--device-profile {spec.device_profile} counts only for --backend sim, got backend "
+            f"'{spec.backend}'"
+        )
 
 
 def tell_backend(asked: str, used: str) -> None:
     """Say on standard error what runs, and why if `auto` decided."""
-    found = {"sim": "no GPU for PyTorch here: ", "cuda": "PyTorch sees a GPU: "}
-    reason = found.get(used, "") if asked != used else ""
-    click.echo(f"backend {used}: {reason}{_MEANING[used]}", err=True)
+    reason = _REASON.get(used, "") if asked != used else ""
+    note(f"backend {used}: {reason}{_MEANING[used]}")

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.options import artifacts_option
-from bench.commands.places import build_arg_option, device_option, note, settle_device
-from bench.commands.tables import print_table
+from bench.commands.options import (
+    artifacts_option,
+    build_arg_option,
+    flag,
+    image_device_option,
+)
+from bench.commands.output import note, print_table
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -23,11 +27,11 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="The bundle.  [default: bundle in the artifacts directory]",
 )
-@device_option
-@click.option("--check", is_flag=True, help="Write nothing: prove that the bundle runs offline.")
+@image_device_option
+@flag("--check", help="Write nothing: prove that the bundle runs offline.")
 @build_arg_option
 def command(
-    *, artifacts: str, out: str | None, device: str, check: bool, build_arg: tuple[str, ...]
+    *, artifacts: str, out: str | None, device: str, check: bool, build_arg: dict[str, str]
 ) -> None:
     """Archive images, lock files, results and sources with checksums, or check such a bundle.
 
@@ -36,15 +40,14 @@ def command(
     """
     from bench.docker.bundle import write_bundle
     from bench.docker.daemon import connect
-    from bench.docker.images import SYSTEMS, Recipe, checkout, ensure_image, parse_build_args
+    from bench.docker.images import SYSTEMS, Recipe, checkout, ensure_image
 
     folder = Path(out) if out else Path(artifacts) / "bundle"
     client = connect()
     if check:
         _check(client, folder)
         return
-    build_args, device = parse_build_args(build_arg), settle_device(device)
-    recipes = [Recipe(system, device, build_args) for system in SYSTEMS]
+    recipes = [Recipe(system, device, build_arg) for system in SYSTEMS]
     images = [ensure_image(client, recipe, note) for recipe in recipes]
     write_bundle(client, folder, images, root=checkout(), artifacts=Path(artifacts))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

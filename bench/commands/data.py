@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from bench.commands.output import print_table
+
 _DIRECTORY = click.option(
     "--directory",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("artifacts/data"),
-    show_default=True,
     help="Where the lengths lie.",
 )
 
@@ -27,7 +28,6 @@ def command() -> None:
 @_DIRECTORY
 def list_command(*, directory: Path) -> None:
     """List the data sets: what is shipped, and whether real lengths are there."""
-    from bench.commands.tables import print_table
     from bench.workloads.datasets import DATASETS, lengths_path
 
     rows = []

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
-from bench.commands.options import artifacts_option
-from bench.commands.tables import print_table
+from bench.commands.options import artifacts_option, json_option
+from bench.commands.output import print_table
 
 
 @click.command("doctor")
 @artifacts_option
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+@json_option(help="Print a JSON list instead of a table.")
 @click.pass_context
 def command(ctx: click.Context, /, *, artifacts: str, as_json: bool) -> None:
     """Check this machine: versions, cores, memory, disk, git, Ray, GPU and Docker.

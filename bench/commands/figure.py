@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.commands.backend import tell_backend
-from bench.commands.options import quiet_option
-from bench.commands.places import (
-    choose_measurer,
-    choose_place,
-    note,
+from bench.commands.options import (
+    flag,
+    force_option,
     place_options,
-    settle,
-    tell_runner,
+    quiet_option,
+    selection_options,
 )
+from bench.commands.output import note, print_table, tell_summary
+from bench.commands.places import settle
 from bench.commands.plot import draw_all, figures_folder
-from bench.commands.selection import choice_of, selection_options
-from bench.commands.tables import print_table
-from bench.progress import choose, clock
+from bench.commands.selection import choice_of
+from bench.progress import choose
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,38 +29,19 @@ if TYPE_CHECKING:
     from bench.experiments.tables import Choice
     from bench.point.spec import PointSpec
     from bench.results.store import Store
-    from bench.sweep.place import Place
-    from bench.sweep.runner import Summary
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The points of the figures named on the command line, each once.
-
-    `measured` are figures that a microbenchmark makes.
-    """
-
-    points: tuple[PointSpec, ...]
-    measured: tuple[Figure, ...] = ()
 
 
 @click.command("figure")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @selection_options
-@click.option("--force", is_flag=True, help="Run points again that are complete.")
+@force_option
 @place_options
-@click.option("--no-plot", is_flag=True, help="Run only.")
-@click.option("--dry-run", is_flag=True, help="Say which points would run, and write nothing.")
+@flag("--no-plot", help="Run only.")
+@flag("--dry-run", help="Say which points would run, and write nothing.")
 @quiet_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    /,
-    *,
-    names: tuple[str, ...],
-    artifacts: str,
-    force: bool,
-    **options: Any,
+    ctx: click.Context, /, *, names: tuple[str, ...], force: bool, quiet: bool, **given: Any
 ) -> None:
     """Run the points of figures in parallel, then draw the figures.
 
@@ -71,44 +50,42 @@ def command(
     """
     from bench.files import check_writable
     from bench.results.store import Store
+    from bench.sweep.runner import run_points
 
-    asked, options = options["backend"], settle(options)
-    keeps = not options["dry_run"]
-    measurer = choose_measurer(options, Path(artifacts))
-    choice = choice_of(options, Path(artifacts), names, measure=measurer.speed, keeps=keeps)
-    wanted = find_points(names, choice)
-    store = Store(artifacts)
-    if options["dry_run"]:
-        _print_plan(store, wanted, choice.backend, force=force)
+    where, store = settle(**given), Store(given["artifacts"])
+    measurer = where.measurer(store.root)
+    choice = choice_of(given, where.backend, names, measure=measurer.speed)
+    points, figures = _find(names, choice)
+    if given["dry_run"]:
+        _print_plan(store, choice, points, figures, force=force)
         return
-    draws = not options["no_plot"]
+    draws = not given["no_plot"]
     if draws:
         check_writable(figures_folder(store, choice))
-    if wanted.points or not wanted.measured:
-        tell_runner(options)
-        tell_backend(asked, choice.backend)
-    place = choose_place(options)
-    summary = bring(store, wanted.points, place=place, force=force, quiet=options["quiet"])
+    if points or not figures:
+        where.tell_runner()
+        tell_backend(given["backend"], choice.backend)
+    display = choose(quiet=quiet)
+    summary = run_points(store, points, place=where.place(), force=force, display=display)
     left_out: dict[str, str] = {}
     if not summary.interrupted:
-        left_out = measure_all(
-            wanted, measurer, backend=choice.backend, force=force, quiet=options["quiet"]
-        )
+        wanted = figures if force else _not_measured(store, choice, figures)
+        left_out = _measure(wanted, measurer, choice, quiet=quiet, alone=not points)
     if draws and not summary.interrupted:
         try:
             draw_all(names, store, choice)
         except UserError as error:
             if not summary.failed:
                 raise
-            click.echo(f"not drawn: {error}", err=True)
+            note(f"not drawn: {error}")
     for name, reason in left_out.items():
-        click.echo(f"left out: {name}: {reason}", err=True)
-    tell(summary, store)
+        note(f"left out: {name}: {reason}")
+    tell_summary(summary, store)
     ctx.exit(summary.exit_status)
 
 
-def find_points(names: Sequence[str], choice: Choice) -> Wanted:
-    """All points behind `names`.
+def _find(names: Sequence[str], choice: Choice) -> tuple[list[PointSpec], list[Figure]]:
+    """The points behind `names`, each once, and the figures that a microbenchmark makes.
 
     Raises UserError for names that are unknown, and for a bad file of lengths.
     """
@@ -117,75 +94,59 @@ def find_points(names: Sequence[str], choice: Choice) -> Wanted:
     from bench.workloads.lengths import load_lengths
 
     overrides = dict(choice.overrides)
-    points: dict[PointSpec, None] = {}
-    measured: dict[str, Figure] = {}
-    for name in names:
-        selection = registry.find(name)
-        measured |= {f.name: f for f in selection.figures if f.is_measured(choice.backend)}
-        if "scale" in overrides:
-            for panel in selection.panels:
-                require_miniature(panel)
-        points |= dict.fromkeys(p for panel in selection.panels for p in choice.points(panel))
+    selections = [registry.find(name) for name in names]
+    panels = [panel for selection in selections for panel in selection.panels]
+    if "scale" in overrides:
+        for panel in panels:
+            require_miniature(panel)
+    points = dict.fromkeys(point for panel in panels for point in choice.points(panel))
     if "lengths" in overrides:
         load_lengths(Path(overrides["lengths"]))  # a faulty file fails before anything runs
-    return Wanted(tuple(points), tuple(measured.values()))
+    figures = {figure.name: figure for selection in selections for figure in selection.figures}
+    return list(points), [f for f in figures.values() if f.is_measured(choice.backend)]
 
 
-def measure_all(
-    wanted: Wanted, measurer: Measurer, *, backend: str, force: bool, quiet: bool
+def _not_measured(store: Store, choice: Choice, figures: Iterable[Figure]) -> list[Figure]:
+    """The figures that are not measured yet; says which are."""
+    left = []
+    for figure in figures:
+        if store.kernels(figure.microbenchmark, backend=choice.backend) is None:
+            left.append(figure)
+        else:
+            note(f"{figure.name}: measured already (--force measures again)")
+    return left
+
+
+def _measure(
+    figures: Iterable[Figure], measurer: Measurer, choice: Choice, *, quiet: bool, alone: bool
 ) -> dict[str, str]:
-    """Measure what is not there yet; returns the figures that this machine cannot, and why.
+    """Measure the figures; returns those that this machine cannot, and why.
 
-    Raises UserError if nothing else was wanted.
+    Raises UserError instead if they are `alone`, since nothing else was asked for.
     """
-    from bench.devices.measured import is_there, measure_figure
+    from bench.devices.measured import measure_figure
 
     left_out = {}
-    for figure in wanted.measured:
-        if is_there(figure, measurer.root, backend=backend) and not force:
-            click.echo(f"{figure.name}: measured already (--force measures again)", err=True)
-            continue
+    for figure in figures:
         try:
-            measure_figure(figure, measurer, backend=backend, quiet=quiet, note=note)
+            measure_figure(figure, measurer, backend=choice.backend, quiet=quiet, note=note)
         except UserError as error:
-            if not wanted.points:
+            if alone:
                 raise
             left_out[figure.name] = str(error)
     return left_out
 
 
-def bring(
-    store: Store, points: Sequence[PointSpec], *, place: Place, force: bool, quiet: bool
-) -> Summary:
-    """Run the points with a display that fits; raises UserError if nothing can be written."""
-    from bench.sweep.runner import run_points
-
-    return run_points(store, points, place=place, force=force, display=choose(quiet=quiet))
-
-
-def tell(summary: Summary, store: Store) -> None:
-    """Say on standard error what became of the points; failed ones last, by name."""
-    counts = {
-        "run": len(summary.done),
-        "already complete": len(summary.skipped),
-        "kept though stale": len(summary.kept),
-        "failed": len(summary.failed),
-        "not run": len(summary.unfinished),
-    }
-    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    stopped = "interrupted: " if summary.interrupted else ""
-    click.echo(f"{stopped}points: {told or 'none'} in {clock(summary.elapsed_s)}", err=True)
-    if summary.interrupted:
-        click.echo("the same command again goes on from here", err=True)
-    for failure in summary.failed:
-        click.echo(f"failed: {store.directory(failure.spec).name}: {failure.error}", err=True)
-
-
-def _print_plan(store: Store, wanted: Wanted, backend: str, *, force: bool) -> None:
-    from bench.devices.measured import is_there
+def _print_plan(
+    store: Store,
+    choice: Choice,
+    points: Sequence[PointSpec],
+    figures: Iterable[Figure],
+    *,
+    force: bool,
+) -> None:
     from bench.sweep.plan import make_plan
 
-    points = wanted.points
     will_run = set(make_plan(store, points, force=force).run)
     rows = []
     for spec in points:
@@ -194,6 +155,7 @@ def _print_plan(store: Store, wanted: Wanted, backend: str, *, force: bool) -> N
         rows.append((store.directory(spec).name, state, "yes" if spec in will_run else "no"))
     print_table(("point", "state", "would run"), rows)
     click.echo(f"{len(will_run)} of {len(points)} points would run")
-    for figure in wanted.measured:
-        there = is_there(figure, store.root, backend=backend) and not force
+    for figure in figures:
+        found = store.kernels(figure.microbenchmark, backend=choice.backend)
+        there = found is not None and not force
         click.echo(f"{figure.name} {'is' if there else 'would be'} measured on a device")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.tables import print_table
+from bench.commands.options import flag, json_option
+from bench.commands.output import print_table
 from bench.progress import clock
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ MARKDOWN_HEAD = ("figure", "command", "the paper's claim", "results", "the paper
 
 
 @click.command("figures")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
-@click.option("--markdown", is_flag=True, help="Print the README's table.")
+@json_option(help="Print a JSON list instead of a table.")
+@flag("--markdown", help="Print the README's table.")
 def command(*, as_json: bool, markdown: bool) -> None:
     """List the figures of the paper: points, times on two cores, the paper's hardware.
 

@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 from bench.commands.backend import resolve_backend
-from bench.commands.options import ray_ranks_option
-from bench.commands.point_options import engine_options
+from bench.commands.options import json_option, ray_ranks_option
+from bench.commands.point_options import OF_WORKLOADS, point_options
 from bench.point.spec import Backend, PointSpec
 from engines.core.errors import UserError
 
 
 @click.command("generate")
-@engine_options
+@point_options(without=OF_WORKLOADS)
 @click.option(
     "--input",
     "input_file",
@@ -26,7 +26,7 @@ from engines.core.errors import UserError
     "temperature, top_p, ignore_eos.",
 )
 @ray_ranks_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of token ids.")
+@json_option(help="Print JSON lines instead of token ids.")
 def command(*, input_file: Path, as_json: bool, **settings: Any) -> None:
     """Run the prompts of FILE through an engine and print what it generates.
 

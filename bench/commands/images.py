@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from bench.commands.places import build_arg_option, device_option, note, settle_device
-from bench.commands.tables import print_table
+from bench.commands.options import build_arg_option, flag, image_device_option
+from bench.commands.output import note, print_table
 from bench.docker.images import SYSTEMS
 
 
@@ -16,11 +16,12 @@ from bench.docker.images import SYSTEMS
     multiple=True,
     type=click.Choice(SYSTEMS),
     default=SYSTEMS,
+    show_default=False,
     help="Whose image.  [default: all three]",
 )
-@device_option
-@click.option("--force", is_flag=True, help="Build images again that are fresh.")
-@click.option("--list", "only_list", is_flag=True, help="Build nothing.")
+@image_device_option
+@flag("--force", help="Build images again that are fresh.")
+@flag("--list", "only_list", help="Build nothing.")
 @build_arg_option
 def command(
     *,
@@ -28,16 +29,16 @@ def command(
     device: str,
     force: bool,
     only_list: bool,
-    build_arg: tuple[str, ...],
+    build_arg: dict[str, str],
 ) -> None:
     """Build the images that are missing, or stale against this checkout, and list them."""
     from bench.docker.daemon import connect
-    from bench.docker.images import Recipe, build_image, find_image, parse_build_args, state_of
+    from bench.docker.images import Recipe, build_image, find_image, state_of
 
-    client, build_args = connect(), parse_build_args(build_arg)
+    client = connect()
     rows = []
     for system in systems:
-        recipe = Recipe(system, settle_device(device), build_args)
+        recipe = Recipe(system, device, build_arg)
         found = find_image(client, recipe)
         if not only_list and (force or state_of(found, recipe) != "fresh"):
             found = build_image(client, recipe, note)

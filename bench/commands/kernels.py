@@ -9,13 +9,18 @@ from typing import Any
 
 import click
 
-from bench.commands.options import quiet_option, read_subject, subject_options
-from bench.commands.tables import print_table
+from bench.commands.options import (
+    COUNT,
+    json_option,
+    options,
+    quiet_option,
+    read_subject,
+    subject_options,
+)
+from bench.commands.output import note, print_table
 from bench.devices.device import Shapes
 from bench.progress import choose
 from engines.core.errors import UserError
-
-_COUNT = click.IntRange(min=1)
 
 
 def _numbers(largest: int) -> Callable[[click.Context, click.Parameter, str], tuple[int, ...]]:
@@ -30,6 +35,18 @@ def _numbers(largest: int) -> Callable[[click.Context, click.Parameter, str], tu
     return read
 
 
+_SHAPES = (
+    ("--batches", {"callback": _numbers(4096)}, "8,32", "Batch sizes of attention."),
+    ("--contexts", {"callback": _numbers(1 << 20)}, "64,128,256", "Context lengths of attention."),
+    ("--block-size", {"type": click.IntRange(1, 256)}, 16, "Block size of paged attention."),
+    ("--block-sizes", {"callback": _numbers(256)}, "1,2,4,8,16,32,64,128,256",
+     "Block sizes of swapping."),
+    ("--tokens", {"type": COUNT}, 256, "Length of the swapped sequence."),
+    ("--samples", {"type": COUNT}, 7, "Samples in a round."),
+    ("--rounds", {"type": COUNT}, 3, "Rounds over all shapes."),
+)  # fmt: skip
+
+
 @click.command("kernels")
 @subject_options
 @click.option(
@@ -37,45 +54,16 @@ def _numbers(largest: int) -> Callable[[click.Context, click.Parameter, str], tu
     type=click.Choice(["attention", "recovery"]),
     help="Only attention (Figure 18a) or only swapping and recomputing (19a).  [default: both]",
 )
+@options(*(click.option(flag, default=d, help=text, **read) for flag, read, d, text in _SHAPES))
 @click.option(
-    "--batches",
-    callback=_numbers(4096),
-    default="8,32",
-    show_default=True,
-    help="Batch sizes of attention.",
-)
-@click.option(
-    "--contexts",
-    callback=_numbers(1 << 20),
-    default="64,128,256",
-    show_default=True,
-    help="Context lengths of attention.",
-)
-@click.option(
-    "--block-size",
-    type=click.IntRange(1, 256),
-    default=16,
-    show_default=True,
-    help="Block size of paged attention.",
-)
-@click.option(
-    "--block-sizes", callback=_numbers(256), default="1,2,4,8,16,32,64,128,256", show_default=True,
-    help="Block sizes of swapping.",
-)  # fmt: skip
-@click.option(
-    "--tokens", type=_COUNT, default=256, show_default=True, help="Length of the swapped sequence."
-)
-@click.option("--samples", type=_COUNT, default=7, show_default=True, help="Samples in a round.")
-@click.option("--rounds", type=_COUNT, default=3, show_default=True, help="Rounds over all shapes.")
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
     help="Keep the results and their provenance in DIR/kernels.json.",
-)  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+)
+@json_option(help="Print JSON instead of tables.")
 @quiet_option
-def command(
-    *, only: str | None, out: Path | None, as_json: bool, quiet: bool, **options: Any
-) -> None:
+def command(*, out: Path | None, as_json: bool, **given: Any) -> None:
     """Time paged against contiguous attention, and swapping against recomputing.
 
     Caches are cold: before each sample more than the last-level cache is written. Shares are of the
@@ -87,10 +75,9 @@ def command(
 
     if out is not None:
         check_writable(out)
-    subject = read_subject(options["device"], options["model"], options["dtype"])
-    found = _measure(subject, only, options, quiet=quiet)
+    found = _measure(**given)
     if out is not None:
-        click.echo(f"written: {write_measurement(out, found)}", err=True)
+        note(f"written: {write_measurement(out, found)}")
     if as_json:
         click.echo(json.dumps(json.loads(json_bytes(found))))
     else:
@@ -98,18 +85,23 @@ def command(
 
 
 def _measure(
-    subject: Mapping[str, Any], only: str | None, options: Mapping[str, Any], *, quiet: bool
+    *,
+    device: str,
+    model: str | None,
+    dtype: str | None,
+    only: str | None,
+    quiet: bool,
+    **given: Any,
 ) -> dict[str, Any]:
     from bench.devices.kernels import Setup, measure
 
-    setup = Setup(
-        **subject, **{name: options[name] for name in ("block_size", "samples", "rounds")}
-    )
+    effort = {name: given[name] for name in ("block_size", "samples", "rounds")}
+    setup = Setup(**read_subject(device, model, dtype), **effort)
     shapes = Shapes(
-        batches=() if only == "recovery" else options["batches"],
-        contexts=() if only == "recovery" else options["contexts"],
-        block_sizes=() if only == "attention" else options["block_sizes"],
-        num_tokens=options["tokens"],
+        batches=() if only == "recovery" else given["batches"],
+        contexts=() if only == "recovery" else given["contexts"],
+        block_sizes=() if only == "attention" else given["block_sizes"],
+        num_tokens=given["tokens"],
     )
     with choose(quiet=quiet).single(f"kernels on {setup.device}") as tell:
         return measure(setup, shapes, tell=tell)

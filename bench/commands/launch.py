@@ -9,8 +9,8 @@ from typing import TextIO
 
 import click
 
-from bench.commands.options import artifacts_option
-from bench.commands.places import build_arg_option, device_option, note, settle_device
+from bench.commands.options import artifacts_option, build_arg_option, image_device_option
+from bench.commands.output import note
 from engines.core.config import System
 
 
@@ -21,7 +21,7 @@ from engines.core.config import System
     metavar="|".join(system.value for system in System),
     help="Whose image.",
 )
-@device_option
+@image_device_option
 @artifacts_option
 @build_arg_option
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
@@ -33,7 +33,7 @@ def command(
     system: str,
     device: str,
     artifacts: str,
-    build_arg: tuple[str, ...],
+    build_arg: dict[str, str],
     words: tuple[str, ...],
 ) -> None:
     """Run a command of `bench` in a container: bench launch --system orca-max -- run --system ...
@@ -41,10 +41,10 @@ def command(
     The image is built first if it is missing or stale. The container sees the artifacts directory
     as `artifacts` and nothing else of this machine; it has no network. Exits like the command.
     """
-    from bench.docker.images import Recipe, image_system, parse_build_args
+    from bench.docker.images import Recipe, image_system
     from bench.docker.launch import launch
 
-    recipe = Recipe(image_system(system), settle_device(device), parse_build_args(build_arg))
+    recipe = Recipe(image_system(system), device, build_arg)
     out, errors = _writer(sys.stdout), _writer(sys.stderr)
     ctx.exit(launch(recipe, ("bench", *words), Path(artifacts), note, out=out, errors=errors))
 

@@ -1,57 +1,133 @@
-"""Options that many commands share."""
+"""Options that many commands share. `bench.cli` shows the defaults of all options in the help."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.devices.device import DEFAULT_MODEL, DEVICES, settle_device, settle_dtype
-from bench.point.spec import MAX_SEED
+from bench.point.spec import BACKENDS, MAX_SEED
 from engines.core.models import MODELS, find_model
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 SEED = click.IntRange(0, MAX_SEED)
+COUNT = click.IntRange(min=1)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False)
 
 
-def ray_option(use: str, *, default: str | None = None) -> Callable[[Function], Function]:
-    """Return the option `--ray`, which names a Ray cluster for the use given."""
-    return click.option(
-        "--ray",
-        default=default,
-        show_default=default is not None,
-        metavar="HOST:PORT|auto|local",
-        help=f"{use}: at an address, this node's (auto), or one of this machine alone (local).",
-    )
+def options(*decorators: Decorator) -> Decorator:
+    """Return one decorator that adds several options, in this order."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return add
 
 
-ray_ranks_option = ray_option(
-    "Ray cluster for --tensor-parallel above 1 (cuda, cpu)", default="local"
+def _parse_build_args(
+    _ctx: click.Context, _option: click.Parameter, words: tuple[str, ...]
+) -> Mapping[str, str]:
+    from bench.docker.images import parse_build_args
+
+    return parse_build_args(words)
+
+
+def _image_device(_ctx: click.Context, _option: click.Parameter, name: str) -> str:
+    from bench.docker.gpus import find_gpus
+
+    return ("cuda" if find_gpus() else "cpu") if name == "auto" else name
+
+
+flag = partial(click.option, is_flag=True)
+json_option = partial(flag, "--json", "as_json")
+jobs_option = partial(click.option, "--jobs", "-j", type=COUNT, metavar="N")
+force_option = flag("--force", help="Run points again that are complete.")
+quiet_option = flag("--quiet", "-q", help="Show no progress.")
+artifacts_option = click.option(
+    "--artifacts",
+    type=click.Path(file_okay=False),
+    default="artifacts",
+    help="Directory of results, figures and report.",
 )
-ray_points_option = ray_option("Run the points on a Ray cluster")
-
-
-def subject_options(function: Function) -> Function:
-    """Add `--device`, `--model` and `--dtype`, of a command that measures; see `read_subject`."""
-    for option in (
-        click.option("--dtype", metavar="TYPE", help="[default: float16 on cuda, float32 on cpu]"),
-        click.option(
-            "--model",
-            metavar="NAME",
-            help=f"Whose shapes: {', '.join(MODELS)}.  [default: opt-13b on cuda, opt-125m on cpu]",
-        ),
-        click.option(
-            "--device",
-            default="auto",
-            show_default=True,
-            metavar="|".join(DEVICES),
-            help="What to measure.",
-        ),
-    ):
-        function = option(function)
-    return function
+ray_option = partial(click.option, "--ray", metavar="HOST:PORT|auto|local")
+_RAY = "at an address, this node's (auto), or one of this machine alone (local)."
+ray_ranks_option = ray_option(
+    default="local", help=f"Ray cluster for --tensor-parallel above 1 (cuda, cpu): {_RAY}"
+)
+ray_points_option = ray_option(help=f"Run the points on a Ray cluster: {_RAY}")
+build_arg_option = click.option(
+    "--build-arg",
+    multiple=True,
+    envvar="BENCH_BUILD_ARGS",
+    metavar="NAME=VALUE",
+    callback=_parse_build_args,
+    help="For images that are built (docs/containers.md); also from BENCH_BUILD_ARGS.",
+)
+image_device_option = click.option(
+    "--device",
+    type=click.Choice(("auto", "cuda", "cpu")),
+    default="auto",
+    callback=_image_device,
+    help="Images for GPUs, or for machines without. auto: what this machine has.",
+)
+place_options = options(
+    jobs_option(help="Points to run at a time.  [default: one for each core]"),
+    click.option(
+        "--runner",
+        type=click.Choice(("auto", "docker", "local")),
+        default="auto",
+        help="Where points run: in containers (docker) or processes (local). auto: containers "
+        "where Docker and GPUs are.",
+    ),
+    build_arg_option,
+    ray_points_option,
+)
+effort_options = options(
+    flag("--quick", help="Short traces and fewer rates, to see that all works."),
+    flag("--full", help="The paper's own trace lengths (slower)."),
+)
+# What chooses among a figure's possible results; `bench.commands.selection` reads it.
+selection_options = options(
+    artifacts_option,
+    effort_options,
+    click.option(
+        "--lengths",
+        type=EXISTING_FILE,
+        help="Lengths of ShareGPT from a file (see `bench data`) instead of shipped statistics.",
+    ),
+    click.option("--seed", type=SEED, help="Another seed than the registry's."),
+    click.option(
+        "--backend",
+        default="auto",
+        metavar="|".join(BACKENDS),
+        help="Whose results: simulated, or measured with a model on this device.",
+    ),
+    click.option(
+        "--scale",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SPEED",
+        help="Speed of this CPU for figures in miniature (--backend cpu), as a share of the "
+        "paper's server.  [default: measured once]",
+    ),
+)
+# What a command measures; `read_subject` reads it.
+subject_options = options(
+    click.option("--device", default="auto", metavar="|".join(DEVICES), help="What to measure."),
+    click.option(
+        "--model",
+        metavar="NAME",
+        help=f"Whose shapes: {', '.join(MODELS)}.  [default: opt-13b on cuda, opt-125m on cpu]",
+    ),
+    click.option("--dtype", metavar="TYPE", help="[default: float16 on cuda, float32 on cpu]"),
+)
 
 
 def read_subject(device: str, model: str | None, dtype: str | None) -> dict[str, Any]:
@@ -63,19 +139,3 @@ def read_subject(device: str, model: str | None, dtype: str | None) -> dict[str,
         "device": device,
         "dtype": settle_dtype(dtype, device),
     }
-
-
-def quiet_option(function: Function) -> Function:
-    """Add `--quiet`."""
-    return click.option("--quiet", "-q", is_flag=True, help="Show no progress.")(function)
-
-
-def artifacts_option(function: Function) -> Function:
-    """Add `--artifacts`."""
-    return click.option(
-        "--artifacts",
-        type=click.Path(file_okay=False),
-        default="artifacts",
-        show_default=True,
-        help="Directory of results, figures and report.",
-    )(function)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.selection import choice_of, selection_options
+from bench.commands.backend import resolve_backend
+from bench.commands.options import selection_options
+from bench.commands.selection import choice_of
 
 if TYPE_CHECKING:
     from bench.experiments.tables import Choice
@@ -18,33 +20,29 @@ if TYPE_CHECKING:
 @click.command("plot")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @selection_options
-def command(*, names: tuple[str, ...], artifacts: str, **choice: Any) -> None:
+def command(*, names: tuple[str, ...], **given: Any) -> None:
     """Draw figures from the results that are there, as PDF and PNG.
 
     NAME is as for `bench figure`, and the options must be those the points were run with.
     Missing points are visible gaps; corrupt ones are refused.
     """
-    from bench.experiments import registry
     from bench.results.store import Store
 
-    for name in names:
-        registry.find(name)
-    draw_all(names, Store(artifacts), choice_of(choice, Path(artifacts), names))
+    choice = choice_of(given, resolve_backend(given["backend"]), names)
+    draw_all(names, Store(given["artifacts"]), choice)
 
 
-def draw_all(names: Sequence[str], store: Store, choice: Choice) -> list[Path]:
+def draw_all(names: Sequence[str], store: Store, choice: Choice) -> None:
     """Draw into the choice's folder of figures and print the paths of the files."""
     from bench.files import check_writable
     from plot.draw import draw
 
     directory = figures_folder(store, choice)
     check_writable(directory)
-    paths: dict[Path, None] = {}
-    for name in names:
-        paths |= dict.fromkeys(draw(name, store, directory, choice))
-    for path in paths:
+    for path in dict.fromkeys(
+        path for name in names for path in draw(name, store, directory, choice)
+    ):
         click.echo(str(path))
-    return list(paths)
 
 
 def figures_folder(store: Store, choice: Choice) -> Path:

@@ -1,21 +1,20 @@
-"""The options of a point: everything that determines its result."""
+"""The options of a point: everything that determines its result, a field of PointSpec each."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Container, Mapping
+from dataclasses import MISSING, fields
 from typing import Any
 
 import click
 
-from bench.commands.options import EXISTING_FILE, SEED, Function
+from bench.commands.options import COUNT, EXISTING_FILE, SEED, Decorator, options
 from bench.point.spec import DEFAULT_ROUTER, Backend, PointSpec, Router, plain_setting
 from engines.core.config import Preemption, System
 from engines.core.models import MODELS
 
-_DEFAULTS = {field.name: plain_setting(field.default) for field in fields(PointSpec)}
-_COUNT = click.IntRange(min=1)
+SETTINGS = tuple(field.name for field in fields(PointSpec))
 
 
 def amount(text: str) -> float:
@@ -40,149 +39,117 @@ def window(text: str) -> tuple[float, float]:
     return start, end
 
 
-def _setting(name: str, help_text: str, **extra: Any) -> Callable[[Function], Function]:
-    """The option of the field `name` of PointSpec, with the field's default."""
-    default = _DEFAULTS[name]
-    shown = {"default": default, "show_default": True} if default is not None else {}
-    flag = "--" + name.removesuffix("_gib").replace("_", "-")
-    return click.option(flag, name, help=help_text, **{**shown, **extra})
+# In the order of the help.
+_HELP: Mapping[str, str] = {
+    "system": "Serving system.",
+    "model": f"Model: {', '.join(MODELS)}.",
+    "workload": "Workload.",
+    "trace": "Replay a CSV file with columns arrival_s,input_len,output_len instead of a workload.",
+    "lengths": "Lengths of the workload from a file (see `bench data`) instead of shipped "
+    "statistics.",
+    "rate": "Mean arrivals per second (of a trace: its own).",
+    "duration": "Length of the arrivals in seconds (of a trace: its own).",
+    "seed": "Seed of all random draws.",
+    "sampling": "Sequences per request, sampled or beams.",
+    "shrink": "Divide all lengths and the model's context by this, for a run in miniature.",
+    "block_size": "Tokens in a KV block.",
+    "backend": "Run the model (cuda, cpu) or simulate it (sim).",
+    "device_profile": "Device to simulate.  [default: the paper's for the model]",
+    "tensor_parallel": "Devices that share the model.  [default: sim: the paper's for the model; "
+    "else 1]",
+    "replicas": "Engines that share the arrivals, each on devices of its own (sim).",
+    "router": f"What chooses among replicas.  [default: {DEFAULT_ROUTER}]",
+    "kv_slots": "Size of the KV cache in tokens.  [default: from model and device]",
+    "gpu_memory": "Memory to size the KV cache for, as if the device had no more (cuda, cpu).",
+    "dtype": "Type of weights and KV cache (cuda, cpu).  [default: float16 on cuda, float32 on "
+    "cpu]",
+    "swap_space_gib": "CPU swap space.",
+    "max_batch_size": "Requests in a batch of ft.  [default: from model and device]",
+    "max_batched_tokens": "Tokens in one step.",
+    "max_num_seqs": "Sequences in a batch.  [default: the original's for the system]",
+    "preemption": "How a preempted group's cache is kept.",
+    "share_prefix": "Compute a registered prefix once and map its blocks into every request.",
+    "warmup": "Requests that arrive earlier do not count for latency, in seconds.  [default: 60, "
+    "or less for a short run]",
+    "timeout": "Stop serving at this time, in seconds, with requests unfinished.  [default: never]",
+    "window": "Steps over which batch and memory are averaged, in seconds.  [default: all]",
+}
+# What stands for the value in the help where its type does not say it.
+_METAVARS: Mapping[str, str] = {
+    "system": "|".join(System),
+    "model": "NAME|PATH",
+    "workload": "sharegpt|alpaca|chat|translation-1shot|translation-5shot",
+    "rate": "R",
+    "duration": "S",
+    "sampling": "n1|n2|n4|n6|beam2|beam4|beam6",
+    "backend": "|".join(Backend),
+    "device_profile": "NAME|FILE.toml",
+    "router": "|".join(Router),
+    "gpu_memory": "SIZE",
+    "dtype": "float32|bfloat16|float16",
+    "swap_space_gib": "GIB",
+    "warmup": "S",
+    "timeout": "S",
+    "window": "START:END",
+}
+# How the text is read where the field's own type does not say it.
+_BY_FIELD: dict[str, Any] = {
+    "trace": EXISTING_FILE,
+    "lengths": EXISTING_FILE,
+    "seed": SEED,
+    "block_size": click.IntRange(1, 256),
+    "preemption": click.Choice([p.value for p in Preemption]),
+    "swap_space_gib": amount,
+    "window": window,
+}
+_BY_TYPE: Mapping[str, Any] = {
+    "int": COUNT,
+    "int | None": COUNT,
+    "float": float,
+    "float | None": amount,
+}
+_TYPES = {f.name: _BY_TYPE.get(str(f.type)) for f in fields(PointSpec)} | _BY_FIELD
+_DEFAULTS = {
+    field.name: plain_setting(field.default)
+    for field in fields(PointSpec)
+    if field.default not in (MISSING, None)
+} | {"backend": Backend.AUTO.value}
 
-
-_POINT_OPTIONS = (
-    click.option("--system", required=True, metavar="|".join(System), help="Serving system."),
-    _setting("model", f"Model: {', '.join(MODELS)}.", metavar="NAME|PATH"),
-    _setting(
-        "workload", "Workload.", metavar="sharegpt|alpaca|chat|translation-1shot|translation-5shot"
-    ),
-    _setting(
-        "trace",
-        "Replay a CSV file with columns arrival_s,input_len,output_len instead of a workload.",
-        type=EXISTING_FILE,
-    ),
-    _setting(
-        "lengths",
-        "Lengths of the workload from a file (see `bench data`) instead of shipped statistics.",
-        type=EXISTING_FILE,
-    ),
-    _setting("rate", "Mean arrivals per second (of a trace: its own).", type=float, metavar="R"),
-    _setting(
-        "duration",
-        "Length of the arrivals in seconds (of a trace: its own).",
-        type=float,
-        metavar="S",
-    ),
-    _setting("seed", "Seed of all random draws.", type=SEED),
-    _setting(
-        "sampling",
-        "Sequences per request, sampled or beams.",
-        metavar="n1|n2|n4|n6|beam2|beam4|beam6",
-    ),
-    _setting(
-        "shrink",
-        "Divide all lengths and the model's context by this, for a run in miniature.",
-        type=_COUNT,
-    ),
-    _setting("block_size", "Tokens in a KV block.", type=click.IntRange(1, 256)),
-    _setting(
-        "backend",
-        "Run the model (cuda, cpu) or simulate it (sim).",
-        default=Backend.AUTO.value,
-        metavar="|".join(Backend),
-    ),
-    _setting(
-        "device_profile",
-        "Device to simulate.  [default: the paper's for the model]",
-        metavar="NAME|FILE.toml",
-    ),
-    _setting(
-        "tensor_parallel",
-        "Devices that share the model.  [default: sim: the paper's for the model; else 1]",
-        type=_COUNT,
-    ),
-    _setting(
-        "replicas",
-        "Engines that share the arrivals, each on devices of its own (sim).",
-        type=_COUNT,
-    ),
-    _setting(
-        "router",
-        f"What chooses among replicas.  [default: {DEFAULT_ROUTER}]",
-        metavar="|".join(Router),
-    ),
-    _setting(
-        "kv_slots", "Size of the KV cache in tokens.  [default: from model and device]", type=_COUNT
-    ),
-    _setting(
-        "gpu_memory",
-        "Memory to size the KV cache for, as if the device had no more (cuda, cpu).",
-        metavar="SIZE",
-    ),
-    _setting(
-        "dtype",
-        "Type of weights and KV cache (cuda, cpu).  [default: float16 on cuda, float32 on cpu]",
-        metavar="float32|bfloat16|float16",
-    ),
-    _setting("swap_space_gib", "CPU swap space.", type=amount, metavar="GIB"),
-    _setting(
-        "max_batch_size",
-        "Requests in a batch of ft.  [default: from model and device]",
-        type=_COUNT,
-    ),
-    _setting("max_batched_tokens", "Tokens in one step.", type=_COUNT),
-    _setting(
-        "max_num_seqs",
-        "Sequences in a batch.  [default: the original's for the system]",
-        type=_COUNT,
-    ),
-    _setting(
-        "preemption",
-        "How a preempted group's cache is kept.",
-        type=click.Choice([p.value for p in Preemption]),
-    ),
-    click.option(
-        "--share-prefix/--no-share-prefix",
-        default=False,
-        show_default=True,
-        help="Compute a registered prefix once and map its blocks into every request.",
-    ),
-    _setting(
-        "warmup",
-        "Requests that arrive earlier do not count for latency, in seconds.  [default: 60, or less "
-        "for a short run]",
-        type=amount,
-        metavar="S",
-    ),
-    _setting(
-        "timeout",
-        "Stop serving at this time, in seconds, with requests unfinished.  [default: never]",
-        type=amount,
-        metavar="S",
-    ),
-    _setting(
-        "window",
-        "Steps over which batch and memory are averaged, in seconds.  [default: all]",
-        type=window,
-        metavar="START:END",
-    ),
-)
-
-# Options that say what arrives when and what is measured, or describe a simulated device.
-_OF_WORKLOADS = (
+# Settings that say what arrives when and what is measured, or describe a simulated device.
+OF_WORKLOADS = (
     *("workload", "trace", "lengths", "rate", "duration", "sampling"),
     *("warmup", "window", "timeout", "device_profile", "replicas", "router"),
 )
 
 
-def point_options(function: Function) -> Function:
-    """Add all options of a point to a command."""
-    for option in reversed(_POINT_OPTIONS):
-        function = option(function)
-    return function
+def _option(name: str, *, required: bool) -> Decorator:
+    """The option of a field, with the field's default."""
+    words = "--" + name.removesuffix("_gib").replace("_", "-")
+    if name == "share_prefix":
+        words = f"{words}/--no-share-prefix"
+    default = {"default": _DEFAULTS[name]} if name in _DEFAULTS else {}
+    return click.option(
+        words,
+        name,
+        required=required,
+        type=_TYPES[name],
+        metavar=_METAVARS.get(name),
+        help=_HELP[name],
+        **default,
+    )
 
 
-def engine_options(function: Function) -> Function:
-    """Add the options of a point that say nothing of its workload."""
-    function = point_options(function)
-    parameters: list[click.Parameter] = function.__click_params__  # type: ignore[attr-defined]
-    parameters[:] = [p for p in parameters if p.name not in _OF_WORKLOADS]
-    return function
+def point_options(*, without: Container[str] = (), system_required: bool = True) -> Decorator:
+    """Return a decorator that adds an option for each field of a point."""
+    return options(
+        *(
+            _option(name, required=name == "system" and system_required)
+            for name in _HELP
+            if name not in without
+        )
+    )
+
+
+def is_given(ctx: click.Context, name: str) -> bool:
+    """Whether an option was given, so that its value is not merely its default."""
+    return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT

@@ -23,7 +23,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from bench.commands.options import artifacts_option, quiet_option
+from bench.commands.options import (
+    artifacts_option,
+    force_option,
+    jobs_option,
+    json_option,
+    quiet_option,
+)
+from bench.commands.output import note, tell_summary
 from bench.point.spec import PointSpec
 from bench.progress import Display, Work, choose
 from engines.core.errors import UserError
@@ -37,21 +44,15 @@ _ADVANCE_EVERY_S = 1.0
 @click.command("points")
 @click.argument("file", type=click.File(encoding="utf-8"), metavar="FILE|-")
 @artifacts_option
-@click.option(
-    "--jobs",
-    "-j",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Points to run at a time.  [default: one for each core]",
-)
-@click.option("--force", is_flag=True, help="Run points again that are complete.")
+@jobs_option(help="Points to run at a time.  [default: one for each core]")
+@force_option
 @click.option(
     "--since",
     metavar="TIME",
     help="With --force: results made since this time (ISO 8601) are not made again, so that "
     "commands that share the work run each point once.  [default: now]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print each change of a point as JSON.")
+@json_option(help="Print each change of a point as JSON.")
 @quiet_option
 @click.pass_context
 def command(
@@ -62,7 +63,6 @@ def command(
     Each line of FILE holds a point's settings, such as {"system": "astra", "rate": 2.0}. Complete
     points are skipped. Several such commands over the same artifacts split the work.
     """
-    from bench.commands.figure import tell
     from bench.results.store import Store
     from bench.sweep.local import LocalProcesses
     from bench.sweep.runner import run_points
@@ -77,7 +77,7 @@ def command(
         display=JsonLines() if as_json else choose(quiet=options["quiet"]),
     )
     if not options["quiet"]:
-        tell(summary, store)
+        tell_summary(summary, store)
     ctx.exit(summary.exit_status)
 
 
@@ -102,7 +102,7 @@ class JsonLines(Display):
 
     def note(self, line: str) -> None:
         """Leave notes to standard error."""
-        click.echo(line, err=True)
+        note(line)
 
     def _tell(self, spec: Work, **change: Any) -> None:
         from bench.results.store import name_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bench.commands.options import quiet_option, read_subject, subject_options
+from bench.commands.options import flag, quiet_option, read_subject, subject_options
 from bench.progress import choose
 from engines.core.errors import UserError
 
@@ -15,9 +15,7 @@ from engines.core.errors import UserError
 @click.command("profile")
 @subject_options
 @click.option("--name", help="Name in the profile.  [default: the file's]")
-@click.option(
-    "--quick", is_flag=True, help="Few samples: to try the command, not to use its result."
-)
+@flag("--quick", help="Few samples: to try the command, not to use its result.")
 @click.option(
     "--out",
     required=True,

@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.commands.backend import resolve_backend
-from bench.commands.options import artifacts_option, quiet_option, ray_points_option
-from bench.commands.selection import effort_options
-from bench.commands.tables import print_table
+from bench.commands.options import (
+    artifacts_option,
+    effort_options,
+    flag,
+    jobs_option,
+    quiet_option,
+    ray_points_option,
+)
+from bench.commands.output import print_table
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +38,6 @@ PICTURE_WIDTH = 1000  # pixels, so that all pictures together stay well below a 
 @click.option(
     "--backend",
     default="sim",
-    show_default=True,
     metavar="sim|cpu|cuda",
     help="Whose results to compare with the reference. The reference itself is simulated.",
 )
@@ -46,13 +51,10 @@ PICTURE_WIDTH = 1000  # pixels, so that all pictures together stay well below a 
     "--tolerance",
     type=click.FloatRange(min=0),
     default=0.01,
-    show_default=True,
     help="Relative difference of a metric that is still no difference.",
 )
-@click.option("--renew", is_flag=True, help="Run everything, then write the reference anew.")
-@click.option(
-    "--jobs", "-j", type=click.IntRange(min=1), metavar="N", help="With --renew: points at a time."
-)
+@flag("--renew", help="Run everything, then write the reference anew.")
+@jobs_option(help="With --renew: points at a time.")
 @ray_points_option
 @quiet_option
 @click.pass_context

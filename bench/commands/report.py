@@ -7,7 +7,10 @@ from typing import Any
 
 import click
 
-from bench.commands.selection import choice_of, selection_options
+from bench.commands.backend import resolve_backend
+from bench.commands.options import json_option, selection_options
+from bench.commands.output import table_console
+from bench.commands.selection import choice_of
 
 
 @click.command("report")
@@ -17,8 +20,8 @@ from bench.commands.selection import choice_of, selection_options
     type=click.Path(file_okay=False),
     help="Reference results to compare with.  [default: artifacts/reference/BACKEND, if there]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of a table.")
-def command(*, artifacts: str, reference: str | None, as_json: bool, **options: Any) -> None:
+@json_option(help="Print report.json instead of a table.")
+def command(*, reference: str | None, as_json: bool, **given: Any) -> None:
     """Hold every number against the paper's, from the results that are there.
 
     Writes index.html (one page with all figures), report.md and report.json into the report/
@@ -26,7 +29,6 @@ def command(*, artifacts: str, reference: str | None, as_json: bool, **options: 
     not hold is told, and is no error.
     """
     from bench.claims.reference import find_reference
-    from bench.commands.tables import table_console
     from bench.files import check_writable
     from bench.report.build import build_report
     from bench.report.pictures import draw_all
@@ -34,8 +36,8 @@ def command(*, artifacts: str, reference: str | None, as_json: bool, **options: 
     from bench.report.write import JSON, write_report
     from bench.results.store import Store
 
-    store = Store(artifacts)
-    choice = choice_of(options, store.root)
+    store = Store(given["artifacts"])
+    choice = choice_of(given, resolve_backend(given["backend"]))
     directory = store.root / "report" / choice.effort.folder
     check_writable(directory)
     report = build_report(store, choice, reference=find_reference(reference, choice))

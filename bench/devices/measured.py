@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from bench.devices.device import DEFAULT_MODEL, Shapes, settle_device, settle_dtype
 from bench.experiments.model import Figure
 from bench.progress import choose
-from bench.results.measurements import find_measurement, measured_directory, write_measurement
+from bench.results.measurements import measured_directory, write_measurement
 from engines.core.models import find_model
 
 
@@ -59,11 +59,6 @@ class Here:
         from bench.experiments.miniature import measure_speed
 
         return measure_speed()
-
-
-def is_there(figure: Figure, root: Path, *, backend: str) -> bool:
-    """Whether the figure was measured; raises UserError for a file that is none."""
-    return find_measurement(root, figure.microbenchmark, backend=backend) is not None
 
 
 def measure_figure(

@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bench.cli import COMMANDS, main
-from bench.commands import figure as figure_command
 from bench.experiments import registry
 from bench.experiments.model import Curve, Figure, Panel
 from bench.results import store as results
@@ -214,7 +213,7 @@ def test_a_failing_point_is_named_and_the_status_is_1(
             store, points, place=LocalProcesses(run=fakes.refuse_high_rates), force=options["force"]
         )
 
-    monkeypatch.setattr(figure_command, "bring", bring)
+    monkeypatch.setattr("bench.sweep.runner.run_points", bring)
     result = bench("figure", "tiny")
     assert result.exit_code == 1
     last = result.stderr.splitlines()[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli import main
-from bench.commands import places
+from bench.commands.places import Where
 from bench.devices.contained import InContainer
 from bench.devices.measured import Here, measure_figure
 from bench.docker import launch
@@ -20,6 +21,7 @@ from bench.docker.container import Confinement
 from bench.docker.gpus import Gpu
 from bench.docker.images import Image
 from bench.experiments import registry
+from bench.point.spec import Backend
 from bench.results.measurements import find_measurement
 from engines.core.config import GIB
 from engines.core.errors import UserError
@@ -101,8 +103,8 @@ def test_a_command_that_fails_is_named_with_its_reason(docker: Docker, tmp_path:
 
 
 def test_who_measures_follows_the_runner(tmp_path: Path) -> None:
-    given = {"runner": "local", "build_arg": ("BASE_IMAGE=a",)}
-    assert places.choose_measurer(given, tmp_path) == Here(tmp_path)
-    chosen = places.choose_measurer({**given, "runner": "docker"}, tmp_path)
+    where = Where("local", Backend.SIM, build_args={"BASE_IMAGE": "a"})
+    assert where.measurer(tmp_path) == Here(tmp_path)
+    chosen = replace(where, runner="docker").measurer(tmp_path)
     assert isinstance(chosen, InContainer)
     assert chosen.build_args == {"BASE_IMAGE": "a"}

@@ -11,7 +11,7 @@ import requests
 from click.testing import CliRunner
 
 from bench.cli import main
-from bench.commands import places
+from bench.commands.places import settle
 from bench.docker.container import ENTRY, WORK, Confinement, input_mounts
 from bench.docker.daemon import NoDaemonError
 from bench.docker.gpus import Gpu
@@ -139,16 +139,16 @@ def test_auto_takes_containers_where_docker_and_gpus_are(
 
     monkeypatch.setattr("bench.docker.daemon.connect", connect)
     monkeypatch.setattr("bench.docker.gpus.find_gpus", lambda: ["gpu"] * gpus)
-    settled = places.settle({"ray": None, "runner": "auto", "backend": backend})
-    assert (settled["runner"], settled["backend"]) == (runner, used)
-    assert reason in settled["runner_reason"]
+    settled = settle(runner="auto", backend=backend)
+    assert (settled.runner, settled.backend) == (runner, used)
+    assert reason in settled.reason
 
 
 def test_a_runner_that_was_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.docker.gpus.find_gpus", list)
-    assert places.settle({"ray": None, "runner": "docker", "backend": "auto"})["backend"] == "sim"
-    assert places.settle({"ray": None, "runner": "docker", "backend": "cuda"})["backend"] == "cuda"
-    assert "runner_reason" not in places.settle({"ray": None, "runner": "local", "backend": "sim"})
+    assert settle(runner="docker", backend="auto").backend == "sim"
+    assert settle(runner="docker", backend="cuda").backend == "cuda"
+    assert not settle(runner="local", backend="sim").reason
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""What commands print: results and tables on standard output, the rest on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.progress import clock
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.results.store import Store
+    from bench.sweep.runner import Summary
+
+_PIPE_WIDTH = 120
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+note = partial(click.echo, err=True)
+
+
+def print_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None
+) -> None:
+    """Print rows of plain text under a header."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*header, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    table_console().print(table)
+
+
+def table_console() -> Console:
+    """A console on standard output: as wide as the terminal, or wide enough for a pipe."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def tell_summary(summary: Summary, store: Store) -> None:
+    """Say on standard error what became of the points; failed ones last, by name."""
+    counts = {
+        "run": len(summary.done),
+        "already complete": len(summary.skipped),
+        "kept though stale": len(summary.kept),
+        "failed": len(summary.failed),
+        "not run": len(summary.unfinished),
+    }
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    stopped = "interrupted: " if summary.interrupted else ""
+    note(f"{stopped}points: {told or 'none'} in {clock(summary.elapsed_s)}")
+    if summary.interrupted:
+        note("the same command again goes on from here")
+    for failure in summary.failed:
+        note(f"failed: {store.directory(failure.spec).name}: {failure.error}")
