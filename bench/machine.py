@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -71,8 +70,6 @@ def gpu_names() -> list[str]:
 
 def _output(*command: str) -> str | None:
     """Standard output of a command run beside the sources, or None if it cannot tell."""
-    if shutil.which(command[0]) is None:
-        return None
     try:
         done = subprocess.run(
             command,

@@ -9,8 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import urllib.request
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -61,8 +59,6 @@ DATASETS = {
     )
 }
 
-Opener = Callable[[str, float], AbstractContextManager[Any]]
-
 
 def find_dataset(name: str) -> Dataset:
     """Return the dataset called `name`; raises UserError naming the nearest ones."""
@@ -77,7 +73,7 @@ def lengths_path(name: str, directory: Path) -> Path:
 
 
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to https addresses alone."""
+    """Follows redirects to https addresses alone; raises UserError for others."""
 
     def redirect_request(self, *args: Any) -> urllib.request.Request | None:
         _require_https(args[-1])
@@ -89,21 +85,11 @@ def _require_https(url: str) -> None:
         raise UserError(f"refused to download from {url}: only https addresses are used")
 
 
-def open_https(url: str, timeout_s: float) -> AbstractContextManager[Any]:
-    """Open an https address; raises UserError for any other scheme, also after a redirect."""
-    _require_https(url)
-    response: AbstractContextManager[Any] = urllib.request.build_opener(_HttpsOnly()).open(
-        url, timeout=timeout_s
-    )
-    return response
-
-
 def fetch(
     name: str,
     directory: Path,
     *,
     url: str | None = None,
-    opener: Opener = open_https,
     timeout_s: float = TIMEOUT_S,
 ) -> Path:
     """Download a dataset's published file and store its lengths; returns the CSV's path.
@@ -118,8 +104,10 @@ def fetch(
             f"input_len,output_len and run `bench data import {name} FILE`"
         )
     address = url or dataset.url
+    _require_https(address)
+    opener = urllib.request.build_opener(_HttpsOnly())
     try:
-        with opener(address, timeout_s) as response:
+        with opener.open(address, timeout=timeout_s) as response:
             data = response.read(MAX_BYTES + 1)
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,13 @@ def small(system: str = "astra", **values: Any) -> PointSpec:
     return PointSpec(system=system, **(settings | values))
 
 
-def run_trace(folder: Path, system: str, rows: list[str], **values: Any) -> Outcome:
+def run_trace(
+    folder: Path, system: str, rows: list[str], *, step_s: float = 1.0, **values: Any
+) -> Outcome:
     """Replay rows of a trace on a device that takes 1 s a step and nothing else."""
     trace = folder / "trace.csv"
     trace.write_text("\n".join(["arrival_s,input_len,output_len", *rows]) + "\n")
-    profile = write_profile(folder / "step.toml", step_overhead_s=1.0)
+    profile = write_profile(folder / "step.toml", step_overhead_s=step_s)
     defaults: dict[str, Any] = {"warmup": 0.0, "kv_slots": 4096, "max_batch_size": 2}
     spec = PointSpec(
         system=system,
@@ -105,11 +108,7 @@ def test_throughput_counts_all_sequences(tmp_path: Path) -> None:
 
 def test_a_device_on_which_everything_is_free(tmp_path: Path) -> None:
     """All is done at the moment of arrival: no time, an endless rate."""
-    trace = tmp_path / "trace.csv"
-    trace.write_text("arrival_s,input_len,output_len\n0,10,3\n0,10,4\n")
-    profile = write_profile(tmp_path / "free.toml", step_overhead_s=0.0)
-    spec = small(trace=str(trace), device_profile=str(profile), model="opt-125m", warmup=0.0)
-    metrics = run_point(spec).metrics
+    metrics = run_trace(tmp_path, "astra", ["0,10,3", "0,10,4"], step_s=0.0).metrics
     assert metrics["mean_normalized_latency_s"] == 0
     assert metrics["throughput_tok_s"] == math.inf
 
@@ -190,51 +189,48 @@ def test_defaults_are_the_papers_server(model: str, profile: str, degree: int, s
     assert swapped_bytes == pytest.approx(20 * GIB * degree, rel=1e-3)
 
 
+ORIGINAL = {"max_batched_tokens": 2560, "block_size": 16, "watermark": 0.01}
+
+
 @pytest.mark.parametrize(
-    ("values", "max_num_seqs"),
+    ("values", "limits"),
     [
-        ({"system": "astra"}, 2048),
-        ({"system": "orca-max"}, 256),
-        ({"system": "astra", "share_prefix": True}, 256),
-        ({"system": "orca-max", "max_num_seqs": 9}, 9),
+        ({"system": "astra"}, ORIGINAL | {"max_num_seqs": 2048}),
+        ({"system": "orca-max"}, ORIGINAL | {"max_num_seqs": 256}),
+        ({"system": "astra", "share_prefix": True}, {"max_num_seqs": 256}),
+        ({"system": "orca-max", "max_num_seqs": 9}, {"max_num_seqs": 9}),
+        ({"system": "ft"}, {"max_batch_size": 15_700 // 2048}),  # whole contexts
+        ({"system": "ft", "kv_slots": 100}, {"max_batch_size": 1, "num_slots": 100}),
+        ({"system": "ft", "max_batch_size": 3}, {"max_batch_size": 3}),
     ],
 )
-def test_default_limits_are_the_original_artifacts(
-    values: dict[str, Any], max_num_seqs: int
+def test_limits_are_as_set_or_the_original_artifacts(
+    values: dict[str, Any], limits: dict[str, Any]
 ) -> None:
     config = resolve(PointSpec(**values)).config
-    assert config.max_num_seqs == max_num_seqs
-    assert (config.max_batched_tokens, config.block_size, config.watermark) == (2560, 16, 0.01)
+    assert {name: getattr(config, name) for name in limits} == limits
 
 
-def test_own_settings_replace_defaults() -> None:
-    spec = PointSpec(
-        system="ft",
-        device_profile="a100-80gb",
-        tensor_parallel=2,
-        kv_slots=5000,
-        swap_space_gib=1.0,
-        max_batch_size=3,
-        warmup=5.0,
-        window=(1.0, 2.0),
-    )
-    setting = resolve(spec)
+def test_own_devices_and_swap_space_replace_the_papers() -> None:
+    server = {"device_profile": "a100-80gb", "tensor_parallel": 2, "swap_space_gib": 1.0}
+    setting = resolve(PointSpec(system="ft", **server))
     assert setting.platform.device == "2x a100-80gb"
-    assert (setting.config.num_slots, setting.config.max_batch_size) == (5000, 3)
     assert setting.config.swap_slots == 2 * GIB // setting.platform.model.kv_bytes_per_token
-    assert (setting.warmup_s, setting.window_s) == (5.0, (1.0, 2.0))
 
 
-def test_default_batch_of_ft_holds_whole_contexts() -> None:
-    assert resolve(PointSpec(system="ft")).config.max_batch_size == 15_700 // 2048
-    assert resolve(PointSpec(system="ft", kv_slots=100)).config.max_batch_size == 1
-
-
-def test_default_warmup_and_window() -> None:
-    """A minute, or a tenth of a short run; all steps while requests arrive."""
-    long, short = resolve(PointSpec(system="astra")), resolve(small())
-    assert (long.warmup_s, long.window_s) == (60.0, (0.0, 600.0))
-    assert (short.warmup_s, short.window_s) == (2.0, (0.0, 20.0))
+@pytest.mark.parametrize(
+    ("values", "warmup_s", "window_s"),
+    [
+        ({}, 2.0, (0.0, 20.0)),
+        ({"duration": 600.0}, 60.0, (0.0, 600.0)),
+        ({"warmup": 5.0, "window": (1.0, 2.0)}, 5.0, (1.0, 2.0)),
+    ],
+)
+def test_warmup_is_a_minute_or_a_tenth_and_the_window_whole(
+    values: dict[str, Any], warmup_s: float, window_s: tuple[float, float]
+) -> None:
+    setting = resolve(small(**values))
+    assert (setting.warmup_s, setting.window_s) == (warmup_s, window_s)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +252,7 @@ def test_default_warmup_and_window() -> None:
             {"backend": "tpu"},
             "unknown backend 'tpu': did you mean cpu? known: auto, cpu, cuda, sim",
         ),
+        ({"seed": -1}, "seed must not be negative, got -1"),
         ({"preemption": "never"}, "unknown preemption 'never': known: auto, recompute, swap"),
         ({"window": (5.0, 5.0)}, "window must be START:END with 0 <= START < END, got (5.0, 5.0)"),
     ],
@@ -322,34 +319,29 @@ def test_an_hours_trace_stays_under_a_gibibyte() -> None:
     assert int(done.stdout) * 1024 < GIB
 
 
-def test_a_device_that_serves_in_fp32_reads_twice_the_bytes(tmp_path: Path) -> None:
-    def mean_tpot(element_bytes: int) -> float:
-        file = tmp_path / f"{element_bytes}.toml"
-        terms = {"weight_bandwidth": 1e11, "element_bytes": element_bytes}
-        profile = write_profile(file, step_overhead_s=0.0, **terms)
-        tpot: float = run_point(small(device_profile=str(profile))).metrics["mean_tpot_s"]
+@pytest.fixture
+def mean_tpot(tmp_path: Path) -> Callable[..., float]:
+    """Time per token of a point on a device of given terms, 0 s a step unless told otherwise."""
+
+    def measure(terms: dict[str, float], **values: Any) -> float:
+        profile = write_profile(tmp_path / "terms.toml", **({"step_overhead_s": 0.0} | terms))
+        tpot: float = run_point(small(device_profile=str(profile), **values)).metrics["mean_tpot_s"]
         return tpot
 
-    assert mean_tpot(4) == pytest.approx(2 * mean_tpot(2), rel=0.01)
+    return measure
+
+
+def test_a_device_that_serves_in_fp32_reads_twice_the_bytes(
+    mean_tpot: Callable[..., float],
+) -> None:
+    half, full = (mean_tpot({"weight_bandwidth": 1e11, "element_bytes": n}) for n in (2, 4))
+    assert full == pytest.approx(2 * half, rel=0.01)
 
 
 def test_the_simulation_draws_no_tokens_where_the_original_decodes_greedily(
-    tmp_path: Path,
+    mean_tpot: Callable[..., float],
 ) -> None:
-    profile = write_profile(tmp_path / "draw.toml", step_overhead_s=1.0, draw_overhead_s=1.0)
-
-    def mean_tpot(workload: str) -> float:
-        spec = PointSpec(
-            system="astra",
-            workload=workload,
-            rate=0.01,
-            duration=400.0,
-            device_profile=str(profile),
-            model="llama-13b",
-            kv_slots=15_700,
-        )
-        tpot: float = run_point(spec).metrics["mean_tpot_s"]
-        return tpot
-
-    assert mean_tpot("translation-1shot") == pytest.approx(1.0)
-    assert mean_tpot("alpaca") > 1.9
+    server = {"model": "llama-13b", "kv_slots": 15_700, "rate": 0.01, "duration": 400.0}
+    terms = {"step_overhead_s": 1.0, "draw_overhead_s": 1.0}
+    assert mean_tpot(terms, workload="translation-1shot", **server) == pytest.approx(1.0)
+    assert mean_tpot(terms, workload="alpaca", **server) > 1.9

@@ -1,12 +1,13 @@
+import email
 import hashlib
 import io
 import pickle
 import pickletools
 import re
 import socket
-import threading
 import urllib.request
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http import HTTPStatus
+from urllib.response import addinfourl
 
 import pytest
 
@@ -50,38 +51,20 @@ def published(monkeypatch):
 
 
 @pytest.fixture
-def serve():
-    """Serve one response over plain http on localhost; yields a function of its body."""
-    servers = []
+def answer(monkeypatch):
+    """Let every https address answer with a body, or with a status."""
 
-    def start(body=b"", status=200, location=""):
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                self.send_response(status)
-                if location:
-                    self.send_header("Location", location)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+    def start(body=b"", status=HTTPStatus.OK, location=""):
+        class Handler(urllib.request.HTTPSHandler):
+            def https_open(self, request):
+                headers = email.message_from_string(f"Location: {location}")
+                response = addinfourl(io.BytesIO(body), headers, request.full_url, status)
+                response.msg = status.phrase
+                return response
 
-            def log_message(self, *args):
-                pass
+        monkeypatch.setattr(urllib.request, "HTTPSHandler", Handler)
 
-        server = HTTPServer(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        servers.append((server, thread))
-        return f"http://127.0.0.1:{server.server_port}/x.pkl"
-
-    yield start
-    for server, thread in servers:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def open_http(url, timeout_s):
-    return urllib.request.urlopen(url, timeout=timeout_s)
+    return start
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -139,8 +122,9 @@ def test_truncation_anywhere_is_refused():
                 read_pickled_pairs(content[:end], origin="x")
 
 
-def test_fetch_stores_the_lengths(tmp_path, published, serve):
-    path = data.fetch("sharegpt", tmp_path, url=serve(published), opener=open_http)
+def test_fetch_stores_the_lengths(tmp_path, published, answer):
+    answer(published)
+    path = data.fetch("sharegpt", tmp_path, url="https://mirror/x.pkl")
     assert path == data.lengths_path("sharegpt", tmp_path)
     assert pairs_of(load_lengths(path)) == PAIRS
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
@@ -158,16 +142,18 @@ def test_stored_bytes_depend_on_the_lengths_alone(tmp_path, published):
 
 
 @pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b""])
-def test_fetch_refuses_another_file(tmp_path, published, serve, change):
+def test_fetch_refuses_another_file(tmp_path, published, answer, change):
+    answer(change(published))
     with pytest.raises(UserError, match="expected " + data.DATASETS["sharegpt"].sha256):
-        data.fetch("sharegpt", tmp_path, url=serve(change(published)), opener=open_http)
+        data.fetch("sharegpt", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_fetch_refuses_a_file_without_end(tmp_path, published, serve, monkeypatch):
+def test_fetch_refuses_a_file_without_end(tmp_path, published, answer, monkeypatch):
+    answer(published)
     monkeypatch.setattr(data, "MAX_BYTES", len(published) - 1)
     with pytest.raises(UserError, match="larger than"):
-        data.fetch("sharegpt", tmp_path, url=serve(published), opener=open_http)
+        data.fetch("sharegpt", tmp_path)
 
 
 def test_fetch_names_the_address_and_the_manual_way_when_offline(tmp_path):
@@ -181,10 +167,10 @@ def test_fetch_names_the_address_and_the_manual_way_when_offline(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_fetch_reports_a_missing_page(tmp_path, serve):
-    url = serve(status=404)
-    with pytest.raises(UserError, match=f"could not download {url}.*Not Found"):
-        data.fetch("sharegpt", tmp_path, url=url, opener=open_http)
+def test_fetch_reports_a_missing_page(tmp_path, published, answer):
+    answer(status=HTTPStatus.NOT_FOUND)
+    with pytest.raises(UserError, match=r"could not download https://localhost.*Not Found"):
+        data.fetch("sharegpt", tmp_path)
 
 
 @pytest.mark.parametrize("url", ["http://example.org/x", "file:///etc/hosts", "ftp://h/x", "x.pkl"])
@@ -193,11 +179,10 @@ def test_fetch_uses_https_alone(tmp_path, url):
         data.fetch("sharegpt", tmp_path, url=url)
 
 
-def test_redirects_away_from_https_are_refused(serve):
-    url = serve(status=302, location="http://127.0.0.1:1/elsewhere")
-    opener = urllib.request.build_opener(data._HttpsOnly())
+def test_redirects_away_from_https_are_refused(tmp_path, published, answer):
+    answer(status=HTTPStatus.FOUND, location="http://127.0.0.1:1/elsewhere")
     with pytest.raises(UserError, match="refused to download from http://127"):
-        opener.open(url, timeout=5)
+        data.fetch("sharegpt", tmp_path)
 
 
 def test_datasets_without_a_published_file_say_how_to_import(tmp_path):

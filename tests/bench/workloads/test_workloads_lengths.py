@@ -19,8 +19,13 @@ from bench.workloads.quantiles import INPUT_LEVELS, OUTPUT_LEVELS, QuantileTable
 from engines.core.errors import UserError
 
 REAL = SHARED / "data" / "sharegpt_lengths.csv.gz"
-needs_real = pytest.mark.skipif(not REAL.exists(), reason=f"the real lengths are not at {REAL}")
 COUNT = 500_000
+
+
+def real_data(test):
+    """Mark a test that needs the real lengths."""
+    missing = pytest.mark.skipif(not REAL.exists(), reason=f"the real lengths are not at {REAL}")
+    return pytest.mark.real_data(missing(test))
 
 
 def draw(source, count=COUNT, seed=0, limit=2048):
@@ -83,22 +88,19 @@ def test_sharegpt_lengths_correlate_by_rank(sampled):
     assert rank_correlation(sampled) == pytest.approx(0.2143, abs=0.02)
 
 
-@needs_real
-@pytest.mark.real_data
+@real_data
 def test_shipped_statistics_are_regenerated_byte_for_byte(tmp_path):
     written = derive(REAL, tmp_path / "statistics.csv")
     assert written.read_bytes() == STATISTICS_FILE.read_bytes()
 
 
-@needs_real
-@pytest.mark.real_data
+@real_data
 def test_sampling_has_the_real_moments(sampled, real):
     expected = moments(real)
     assert moments(sampled) == {k: pytest.approx(v, rel=0.01) for k, v in expected.items()}
 
 
-@needs_real
-@pytest.mark.real_data
+@real_data
 @pytest.mark.parametrize("column", ["input_len", "output_len"])
 def test_sampling_has_the_real_quantiles(sampled, real, column):
     levels = [0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999]
@@ -107,8 +109,7 @@ def test_sampling_has_the_real_quantiles(sampled, real, column):
     assert found == pytest.approx(expected, rel=0.03, abs=1)
 
 
-@needs_real
-@pytest.mark.real_data
+@real_data
 def test_sampling_has_the_real_sizes_in_powers_of_two(sampled, real):
     for size in (lambda x: x.output_len, lambda x: x.input_len + x.output_len):
         expected = np.bincount(np.log2(next_power_of_two(size(real))).astype(int), minlength=12)
@@ -116,8 +117,7 @@ def test_sampling_has_the_real_sizes_in_powers_of_two(sampled, real):
         assert found / COUNT == pytest.approx(expected / len(real), abs=0.003)
 
 
-@needs_real
-@pytest.mark.real_data
+@real_data
 def test_sampling_has_the_real_rank_correlation(sampled, real):
     assert rank_correlation(sampled) == pytest.approx(rank_correlation(real), abs=0.02)
 
