@@ -137,9 +137,9 @@ def test_the_verdict_table_tells_which_way_a_number_came(store):
     for system in {system for pair in pairs for system in (pair.over, pair.under)}:
         fill_search(store, search_of(PANEL, system, Choice()), seeds=1)
     evidence = Evidence(store, Choice())
-    rows = table(evidence).set_index("path")
+    rows = table(evidence).set_index(["path", "claim"])
     claims = [c for c in registry.FIGURES["fig12"].claims if c.args.get("panel") == PANEL]
-    assert {rows.loc[claim.path, "method"] for claim in claims} == {"searched"}
+    assert {rows.loc[(claim.path, claim.text), "method"] for claim in claims} == {"searched"}
     assert evidence.specs
 
 

@@ -105,7 +105,7 @@ def test_no_ratio_rests_on_part_of_a_curve(data: st.DataObject) -> None:
     store = PartialStore(frozenset(POINTS) - missing, metrics)
     lost = {(PANEL_OF[spec], spec.system) for spec in missing | faint}
     for row in records(table(Evidence(store, Choice()))):
-        needed = _curves_of(CLAIMS[row["path"]])
+        needed = _curves_of(CLAIMS[row["path"], row["claim"]])
         if needed & lost:
             assert row["ours"] is None, row["claim"]
             assert row["status"] in (Status.INCOMPLETE, Status.NOT_RUN)
@@ -116,7 +116,7 @@ def test_no_ratio_rests_on_part_of_a_curve(data: st.DataObject) -> None:
 
 POINTS = points_of("all", Choice())
 CLAIMS = {
-    claim.path: claim
+    (claim.path, claim.text): claim
     for claim in (
         *registry.TABLE1_CLAIMS,
         *(c for figure in registry.FIGURES.values() for c in figure.claims),

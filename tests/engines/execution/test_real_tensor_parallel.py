@@ -56,13 +56,18 @@ KINDS = ("opt-wide", "llama-wide")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """A cluster of this machine's own, with room for two ranks and four."""
-    with ray_session(LOCAL, num_cpus=6):
-        from ray import cloudpickle
+    """A cluster of this machine's own, with room for two ranks and four.
 
-        for module in (sys.modules[__name__], real_serving):  # ranks cannot import them
-            cloudpickle.register_pickle_by_value(module)
-        yield
+    Without a token, as all clusters that tests join in this process: Ray reads that only once.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        with ray_session(LOCAL, num_cpus=6):
+            from ray import cloudpickle
+
+            for module in (sys.modules[__name__], real_serving):  # ranks cannot import them
+                cloudpickle.register_pickle_by_value(module)
+            yield
 
 
 @pytest.fixture(scope="module")
