@@ -173,7 +173,7 @@ def measure_speed() -> float:
 
     spec = PointSpec(system=System.ASTRA, model=MODEL, backend=Backend.CPU, dtype="float32")
     config = EngineConfig(system=System.ASTRA, num_slots=8 * TYPICAL_CONTEXT)
-    executor = load_platform(spec).executor(config)
+    executor = load_platform(spec).loaded.executor(config)
     recorder = StepRecorder(0.0, 0.0)
     engine = Engine(create_scheduler(config), executor, WallClock(), recorder=recorder)
     steps = _WARM_UP_STEPS + _TIMED_STEPS

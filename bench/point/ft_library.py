@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 from bench.machine import gpu_names
 from bench.point.platform import Platform
 from bench.point.spec import Backend, PointSpec
-from engines.core.config import EngineConfig, System
+from engines.core.config import System
 from engines.core.executor import Executor
 from engines.core.models import find_model
 from engines.ft.library import Library, find_program, model_arguments
@@ -22,53 +19,31 @@ def has_library(spec: PointSpec) -> bool:
     return ours and find_program() is not None
 
 
-@dataclass(frozen=True, kw_only=True)
-class LibraryPlatform(Platform):
-    """A model in NVIDIA's library, which keeps the cache.
+def load_library(spec: PointSpec) -> Platform:
+    """Start the library with the point's model and random weights; raises UserError.
 
-    KV slots only bound the batch: by default those of the paper's server for the model. Host time
-    is not known: the library computes a batch as a whole.
+    The library keeps the cache: KV slots only bound the batch, by default those of the paper's
+    server for the model. Host time is not known, since it computes a batch as a whole.
     """
-
-    library: Library
-    tensor_parallel: int
-
-    @property
-    def default_slots(self) -> int:
-        """See `Platform`."""
-        profile, _ = paper_server(self.model)
-        return default_slots(self.model, load_profile(profile), self.tensor_parallel)
-
-    def executor(self, config: EngineConfig) -> Executor:
-        """See `Platform`."""
-        del config
-        from engines.execution.ft_library import LibraryExecutor
-        from engines.execution.prompts import PromptTokens
-
-        tokens = PromptTokens(vocab_size=self.model.vocab_size, seed=self.seed)
-        return LibraryExecutor(self.library.run, lambda r: tokens.of(r).tolist(), seed=self.seed)
-
-    def inputs(self) -> dict[str, Any]:
-        """Whose code runs, and from which commit of it."""
-        return {"ft_library_commit": self.library.commit, "weights": "random"}
-
-    def close(self) -> None:
-        """End the library's process."""
-        self.library.close()
-
-
-def load_library(spec: PointSpec) -> LibraryPlatform:
-    """Start the library with the point's model and random weights; raises UserError."""
     program = find_program()
     assert program is not None, "asked for without having asked has_library"
     model = find_model(spec.model)
     degree = spec.tensor_parallel or 1
-    arguments = model_arguments(model, degree, dtype=spec.dtype or "float16")
+    library = Library(program, model_arguments(model, degree, dtype=spec.dtype or "float16"))
     name = next(iter(gpu_names()), "GPU")
-    return LibraryPlatform(
+    return Platform(
         model=model,
         device=f"{degree}x {name} (NVIDIA's FasterTransformer)",
-        seed=spec.seed,
-        library=Library(program, arguments),
-        tensor_parallel=degree,
+        inputs={"ft_library_commit": library.commit, "weights": "random"},
+        default_slots=lambda: default_slots(model, load_profile(paper_server(model)[0]), degree),
+        create_executor=lambda config, seed: _create_executor(library, model.vocab_size, seed),
+        close=library.close,
     )
+
+
+def _create_executor(library: Library, vocab_size: int, seed: int) -> Executor:
+    from engines.execution.ft_library import LibraryExecutor
+    from engines.execution.prompts import PromptTokens
+
+    tokens = PromptTokens(vocab_size=vocab_size, seed=seed)
+    return LibraryExecutor(library.run, lambda r: tokens.of(r).tolist(), seed=seed)

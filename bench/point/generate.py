@@ -96,13 +96,15 @@ def generate(spec: PointSpec, job: Job, *, ray: str = "local") -> list[SequenceG
 def _generate_on(
     platform: ModelPlatform, spec: PointSpec, job: Job, *, on_progress: Progress | None = None
 ) -> list[SequenceGroup]:
+    from engines.execution.torch_executor import Options
+
     del on_progress
     _check_vocabulary(job, platform)
     widest = max((r.sampling for r in job.requests), key=lambda sampling: sampling.n)
     config = engine_config(spec, platform, widest)
-    executor = platform.executor(config, logprobs=True)
+    executor = platform.loaded.executor(config, options=Options(seed=spec.seed, logprobs=True))
     recorder = StepRecorder(0.0, 0.0)
-    engine = Engine(create_scheduler(config), executor, platform.clock(), recorder=recorder)
+    engine = Engine(create_scheduler(config), executor, platform.create_clock(), recorder=recorder)
     groups = []
     for request in job.requests:
         try:

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.point.ft_library import has_library
 from bench.point.platform import Platform, Progress
 from bench.point.spec import PointSpec
-from engines.core.clock import Clock
-from engines.core.config import GIB, EngineConfig
+from engines.core.config import GIB
 from engines.core.errors import UserError
-from engines.core.executor import Executor
 
 if TYPE_CHECKING:
     from engines.execution.setup import LoadedModel
-    from engines.execution.torch_executor import TorchExecutor
     from engines.models.interfaces import Communicator
 
 T = TypeVar("T")
@@ -28,39 +26,6 @@ class ModelPlatform(Platform):
     """A model in the memory of this machine's CPU or GPU, or a rank's slice of it."""
 
     loaded: LoadedModel
-    spec: PointSpec
-
-    @property
-    def default_slots(self) -> int:
-        """See `Platform`."""
-        memory = self.spec.gpu_memory
-        return self.loaded.default_slots(
-            gpu_memory_bytes=None if memory is None else memory.num_bytes,
-            max_batched_tokens=self.spec.max_batched_tokens,
-        )
-
-    def executor(self, config: EngineConfig, *, logprobs: bool = False) -> TorchExecutor:
-        """See `Platform`; `logprobs` adds up the probabilities of chosen tokens."""
-        from engines.execution.torch_executor import Options
-
-        return self.loaded.executor(config, options=Options(seed=self.seed, logprobs=logprobs))
-
-    def clock(self) -> Clock:
-        """The wall's; rank 0's on all ranks."""
-        return self.loaded.clock()
-
-    def host_us_per_step(self, executor: Executor, *, wall_s: float, steps: int) -> float:
-        """Time in the executor outside the model's forward passes."""
-        del wall_s, steps
-        real: Any = executor
-        return float(real.timing.host_us_per_step)
-
-    def inputs(self) -> dict[str, Any]:
-        """The type of weights and cache, and whether the kernels are compiled."""
-        return {
-            "dtype": self.loaded.dtype_name,
-            "compiled_kernels": self.loaded.compiled_kernels,
-        }
 
 
 def load_platform(spec: PointSpec, communicator: Communicator | None = None) -> ModelPlatform:
@@ -73,6 +38,7 @@ def load_platform(spec: PointSpec, communicator: Communicator | None = None) -> 
         raise UserError(f"backend '{spec.backend}' runs no model: use --backend cpu or cuda")
     with _torch_needed(spec):
         from engines.execution.setup import load
+        from engines.execution.torch_executor import Options
 
         loaded = load(
             spec.model,
@@ -84,10 +50,17 @@ def load_platform(spec: PointSpec, communicator: Communicator | None = None) -> 
     return ModelPlatform(
         model=loaded.spec,
         device=loaded.device_name,
-        seed=spec.seed,
+        inputs={"dtype": loaded.dtype_name, "compiled_kernels": loaded.compiled_kernels},
+        default_slots=partial(
+            loaded.default_slots,
+            gpu_memory_bytes=None if spec.gpu_memory is None else spec.gpu_memory.num_bytes,
+            max_batched_tokens=spec.max_batched_tokens,
+        ),
+        create_executor=lambda config, seed: loaded.executor(config, options=Options(seed=seed)),
+        create_clock=loaded.clock,  # the wall's; rank 0's on all ranks
+        host_us_per_step=lambda executor, wall_s, steps: executor.timing.host_us_per_step,
         swap_bytes=loaded.swap_bytes(int(spec.swap_space_gib * GIB)),
         loaded=loaded,
-        spec=spec,
     )
 
 

@@ -1,4 +1,4 @@
-"""Where a point runs: what every device that serves a model answers, and the simulated one.
+"""Where a point runs: what serving asks of a device with a model, and the simulated device.
 
 Serving a workload cannot tell which it has: a simulated device, a model on this machine
 (`bench.point.model`) or NVIDIA's library (`bench.point.ft_library`).
@@ -6,12 +6,11 @@ Serving a workload cannot tell which it has: a simulated device, a model on this
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
-
-import numpy as np
 
 from bench.point.spec import PointSpec
 from engines.core.clock import Clock, VirtualClock, WallClock
@@ -30,101 +29,30 @@ GREEDY_WORKLOADS = ("translation-1shot", "translation-5shot")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Platform(ABC):
+class Platform:
     """A device that serves one model; to be closed after use.
 
     `model` is its shape in the type that it is kept in, `device` the name that results show,
-    `swap_bytes` the memory for swapped blocks.
+    `swap_bytes` the memory for swapped blocks, `inputs` what results depend on besides the spec and
+    the workload. `default_slots` tells how many KV slots its memory holds, or raises UserError.
+    `create_executor` makes what runs the batches of one engine, with random draws from a seed, and
+    `create_clock` a clock that starts now. `host_us_per_step` tells the mean microseconds of a step
+    outside the model from the executor, the wall time in seconds and the number of steps; NaN where
+    it is not known.
     """
 
     model: ModelSpec
     device: str
-    seed: int
+    inputs: Mapping[str, Any]
+    default_slots: Callable[[], int]
+    create_executor: Callable[[EngineConfig, int], Executor]
+    create_clock: Callable[[], Clock] = WallClock
+    host_us_per_step: Callable[[Any, float, int], float] = lambda executor, wall_s, steps: math.nan
     swap_bytes: int = 0
-
-    @property
-    @abstractmethod
-    def default_slots(self) -> int:
-        """KV slots that its memory holds; raises UserError if there is no room for any."""
-
-    @abstractmethod
-    def executor(self, config: EngineConfig) -> Executor:
-        """Return what runs the batches of one engine."""
-
-    @abstractmethod
-    def inputs(self) -> dict[str, Any]:
-        """What results depend on besides the spec and the workload."""
-
-    def clock(self) -> Clock:
-        """Return a clock that starts now."""
-        return WallClock()
-
-    def host_us_per_step(self, executor: Executor, *, wall_s: float, steps: int) -> float:
-        """Mean microseconds of a step outside the model; NaN where it is not known."""
-        del executor, wall_s, steps
-        return float("nan")
-
-    def close(self) -> None:  # noqa: B027 (most start nothing)
-        """End what was started for it."""
+    close: Callable[[], None] = lambda: None
 
 
-@dataclass(frozen=True, kw_only=True)
-class SimPlatform(Platform):
-    """A device profile: the model is not run but priced."""
-
-    profile: DeviceProfile
-    tensor_parallel: int
-
-    @property
-    def default_slots(self) -> int:
-        """See `Platform`."""
-        return default_slots(self.model, self.profile, self.tensor_parallel)
-
-    def executor(self, config: EngineConfig) -> Executor:
-        """See `Platform`."""
-        cost = StepCost(
-            self.model,
-            self.profile,
-            tensor_parallel=self.tensor_parallel,
-            block_size=config.block_size,
-            python_host=config.system is not System.FT,
-        )
-        return SimExecutor(
-            self.model,
-            cost,
-            BeamProcess(novelty=NOVELTY, seed=self.seed),
-            tensor_parallel=self.tensor_parallel,
-            block_size=config.block_size,
-        )
-
-    def replica(self, number: int) -> SimPlatform:
-        """As many devices again, with random draws of their own, for replica `number` from 0."""
-        if number == 0:
-            return self
-        child = np.random.SeedSequence(self.seed, spawn_key=(number,))
-        return replace(self, seed=int(child.generate_state(1)[0]))
-
-    def clock(self) -> Clock:
-        """Time that steps advance."""
-        return VirtualClock()
-
-    def host_us_per_step(self, executor: Executor, *, wall_s: float, steps: int) -> float:
-        """All of the simulation's own time is the host's."""
-        del executor
-        return 1e6 * wall_s / max(steps, 1)
-
-    def inputs(self) -> dict[str, Any]:
-        """The profile."""
-        return {
-            "device_profile": {
-                "name": self.profile.name,
-                "sha256": self.profile.sha256,
-                "calibrated": dict(self.profile.calibrated),
-            }
-        }
-
-
-def simulate(spec: PointSpec) -> SimPlatform:
+def simulate(spec: PointSpec) -> Platform:
     """The paper's server for the model unless the spec names another; raises UserError."""
     model = find_model(spec.model)
     server_profile, server_degree = paper_server(model)
@@ -132,11 +60,36 @@ def simulate(spec: PointSpec) -> SimPlatform:
     if spec.trace is None and spec.workload in GREEDY_WORKLOADS:
         profile = replace(profile, draw_overhead_s=0.0)
     degree = server_degree if spec.tensor_parallel is None else spec.tensor_parallel
-    return SimPlatform(
-        model=replace(model, dtype_bytes=int(profile.element_bytes)),
+    model = replace(model, dtype_bytes=int(profile.element_bytes))
+    return Platform(
+        model=model,
         device=f"{degree}x {profile.name}",
-        seed=spec.seed,
+        inputs={
+            "device_profile": {
+                "name": profile.name,
+                "sha256": profile.sha256,
+                "calibrated": dict(profile.calibrated),
+            }
+        },
+        default_slots=partial(default_slots, model, profile, degree),
+        create_executor=partial(_price, model, profile, degree),
+        create_clock=VirtualClock,
+        # All of the simulation's own time is the host's.
+        host_us_per_step=lambda executor, wall_s, steps: 1e6 * wall_s / max(steps, 1),
         swap_bytes=int(spec.swap_space_gib * GIB * degree),
-        profile=profile,
-        tensor_parallel=degree,
     )
+
+
+def _price(
+    model: ModelSpec, profile: DeviceProfile, degree: int, config: EngineConfig, seed: int
+) -> SimExecutor:
+    """An executor that prices a model's batches instead of running them."""
+    cost = StepCost(
+        model,
+        profile,
+        tensor_parallel=degree,
+        block_size=config.block_size,
+        python_host=config.system is not System.FT,
+    )
+    beams = BeamProcess(novelty=NOVELTY, seed=seed)
+    return SimExecutor(model, cost, beams, tensor_parallel=degree, block_size=config.block_size)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bench.point.ft_library import has_library, load_library
 from bench.point.metrics import RequestLog, summarize
 from bench.point.model import load_platform, needs_ranks, run_on_ranks
-from bench.point.platform import Platform, Progress, SimPlatform, simulate
+from bench.point.platform import Platform, Progress, simulate
 from bench.point.replicas import serve
 from bench.point.setting import Setting, settle
 from bench.point.spec import PointSpec
@@ -85,7 +86,7 @@ def _serve_on(platform: Platform, spec: PointSpec, *, on_progress: Progress | No
     metrics = summarize(setting, workload, log, engines)
     metrics["wall_s"] = wall_s
     metrics["host_us_per_step"] = setting.platform.host_us_per_step(
-        engines[0].executor, wall_s=wall_s, steps=metrics["steps"]
+        engines[0].executor, wall_s, metrics["steps"]
     )
     return Outcome(metrics, log.columns(), _inputs(setting, workload))
 
@@ -111,19 +112,20 @@ def resolve(spec: PointSpec) -> Setting:
 
 
 def create_engines(setting: Setting) -> list[Engine]:
-    """One engine for each replica, on devices of its own."""
-    platforms = [setting.platform]
-    if setting.spec.replicas > 1:
-        assert isinstance(setting.platform, SimPlatform), "the spec allows no others"
-        platforms = [setting.platform.replica(n) for n in range(setting.spec.replicas)]
+    """One engine for each replica, on devices and with random draws of its own."""
+    platform, seed = setting.platform, setting.spec.seed
+    children = [
+        np.random.SeedSequence(seed, spawn_key=(number,))
+        for number in range(1, setting.spec.replicas)
+    ]
     return [
         Engine(
             create_scheduler(setting.config),
-            platform.executor(setting.config),
-            platform.clock(),
+            platform.create_executor(setting.config, each),
+            platform.create_clock(),
             recorder=StepRecorder(*setting.window_s),
         )
-        for platform in platforms
+        for each in (seed, *(int(child.generate_state(1)[0]) for child in children))
     ]
 
 
@@ -144,5 +146,5 @@ def _inputs(setting: Setting, workload: Workload) -> dict[str, Any]:
             "mean_input_len": workload.mean_input_len,
             "mean_output_len": workload.mean_output_len,
         },
-        **setting.platform.inputs(),
+        **setting.platform.inputs,
     }

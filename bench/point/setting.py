@@ -54,7 +54,7 @@ def settle(spec: PointSpec, platform: Platform) -> Setting:
 def engine_config(spec: PointSpec, platform: Platform, sampling: SamplingParams) -> EngineConfig:
     """Fill in a point's defaults: slots from memory, and the system's limits."""
     model = platform.model
-    num_slots = platform.default_slots if spec.kv_slots is None else spec.kv_slots
+    num_slots = platform.default_slots() if spec.kv_slots is None else spec.kv_slots
     max_seqs = ASTRA_MAX_SEQS
     if spec.system in (System.ORCA_ORACLE, System.ORCA_POW2, System.ORCA_MAX) or spec.share_prefix:
         max_seqs = ORCA_MAX_SEQS
