@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from bench.workloads.build import Workload
 from engines.core.engine import Engine
 from engines.core.errors import UserError
 from engines.core.request import SequenceGroup
-from engines.core.stats import StepMeans, StepRecorder
+from engines.core.stats import StepRecorder
 
 
 class RequestLog:
@@ -114,29 +113,21 @@ def summarize(
 
 def _memory_metrics(setting: Setting, recorders: Sequence[StepRecorder]) -> dict[str, Any]:
     found = [recorder.means(setting.config.num_slots) for recorder in recorders]
-    means = _mean_of([each for each in found if each is not None])
-    if means is None:
+    means = [each for each in found if each is not None]
+    if not means:
         start_s, end_s = setting.window_s
         raise UserError(
             f"no step fell into the window {start_s:g}:{end_s:g}: choose --window "
             f"within the {setting.spec.duration:g} s of the run"
         )
+
+    def mean(name: str) -> float:
+        return float(sum(getattr(each, name) for each in means)) / len(means)
+
+    parts = ("token", "reservation", "internal", "external")
     return {
-        "mean_running_requests": means.running_requests,
-        "kv_pct": {
-            "token": means.token_pct,
-            "reservation": means.reservation_pct,
-            "internal": means.internal_pct,
-            "external": means.external_pct,
-        },
-        "kv_used_pct": means.used_pct,
-        "sharing_saving_pct": means.sharing_saving_pct,
+        "mean_running_requests": mean("running_requests"),
+        "kv_pct": {part: mean(f"{part}_pct") for part in parts},
+        "kv_used_pct": mean("used_pct"),
+        "sharing_saving_pct": mean("sharing_saving_pct"),
     }
-
-
-def _mean_of(means: Sequence[StepMeans]) -> StepMeans | None:
-    """The mean of each field; a single engine's means as they are."""
-    if len(means) < 2:
-        return means[0] if means else None
-    names = [field.name for field in fields(StepMeans)]
-    return StepMeans(**{n: sum(getattr(m, n) for m in means) / len(means) for n in names})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def _serve_on(platform: Platform, spec: PointSpec, *, on_progress: Progress | No
         requests,
         log,
         router=setting.router,
-        until_s=setting.until_s,
+        until_s=math.inf if spec.timeout is None else spec.timeout,
         on_progress=on_progress,
     )
     wall_s = time.perf_counter() - started

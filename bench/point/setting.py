@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from bench.point.platform import Platform
@@ -25,11 +24,6 @@ class Setting:
     config: EngineConfig
     warmup_s: float
     window_s: tuple[float, float]
-
-    @property
-    def until_s(self) -> float:
-        """When serving ends, even with requests unfinished."""
-        return math.inf if self.spec.timeout is None else self.spec.timeout
 
     @property
     def device(self) -> str:

@@ -21,6 +21,7 @@ from bench.machine import (
     usable_cores,
 )
 from bench.point.spec import PointSpec
+from bench.workloads.tables import file_sha256
 
 _ROOT = Path(__file__).parents[2]
 # What decides a result; drawing, driving and reporting do not.
@@ -57,12 +58,8 @@ def _source_files(root: Path) -> Iterator[str]:
 
 def hash_inputs(spec: PointSpec) -> dict[str, str]:
     """SHA-256 of each input file that the spec names and that is there, by field."""
-    found = {}
-    for field in INPUT_FILES:
-        value = getattr(spec, field)
-        if value is not None and Path(value).is_file():
-            found[field] = hashlib.sha256(Path(value).read_bytes()).hexdigest()
-    return found
+    paths = {field: Path(getattr(spec, field) or "") for field in INPUT_FILES}
+    return {field: file_sha256(path) for field, path in paths.items() if path.is_file()}
 
 
 def command_of(spec: PointSpec) -> str:

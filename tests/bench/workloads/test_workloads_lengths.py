@@ -194,6 +194,7 @@ def test_lengths_that_never_fit_are_an_error():
     ("text", "message"),
     [
         ("", "line 1: the header is empty"),
+        ("\n", "line 1: the header is empty: it must name the columns input_len,output_len"),
         ("input_len,output_len\n", "no rows"),
         ("input_len\n1\n", "line 1: column output_len is missing"),
         ("input_len,output_len,input_len\n1,1,1\n", "line 1: column input_len is named twice"),
@@ -202,7 +203,9 @@ def test_lengths_that_never_fit_are_an_error():
         ("input_len,output_len\n0,2\n", "line 2: input_len must be a whole number from 1.*'0'"),
         ("input_len,output_len\n1_0,2\n", "line 2: input_len must be"),
         ("input_len,output_len\n1,99999999999\n", "line 2: output_len must be"),
+        ("input_len,output_len\n1,\n", "line 2: output_len must be a whole number.*''"),
         ("input_len,output_len\n1\n", "line 2: 2 fields expected, got 1"),
+        ("input_len,output_len\n1,2,3\n", "line 2: 2 fields expected, got 3"),
         ("input_len,output_len\n1,2\n\n3,4\n", "line 4: blank line"),
         ("input_len,output_len\n1500,1500\n", "no row with input_len"),
     ],
