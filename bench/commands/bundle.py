@@ -14,6 +14,9 @@ from bench.commands.options import (
     image_device_option,
 )
 from bench.commands.output import note, print_table
+from bench.docker import daemon
+from bench.docker.bundle import load_images, serve_offline, verify_sums, write_bundle
+from bench.docker.images import SYSTEMS, Recipe, checkout, ensure_image
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -38,12 +41,8 @@ def command(
     The check compares all checksums, loads the images, and runs a point of each system in a
     container without a network.
     """
-    from bench.docker.bundle import write_bundle
-    from bench.docker.daemon import connect
-    from bench.docker.images import SYSTEMS, Recipe, checkout, ensure_image
-
     folder = Path(out) if out else Path(artifacts) / "bundle"
-    client = connect()
+    client = daemon.connect()
     if check:
         _check(client, folder)
         return
@@ -55,8 +54,6 @@ def command(
 
 
 def _check(client: DockerClient, folder: Path) -> None:
-    from bench.docker.bundle import load_images, serve_offline, verify_sums
-
     note(f"{verify_sums(folder)} files match their checksums")
     images = load_images(client, folder)
     rows = [(image.name, image.image_id[:19], serve_offline(client, image)) for image in images]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from bench.claims.bisection import DEFAULT_TOLERANCE, Search, Target
+from bench.claims.evidence import Pair, pairs_in, search_of
+from bench.claims.intervals import Mean, geometric_mean
+from bench.claims.searches import Found, run_searches
 from bench.commands.backend import check_profile, tell_backend
 from bench.commands.options import (
     artifacts_option,
@@ -23,17 +26,15 @@ from bench.commands.output import print_table, tell_summary
 from bench.commands.places import Where, settle
 from bench.commands.point_options import SETTINGS, is_given, point_options
 from bench.commands.selection import choice_of
+from bench.experiments import registry
 from bench.experiments.capacity import LIMIT_S_PER_TOKEN
+from bench.point.serve import check_simulated
 from bench.point.spec import PointSpec
+from bench.progress import choose
+from bench.results.store import Store
 from engines.core.errors import UserError
 
-if TYPE_CHECKING:
-    from bench.claims.evidence import Pair
-    from bench.claims.intervals import Mean
-    from bench.claims.searches import Found
-
-    Searches = dict[tuple[str, str], Search]  # by panel and system
-
+Searches = dict[tuple[str, str], Search]  # by panel and system
 OF_FIGURES = ("seed", "lengths", "backend")  # settings that --figure leaves to the command line
 
 search_options = options(
@@ -82,10 +83,6 @@ def command(ctx: click.Context, /, *, figures: tuple[str, ...], **given: Any) ->
     interrupted search continues where it was, and `bench report` uses finished ones for the claims
     about sustained rates (those of --figure).
     """
-    from bench.claims.searches import run_searches
-    from bench.progress import choose
-    from bench.results.store import Store
-
     target, store = Target(given["limit"], given["tolerance"]), Store(given["artifacts"])
     _check(ctx, given, of_figures=bool(figures))
     where = settle(**given)
@@ -143,8 +140,6 @@ def _check(ctx: click.Context, given: dict[str, Any], *, of_figures: bool) -> No
 
 def _search(where: Where, given: Mapping[str, Any]) -> Searches:
     """The search for the system that the options describe."""
-    from bench.point.serve import check_simulated
-
     settings = {name: given[name] for name in SETTINGS}
     spec = PointSpec(**{**settings, "backend": where.backend})
     check_profile(spec)
@@ -155,8 +150,6 @@ def _search(where: Where, given: Mapping[str, Any]) -> Searches:
 
 def _figure_searches(pairs: Iterable[Pair], where: Where, given: Mapping[str, Any]) -> Searches:
     """The searches for all curves that claims compare."""
-    from bench.claims.evidence import search_of
-
     choice = choice_of(given, where.backend, names=())
     searches = {
         (pair.panel, system): search_of(pair.panel, system, choice)
@@ -173,9 +166,6 @@ def _figure_searches(pairs: Iterable[Pair], where: Where, given: Mapping[str, An
 
 def _pairs(names: Iterable[str]) -> list[Pair]:
     """The pairs of curves that the claims of figures compare; raises UserError if none does."""
-    from bench.claims.evidence import pairs_in
-    from bench.experiments import registry
-
     found: dict[Pair, None] = {}
     for name in names:
         pairs = pairs_in(registry.find(name))
@@ -205,8 +195,6 @@ def _show_figures(
     found: Mapping[tuple[str, str], Found], pairs: Iterable[Pair], *, as_json: bool
 ) -> dict[str, Any]:
     """Print the capacities and their ratios, or return the keys of their JSON."""
-    from bench.claims.intervals import geometric_mean
-
     by_seed = {p: found[p.panel, p.over].over(found[p.panel, p.under]) for p in pairs}
     means = {pair: geometric_mean(list(ratios.values())) for pair, ratios in by_seed.items()}
     if not as_json:

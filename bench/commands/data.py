@@ -7,6 +7,15 @@ from pathlib import Path
 import click
 
 from bench.commands.output import print_table
+from bench.files import check_writable
+from bench.workloads.datasets import (
+    DATASETS,
+    derive,
+    fetch,
+    find_dataset,
+    import_file,
+    lengths_path,
+)
 
 _DIRECTORY = click.option(
     "--directory",
@@ -28,8 +37,6 @@ def command() -> None:
 @_DIRECTORY
 def list_command(*, directory: Path) -> None:
     """List the data sets: what is shipped, and whether real lengths are there."""
-    from bench.workloads.datasets import DATASETS, lengths_path
-
     rows = []
     for dataset in DATASETS.values():
         path = lengths_path(dataset.name, directory)
@@ -44,9 +51,6 @@ def list_command(*, directory: Path) -> None:
 @click.option("--url", help="Another address of the same file (its checksum is pinned).")
 def fetch_command(*, name: str, directory: Path, url: str | None) -> None:
     """Download the published lengths of data set NAME and check them."""
-    from bench.files import check_writable
-    from bench.workloads.datasets import fetch, find_dataset
-
     find_dataset(name)
     check_writable(directory)
     click.echo(str(fetch(name, directory, url=url)))
@@ -61,8 +65,6 @@ def import_command(*, name: str, file: Path, directory: Path) -> None:
 
     FILE is a CSV with columns input_len,output_len (also .csv.gz), or the published pickle.
     """
-    from bench.workloads.datasets import import_file
-
     click.echo(str(import_file(name, file, directory)))
 
 
@@ -76,6 +78,4 @@ def import_command(*, name: str, file: Path, directory: Path) -> None:
 )
 def derive_command(*, file: Path, out: Path) -> None:
     """Derive the shipped ShareGPT statistics again from its real lengths in FILE."""
-    from bench.workloads.datasets import derive
-
     click.echo(str(derive(file, out)))

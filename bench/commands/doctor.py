@@ -10,6 +10,8 @@ import click
 
 from bench.commands.options import artifacts_option, json_option
 from bench.commands.output import print_table
+from bench.devices.doctor import examine
+from bench.docker.checks import Level
 
 
 @click.command("doctor")
@@ -21,9 +23,6 @@ def command(ctx: click.Context, /, *, artifacts: str, as_json: bool) -> None:
 
     Exits with 1 if something that everything needs is missing, else with 0.
     """
-    from bench.devices.doctor import examine
-    from bench.docker.checks import Level
-
     findings = examine(Path(artifacts))
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))

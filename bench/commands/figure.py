@@ -20,15 +20,21 @@ from bench.commands.output import note, print_table, tell_summary
 from bench.commands.places import settle
 from bench.commands.plot import draw_all, figures_folder
 from bench.commands.selection import choice_of
+from bench.devices.measured import Measurer, measure_figure
+from bench.experiments import registry
+from bench.experiments.miniature import require_miniature
+from bench.experiments.model import Figure
+from bench.files import check_writable
+from bench.point.spec import PointSpec
 from bench.progress import choose
+from bench.results.store import Store
+from bench.sweep.plan import make_plan
+from bench.sweep.runner import run_points
+from bench.workloads.lengths import load_lengths
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.devices.measured import Measurer
-    from bench.experiments.model import Figure
     from bench.experiments.tables import Choice
-    from bench.point.spec import PointSpec
-    from bench.results.store import Store
 
 
 @click.command("figure")
@@ -48,10 +54,6 @@ def command(
     NAME is a figure, a part or a panel of one, or a group: see `bench figures`. Complete points
     are skipped, so that an interrupted command goes on where it was.
     """
-    from bench.files import check_writable
-    from bench.results.store import Store
-    from bench.sweep.runner import run_points
-
     where, store = settle(**given), Store(given["artifacts"])
     measurer = where.measurer(store.root)
     choice = choice_of(given, where.backend, names, measure=measurer.speed)
@@ -89,10 +91,6 @@ def _find(names: Sequence[str], choice: Choice) -> tuple[list[PointSpec], list[F
 
     Raises UserError for names that are unknown, and for a bad file of lengths.
     """
-    from bench.experiments import registry
-    from bench.experiments.miniature import require_miniature
-    from bench.workloads.lengths import load_lengths
-
     overrides = dict(choice.overrides)
     selections = [registry.find(name) for name in names]
     panels = [panel for selection in selections for panel in selection.panels]
@@ -124,8 +122,6 @@ def _measure(
 
     Raises UserError instead if they are `alone`, since nothing else was asked for.
     """
-    from bench.devices.measured import measure_figure
-
     left_out = {}
     for figure in figures:
         try:
@@ -145,8 +141,6 @@ def _print_plan(
     *,
     force: bool,
 ) -> None:
-    from bench.sweep.plan import make_plan
-
     will_run = set(make_plan(store, points, force=force).run)
     rows = []
     for spec in points:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from bench.commands.options import flag, json_option
 from bench.commands.output import print_table
+from bench.experiments import registry
+from bench.experiments.effort import Effort, gpu_hours
+from bench.experiments.model import Figure
+from bench.experiments.times import costs
 from bench.progress import clock
-
-if TYPE_CHECKING:
-    from bench.experiments.model import Figure
 
 EFFORTS = ("quick", "default", "full")
 MARKDOWN_HEAD = ("figure", "command", "the paper's claim", "results", "the paper's GPUs", "GPU-h")
@@ -28,8 +29,6 @@ def command(*, as_json: bool, markdown: bool) -> None:
     Times are of the simulation: a quick run, the original scripts' traces, the paper's traces.
     Parts, panels and groups that `bench figure` takes follow below the table.
     """
-    from bench.experiments import registry
-
     rows = [_row(figure) for figure in registry.FIGURES.values()]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
@@ -43,9 +42,6 @@ def command(*, as_json: bool, markdown: bool) -> None:
 
 
 def _row(figure: Figure) -> dict[str, Any]:
-    from bench.experiments.effort import Effort, gpu_hours
-    from bench.experiments.times import costs
-
     known = costs(figure.name)
     return {
         "name": figure.name,

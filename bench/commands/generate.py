@@ -10,6 +10,7 @@ import click
 from bench.commands.backend import resolve_backend
 from bench.commands.options import json_option, ray_ranks_option
 from bench.commands.point_options import OF_WORKLOADS, point_options
+from bench.point.generate import generate, lines_of, read_job
 from bench.point.spec import Backend, PointSpec
 from engines.core.errors import UserError
 
@@ -32,8 +33,6 @@ def command(*, input_file: Path, as_json: bool, **settings: Any) -> None:
 
     Outputs are in the order of the file; those of a beam search are sorted, the best first.
     """
-    from bench.point.generate import generate, lines_of, read_job
-
     job, ray = read_job(input_file), settings.pop("ray")
     spec = PointSpec(**{**settings, "backend": _resolve(settings["backend"])})
     groups = generate(spec, job, ray=ray)

@@ -6,7 +6,8 @@ import click
 
 from bench.commands.options import build_arg_option, flag, image_device_option
 from bench.commands.output import note, print_table
-from bench.docker.images import SYSTEMS
+from bench.docker import daemon
+from bench.docker.images import SYSTEMS, Recipe, build_image, find_image, state_of
 
 
 @click.command("images")
@@ -32,10 +33,7 @@ def command(
     build_arg: dict[str, str],
 ) -> None:
     """Build the images that are missing, or stale against this checkout, and list them."""
-    from bench.docker.daemon import connect
-    from bench.docker.images import Recipe, build_image, find_image, state_of
-
-    client = connect()
+    client = daemon.connect()
     rows = []
     for system in systems:
         recipe = Recipe(system, device, build_arg)

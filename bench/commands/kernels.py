@@ -19,7 +19,9 @@ from bench.commands.options import (
 )
 from bench.commands.output import note, print_table
 from bench.devices.device import Shapes
+from bench.files import check_writable, json_bytes
 from bench.progress import choose
+from bench.results.measurements import write_measurement
 from engines.core.errors import UserError
 
 
@@ -70,9 +72,6 @@ def command(*, out: Path | None, as_json: bool, **given: Any) -> None:
     device's own copy bandwidth, measured first. On a CPU the heads and layers are OPT-125M's in
     float32, a fortieth of OPT-13B's cache, so that all of it takes about a minute on two cores.
     """
-    from bench.files import check_writable, json_bytes
-    from bench.results.measurements import write_measurement
-
     if out is not None:
         check_writable(out)
     found = _measure(**given)

@@ -11,6 +11,8 @@ import click
 
 from bench.commands.options import artifacts_option, build_arg_option, image_device_option
 from bench.commands.output import note
+from bench.docker.images import Recipe, image_system
+from bench.docker.launch import launch
 from engines.core.config import System
 
 
@@ -41,9 +43,6 @@ def command(
     The image is built first if it is missing or stale. The container sees the artifacts directory
     as `artifacts` and nothing else of this machine; it has no network. Exits like the command.
     """
-    from bench.docker.images import Recipe, image_system
-    from bench.docker.launch import launch
-
     recipe = Recipe(image_system(system), device, build_arg)
     out, errors = _writer(sys.stdout), _writer(sys.stderr)
     ctx.exit(launch(recipe, ("bench", *words), Path(artifacts), note, out=out, errors=errors))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from bench.devices.device import DEFAULT_MODEL, DEVICES, settle_device, settle_dtype
+from bench.docker import gpus
+from bench.docker.images import parse_build_args
 from bench.point.spec import BACKENDS, MAX_SEED
 from engines.core.models import MODELS, find_model
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 SEED = click.IntRange(0, MAX_SEED)
@@ -32,18 +31,9 @@ def options(*decorators: Decorator) -> Decorator:
     return add
 
 
-def _parse_build_args(
-    _ctx: click.Context, _option: click.Parameter, words: tuple[str, ...]
-) -> Mapping[str, str]:
-    from bench.docker.images import parse_build_args
-
-    return parse_build_args(words)
-
-
-def _image_device(_ctx: click.Context, _option: click.Parameter, name: str) -> str:
-    from bench.docker.gpus import find_gpus
-
-    return ("cuda" if find_gpus() else "cpu") if name == "auto" else name
+def image_device(name: str) -> str:
+    """Return "cuda" or "cpu"; `auto` is what this machine has."""
+    return ("cuda" if gpus.find_gpus() else "cpu") if name == "auto" else name
 
 
 flag = partial(click.option, is_flag=True)
@@ -68,14 +58,14 @@ build_arg_option = click.option(
     multiple=True,
     envvar="BENCH_BUILD_ARGS",
     metavar="NAME=VALUE",
-    callback=_parse_build_args,
+    callback=lambda _ctx, _option, words: parse_build_args(words),
     help="For images that are built (docs/containers.md); also from BENCH_BUILD_ARGS.",
 )
 image_device_option = click.option(
     "--device",
     type=click.Choice(("auto", "cuda", "cpu")),
     default="auto",
-    callback=_image_device,
+    callback=lambda _ctx, _option, name: image_device(name),
     help="Images for GPUs, or for machines without. auto: what this machine has.",
 )
 place_options = options(

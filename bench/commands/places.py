@@ -6,18 +6,20 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from bench.commands.backend import resolve_backend
 from bench.commands.output import note
+from bench.devices.contained import InContainer
+from bench.devices.measured import Here, Measurer
+from bench.docker import daemon, gpus
 from bench.point.spec import Backend
+from bench.sweep.containers import Containers
+from bench.sweep.local import LocalProcesses
+from bench.sweep.place import Place
+from bench.sweep.ray import RayCluster
 from engines.core.errors import UserError
-
-if TYPE_CHECKING:
-    from bench.devices.measured import Measurer
-    from bench.sweep.place import Place
 
 _CHECK_TIMEOUT_S = 5
 
@@ -41,27 +43,17 @@ class Where:
     def place(self) -> Place:
         """The place; raises UserError if it cannot be had."""
         if self.runner == "docker":
-            from bench.sweep.containers import Containers
-
             return Containers(self.jobs, self.build_args)
         if self.ray is not None:
-            from bench.sweep.ray import RayCluster
-
             cluster = RayCluster(self.ray, jobs=self.jobs)
             click.get_current_context().call_on_close(cluster.close)
             return cluster
-        from bench.sweep.local import LocalProcesses
-
         return LocalProcesses(jobs=self.jobs)
 
     def measurer(self, root: Path) -> Measurer:
         """What measures beside the points, in containers if points run in them."""
         if self.runner == "docker":
-            from bench.devices.contained import InContainer
-
             return InContainer(root, note, self.build_args)
-        from bench.devices.measured import Here
-
         return Here(root)
 
 
@@ -87,9 +79,7 @@ def settle(
         why_local = _why_local(backend)
         runner, reason = "local" if why_local else "docker", why_local or "Docker and GPUs are here"
     if runner == "docker" and backend == "auto":
-        from bench.docker.gpus import find_gpus
-
-        settled = Backend.CUDA if find_gpus() else Backend.SIM
+        settled = Backend.CUDA if gpus.find_gpus() else Backend.SIM
     else:
         settled = resolve_backend(backend, here=runner == "local")
     return Where(runner, settled, reason, jobs, ray, build_arg or {})
@@ -97,20 +87,17 @@ def settle(
 
 def _why_local(backend: str) -> str:
     """The reason to do without containers, or nothing."""
-    from bench.docker.daemon import NoDaemonError, connect, trouble
-    from bench.docker.gpus import docker_gives_gpus, find_gpus
-
     if backend in ("sim", "cpu"):
         return f"containers are for GPUs (--runner docker uses them with --backend {backend} too)"
-    if not find_gpus():
+    if not gpus.find_gpus():
         return "no GPU here"
     try:
-        with closing(connect(timeout_s=_CHECK_TIMEOUT_S)) as client:
-            can = docker_gives_gpus(client)
-    except NoDaemonError as error:
+        with closing(daemon.connect(timeout_s=_CHECK_TIMEOUT_S)) as client:
+            can = gpus.docker_gives_gpus(client)
+    except daemon.NoDaemonError as error:
         return str(error)
     except Exception as error:
-        if (reason := trouble(error)) is None:
+        if (reason := daemon.trouble(error)) is None:
             raise
         return reason
     return "" if can else "Docker here gives no GPUs to containers (bench doctor: the remedy)"

@@ -11,10 +11,11 @@ import click
 from bench.commands.backend import resolve_backend
 from bench.commands.options import selection_options
 from bench.commands.selection import choice_of
+from bench.files import check_writable
+from bench.results.store import Store
 
 if TYPE_CHECKING:
     from bench.experiments.tables import Choice
-    from bench.results.store import Store
 
 
 @click.command("plot")
@@ -26,15 +27,12 @@ def command(*, names: tuple[str, ...], **given: Any) -> None:
     NAME is as for `bench figure`, and the options must be those the points were run with.
     Missing points are visible gaps; corrupt ones are refused.
     """
-    from bench.results.store import Store
-
     choice = choice_of(given, resolve_backend(given["backend"]), names)
     draw_all(names, Store(given["artifacts"]), choice)
 
 
 def draw_all(names: Sequence[str], store: Store, choice: Choice) -> None:
     """Draw into the choice's folder of figures and print the paths of the files."""
-    from bench.files import check_writable
     from plot.draw import draw
 
     directory = figures_folder(store, choice)

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import click
 
@@ -33,10 +34,10 @@ from bench.commands.options import (
 from bench.commands.output import note, tell_summary
 from bench.point.spec import PointSpec
 from bench.progress import Display, Work, choose
+from bench.results.store import Store, name_of
+from bench.sweep.local import LocalProcesses
+from bench.sweep.runner import run_points
 from engines.core.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _ADVANCE_EVERY_S = 1.0
 
@@ -63,10 +64,6 @@ def command(
     Each line of FILE holds a point's settings, such as {"system": "astra", "rate": 2.0}. Complete
     points are skipped. Several such commands over the same artifacts split the work.
     """
-    from bench.results.store import Store
-    from bench.sweep.local import LocalProcesses
-    from bench.sweep.runner import run_points
-
     specs = read_specs(file)
     store = Store(artifacts)
     summary = run_points(
@@ -105,8 +102,6 @@ class JsonLines(Display):
         note(line)
 
     def _tell(self, spec: Work, **change: Any) -> None:
-        from bench.results.store import name_of
-
         assert isinstance(spec, PointSpec)
         self._told_s[spec] = time.monotonic()
         click.echo(json.dumps({"point": name_of(spec), **change}))

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from bench.commands.options import flag, quiet_option, read_subject, subject_options
+from bench.files import check_writable, write_file
 from bench.progress import choose
 from engines.core.errors import UserError
 
@@ -29,8 +30,6 @@ def command(*, name: str | None, quick: bool, out: Path, quiet: bool, **subject:
 
     `bench run --backend sim --device-profile FILE.toml` takes it.
     """
-    from bench.files import check_writable, write_file
-
     if out.suffix != ".toml":
         raise UserError(f"the profile's file must end in .toml, got '{out}'")
     title = out.stem if name is None else name

@@ -6,11 +6,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import pandas as pd
 
+from bench.claims.comparison import Comparison, compare, compare_claims
+from bench.claims.reference import FIGURES, reference_files, reference_verdicts, usual_directory
+from bench.claims.verdicts import records
 from bench.commands.backend import resolve_backend
+from bench.commands.capacity import command as capacity
+from bench.commands.figure import command as figure
 from bench.commands.options import (
     artifacts_option,
     effort_options,
@@ -20,14 +26,15 @@ from bench.commands.options import (
     ray_points_option,
 )
 from bench.commands.output import print_table
+from bench.commands.selection import choice_of
+from bench.experiments import registry
+from bench.experiments.effort import Effort
+from bench.experiments.tables import Choice
+from bench.files import write_file
+from bench.report.build import build_report
+from bench.report.pictures import draw_all, shrink
+from bench.results.store import Store
 from engines.core.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from bench.claims.comparison import Comparison
-    from bench.experiments.tables import Choice
-    from bench.results.store import Store
 
 PICTURE_WIDTH = 1000  # pixels, so that all pictures together stay well below a megabyte
 
@@ -58,9 +65,7 @@ PICTURE_WIDTH = 1000  # pixels, so that all pictures together stay well below a 
 @ray_points_option
 @quiet_option
 @click.pass_context
-def command(
-    ctx: click.Context, /, *, artifacts: str, reference: str | None, renew: bool, **options: Any
-) -> None:
+def command(ctx: click.Context, /, *, reference: str | None, renew: bool, **given: Any) -> None:
     """Compare results with the reference: claim by claim, then point by point.
 
     Equal sources give equal metrics; exit status 1 if any point differs by more than the
@@ -68,32 +73,22 @@ def command(
     compared. With --renew, all figures and capacity searches run in simulation (those that are
     complete are skipped), and the reference is written anew.
     """
-    from bench.claims.reference import usual_directory
-    from bench.experiments.effort import Effort
-    from bench.experiments.tables import Choice
-    from bench.results.store import Store
-
     if not renew:
         for name in ("jobs", "ray"):
-            if options[name] is not None:
+            if given[name] is not None:
                 raise UserError(f"--{name} says how to run points: it goes with --renew")
-    effort = Effort.of(quick=options["quick"], full=options["full"])
-    backend = resolve_backend(options["backend"])
-    choice = Choice.of(backend=backend, effort=effort)
-    store = Store(artifacts)
+    choice = choice_of(given, resolve_backend(given["backend"]), names=())
+    store = Store(given["artifacts"])
     directory = Path(reference) if reference else usual_directory(choice)
     if not renew:
-        ctx.exit(_compare(store, directory, choice, tolerance=options["tolerance"]))
-    if backend != "sim":
+        ctx.exit(_compare(store, directory, choice, tolerance=given["tolerance"]))
+    if choice.backend != "sim":
         raise UserError("the reference is simulated: omit --backend")
-    _run_all(ctx, choice, artifacts=artifacts, options=options)
+    _run_all(ctx, choice, given)
     _renew(store, choice, directory)
 
 
 def _compare(store: Store, directory: Path, choice: Choice, *, tolerance: float) -> int:
-    from bench.claims.comparison import compare, compare_claims
-    from bench.report.build import build_report
-
     found = compare(store, directory, choice, tolerance=tolerance)
     report = build_report(store, choice)
     if not report.summary.num_points:
@@ -111,7 +106,6 @@ def _compare(store: Store, directory: Path, choice: Choice, *, tolerance: float)
 
 def _print_claims(claims: pd.DataFrame) -> None:
     """Print every claim with the paper's number, the reference's and the one here."""
-    from bench.claims.verdicts import records
 
     def number(value: float, unit: str) -> str:
         return "-" if math.isnan(value) else f"{value:.4g}{'x' if unit == 'x' else ''}"
@@ -134,8 +128,6 @@ def _print_claims(claims: pd.DataFrame) -> None:
 
 def _print_points(found: Comparison) -> None:
     """Print how the points of every panel compare."""
-    from bench.claims.verdicts import records
-
     within = f"within {100 * found.tolerance:g} %"
     head = ("panel", "run", "equal", within, "beyond", "largest relative difference")
     cells = [
@@ -150,38 +142,26 @@ def _print_points(found: Comparison) -> None:
     print_table(head, cells, title="points")
 
 
-def _run_all(
-    ctx: click.Context, choice: Choice, *, artifacts: str, options: Mapping[str, Any]
-) -> None:
+def _run_all(ctx: click.Context, choice: Choice, given: Mapping[str, Any]) -> None:
     """Run all figures and the capacity searches behind all claims, as their commands do.
 
     A quick run searches nothing: its traces are too short to tell what is sustained.
     """
-    from bench.commands.capacity import command as capacity
-    from bench.commands.figure import command as figure
-    from bench.experiments.effort import Effort
-
-    common = ["--artifacts", artifacts, "--backend", "sim", *choice.effort.options]
+    words = ["--artifacts", given["artifacts"], "--backend", "sim", *choice.effort.options]
     for name in ("jobs", "ray"):
-        common += [f"--{name}", str(options[name])] if options[name] is not None else []
-    common += ["--quiet"] if options["quiet"] else []
+        words += [f"--{name}", str(given[name])] if given[name] is not None else []
+    words += ["--quiet"] if given["quiet"] else []
     runs = [(figure, ["all", "--no-plot"])]
     if choice.effort is not Effort.QUICK:
         runs.append((capacity, ["--figure", "all"]))
-    for run, words in runs:
-        status = run.main([*words, *common], standalone_mode=False)
+    for run, own in runs:
+        status = run.main([*own, *words], standalone_mode=False)
         if isinstance(status, int) and status:
             ctx.exit(status)
 
 
 def _renew(store: Store, choice: Choice, directory: Path) -> None:
     """Write tables, pictures and README; pictures that are no longer drawn are removed."""
-    from bench.claims.reference import FIGURES, reference_files, reference_verdicts
-    from bench.experiments import registry
-    from bench.experiments.effort import Effort
-    from bench.files import write_file
-    from bench.report.build import build_report
-    from bench.report.pictures import draw_all, shrink
     from bench.report.render import to_reference_readme
 
     report = replace(build_report(store, choice), verdicts=reference_verdicts(store, choice))

@@ -7,10 +7,17 @@ from typing import Any
 
 import click
 
+from bench.claims.reference import find_reference
 from bench.commands.backend import resolve_backend
 from bench.commands.options import json_option, selection_options
 from bench.commands.output import table_console
 from bench.commands.selection import choice_of
+from bench.files import check_writable
+from bench.report.build import build_report
+from bench.report.pictures import draw_all
+from bench.report.terminal import print_report
+from bench.report.write import JSON, write_report
+from bench.results.store import Store
 
 
 @click.command("report")
@@ -28,14 +35,6 @@ def command(*, reference: str | None, as_json: bool, **given: Any) -> None:
     folder of the artifacts; the options must be those the points were run with. A claim that does
     not hold is told, and is no error.
     """
-    from bench.claims.reference import find_reference
-    from bench.files import check_writable
-    from bench.report.build import build_report
-    from bench.report.pictures import draw_all
-    from bench.report.terminal import print_report
-    from bench.report.write import JSON, write_report
-    from bench.results.store import Store
-
     store = Store(given["artifacts"])
     choice = choice_of(given, resolve_backend(given["backend"]))
     directory = store.root / "report" / choice.effort.folder

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -16,10 +16,13 @@ from bench.commands.backend import check_profile, resolve_backend, tell_backend
 from bench.commands.options import json_option, quiet_option, ray_ranks_option
 from bench.commands.output import print_table
 from bench.commands.point_options import is_given, point_options
+from bench.files import check_writable, plain
+from bench.point.serve import Outcome, run_point
 from bench.point.spec import PointSpec
-
-if TYPE_CHECKING:
-    from bench.point.serve import Outcome
+from bench.progress import choose
+from bench.results.provenance import environment, provenance_of
+from bench.results.store import write_point
+from bench.workloads.traces import read_trace
 
 _ANY_LENGTH = 1 << 31  # lengths are held against the model's context when the point runs
 
@@ -60,16 +63,12 @@ def command(
     if asked != spec.backend:
         tell_backend(asked, spec.backend)
     if as_json:
-        from bench.files import plain
-
         click.echo(json.dumps(plain(outcome.metrics), allow_nan=False))
     else:
         print_table(("metric", "value"), _rows(outcome.metrics))
 
 
 def _rate_and_duration(trace: Path) -> dict[str, float]:
-    from bench.workloads.traces import read_trace
-
     arrivals = read_trace(trace, max_model_len=_ANY_LENGTH).arrival_s
     duration = float(arrivals[-1]) or 1.0  # all at once: a rate per second says most
     return {"rate": len(arrivals) / duration, "duration": duration}
@@ -77,12 +76,6 @@ def _rate_and_duration(trace: Path) -> dict[str, float]:
 
 def serve(spec: PointSpec, *, out: Path | None, quiet: bool, ray: str) -> Outcome:
     """Run the point in this process and, with `out`, write it there; raises UserError."""
-    from bench.files import check_writable
-    from bench.point.serve import run_point
-    from bench.progress import choose
-    from bench.results.provenance import environment, provenance_of
-    from bench.results.store import write_point
-
     if out is not None:
         check_writable(out)
     started = datetime.now(UTC)

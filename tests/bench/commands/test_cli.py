@@ -213,7 +213,7 @@ def test_a_failing_point_is_named_and_the_status_is_1(
             store, points, place=LocalProcesses(run=fakes.refuse_high_rates), force=options["force"]
         )
 
-    monkeypatch.setattr("bench.sweep.runner.run_points", bring)
+    monkeypatch.setattr("bench.commands.figure.run_points", bring)
     result = bench("figure", "tiny")
     assert result.exit_code == 1
     last = result.stderr.splitlines()[-1]
