@@ -7,12 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.options import (
-    artifacts_option,
-    build_arg_option,
-    flag,
-    image_device_option,
-)
+from bench.commands import options
 from bench.commands.output import note, print_table
 from bench.docker import daemon
 from bench.docker.bundle import load_images, serve_offline, verify_sums, write_bundle
@@ -23,16 +18,16 @@ if TYPE_CHECKING:
 
 
 @click.command("bundle")
-@artifacts_option
+@options.artifacts
 @click.option(
     "--out",
     type=click.Path(file_okay=False),
     metavar="DIR",
     help="The bundle.  [default: bundle in the artifacts directory]",
 )
-@image_device_option
-@flag("--check", help="Write nothing: prove that the bundle runs offline.")
-@build_arg_option
+@options.image_device
+@options.flag("--check", help="Write nothing: prove that the bundle runs offline.")
+@options.build_arg
 def command(
     *, artifacts: str, out: str | None, device: str, check: bool, build_arg: dict[str, str]
 ) -> None:

@@ -13,15 +13,8 @@ from bench.claims.bisection import DEFAULT_TOLERANCE, Search, Target
 from bench.claims.evidence import Pair, pairs_in, search_of
 from bench.claims.intervals import Mean, geometric_mean
 from bench.claims.searches import Found, run_searches
+from bench.commands import options
 from bench.commands.backend import check_profile, tell_backend
-from bench.commands.options import (
-    artifacts_option,
-    effort_options,
-    json_option,
-    options,
-    place_options,
-    quiet_option,
-)
 from bench.commands.output import print_table, tell_summary
 from bench.commands.places import Where, settle
 from bench.commands.point_options import SETTINGS, is_given, point_options
@@ -37,7 +30,15 @@ from engines.core.errors import UserError
 Searches = dict[tuple[str, str], Search]  # by panel and system
 OF_FIGURES = ("seed", "lengths", "backend")  # settings that --figure leaves to the command line
 
-search_options = options(
+_VARIES = "a search varies the rate until requests queue"
+NOT_OF_SYSTEMS = {  # options that a search of one system refuses, and why
+    "quick": "--quick goes with --figure: give the length of the trace as --duration",
+    "full": "--full goes with --figure: give the length of the trace as --duration",
+    "trace": f"{_VARIES}: omit --trace (a trace has a rate of its own)",
+    "timeout": f"{_VARIES}: omit --timeout (requests that are cut off would not count)",
+}
+
+search_options = options.stack(
     click.option(
         "--figure",
         "figures",
@@ -45,7 +46,7 @@ search_options = options(
         metavar="NAME",
         help="Search all curves behind the ratio claims of a figure instead (repeatable).",
     ),
-    effort_options,
+    options.effort,
     click.option(
         "--limit",
         type=float,
@@ -64,16 +65,16 @@ search_options = options(
         default=3,
         help="Searches, each with a seed of its own, from --seed on.",
     ),
-    json_option(help="Print one JSON object."),
+    options.as_json(help="Print one JSON object."),
 )
 
 
 @click.command("capacity")
 @search_options
-@place_options
+@options.place
 @point_options(system_required=False)  # --figure does without
-@artifacts_option
-@quiet_option
+@options.artifacts
+@options.quiet
 @click.pass_context
 def command(ctx: click.Context, /, *, figures: tuple[str, ...], **given: Any) -> None:
     """Find the highest request rate that a system sustains: mean normalized latency below --limit.
@@ -125,17 +126,9 @@ def _check(ctx: click.Context, given: dict[str, Any], *, of_figures: bool) -> No
         return
     if given["system"] is None:
         raise UserError("say what to search: --system NAME, or --figure NAME for a figure's claims")
-    for name in ("quick", "full"):
+    for name, refusal in NOT_OF_SYSTEMS.items():
         if given[name]:
-            raise UserError(
-                f"--{name} goes with --figure: give the length of the trace as --duration"
-            )
-    for name, why in (
-        ("trace", "a trace has a rate of its own"),
-        ("timeout", "requests that are cut off would not count"),
-    ):
-        if given[name] is not None:
-            raise UserError(f"a search varies the rate until requests queue: omit --{name} ({why})")
+            raise UserError(refusal)
 
 
 def _search(where: Where, given: Mapping[str, Any]) -> Searches:

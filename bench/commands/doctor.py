@@ -8,15 +8,15 @@ from pathlib import Path
 
 import click
 
-from bench.commands.options import artifacts_option, json_option
+from bench.commands import options
 from bench.commands.output import print_table
 from bench.devices.doctor import examine
 from bench.docker.checks import Level
 
 
 @click.command("doctor")
-@artifacts_option
-@json_option(help="Print a JSON list instead of a table.")
+@options.artifacts
+@options.as_json(help="Print a JSON list instead of a table.")
 @click.pass_context
 def command(ctx: click.Context, /, *, artifacts: str, as_json: bool) -> None:
     """Check this machine: versions, cores, memory, disk, git, Ray, GPU and Docker.

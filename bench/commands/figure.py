@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.commands import options
 from bench.commands.backend import tell_backend
-from bench.commands.options import (
-    flag,
-    force_option,
-    place_options,
-    quiet_option,
-    selection_options,
-)
 from bench.commands.output import note, print_table, tell_summary
 from bench.commands.places import settle
 from bench.commands.plot import draw_all, figures_folder
@@ -39,12 +33,12 @@ if TYPE_CHECKING:
 
 @click.command("figure")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@selection_options
-@force_option
-@place_options
-@flag("--no-plot", help="Run only.")
-@flag("--dry-run", help="Say which points would run, and write nothing.")
-@quiet_option
+@options.selection
+@options.force
+@options.place
+@options.flag("--no-plot", help="Run only.")
+@options.flag("--dry-run", help="Say which points would run, and write nothing.")
+@options.quiet
 @click.pass_context
 def command(
     ctx: click.Context, /, *, names: tuple[str, ...], force: bool, quiet: bool, **given: Any

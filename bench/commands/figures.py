@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bench.commands.options import flag, json_option
+from bench.commands import options
 from bench.commands.output import print_table
 from bench.experiments import registry
 from bench.experiments.effort import Effort, gpu_hours
@@ -17,12 +17,16 @@ from bench.experiments.times import costs
 from bench.progress import clock
 
 EFFORTS = ("quick", "default", "full")
-MARKDOWN_HEAD = ("figure", "command", "the paper's claim", "results", "the paper's GPUs", "GPU-h")
+HEADER = ("name", "title", "points", *EFFORTS, "paper's hardware")
+MARKDOWN_HEADER = (
+    *("figure", "command", "the paper's claim", *EFFORTS),
+    *("results", "the paper's GPUs", "GPU-h"),
+)
 
 
 @click.command("figures")
-@json_option(help="Print a JSON list instead of a table.")
-@flag("--markdown", help="Print the README's table.")
+@options.as_json(help="Print a JSON list instead of a table.")
+@options.flag("--markdown", help="Print the README's table.")
 def command(*, as_json: bool, markdown: bool) -> None:
     """List the figures of the paper: points, times on two cores, the paper's hardware.
 
@@ -35,8 +39,7 @@ def command(*, as_json: bool, markdown: bool) -> None:
     elif markdown:
         click.echo(markdown_table(rows))
     else:
-        header = ("name", "title", "points", *EFFORTS, "paper's hardware")
-        print_table(header, [_cells(row) for row in rows])
+        print_table(HEADER, [_cells(row) for row in rows])
         shorter = ", ".join(name for name in registry.names() if name not in registry.FIGURES)
         click.echo(f"Also: {shorter}")
 
@@ -69,15 +72,18 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The registry as a Markdown table: command, claim, times, disk, hardware."""
-    head = (*MARKDOWN_HEAD[:3], *EFFORTS, *MARKDOWN_HEAD[3:])
     total = {
         "number": "all",
         "name": "all",
         "claim": "everything above that runs here",
-        **{key: _total(rows, key) for key in ("sim_seconds", "megabytes", "gpu_hours")},
+        **{
+            key: {effort: sum(row[key][effort] or 0.0 for row in rows) for effort in EFFORTS}
+            for key in ("sim_seconds", "megabytes", "gpu_hours")
+        },
         "hardware": "8x A100-80GB",
     }
-    cells = [head, ["---"] * len(head), *(_markdown_cells(row) for row in (*rows, total))]
+    rule = ["---"] * len(MARKDOWN_HEADER)
+    cells = [MARKDOWN_HEADER, rule, *(_markdown_cells(row) for row in (*rows, total))]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
@@ -96,8 +102,3 @@ def _markdown_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _times(row: Mapping[str, Any]) -> Iterable[str]:
     return ("-" if s is None else clock(s) for s in row["sim_seconds"].values())
-
-
-def _total(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, float]:
-    """The sum over all figures, by effort, of what is known."""
-    return {effort: sum(row[key][effort] or 0.0 for row in rows) for effort in EFFORTS}

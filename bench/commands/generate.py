@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from bench.commands import options
 from bench.commands.backend import resolve_backend
-from bench.commands.options import json_option, ray_ranks_option
 from bench.commands.point_options import OF_WORKLOADS, point_options
 from bench.point.generate import generate, lines_of, read_job
 from bench.point.spec import Backend, PointSpec
@@ -26,8 +26,8 @@ from engines.core.errors import UserError
     help="One JSON object a line: prompt_token_ids, max_tokens, and if need be sampling, "
     "temperature, top_p, ignore_eos.",
 )
-@ray_ranks_option
-@json_option(help="Print JSON lines instead of token ids.")
+@options.ray_ranks
+@options.as_json(help="Print JSON lines instead of token ids.")
 def command(*, input_file: Path, as_json: bool, **settings: Any) -> None:
     """Run the prompts of FILE through an engine and print what it generates.
 

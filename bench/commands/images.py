@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bench.commands.options import build_arg_option, flag, image_device_option
+from bench.commands import options
 from bench.commands.output import note, print_table
 from bench.docker import daemon
 from bench.docker.images import SYSTEMS, Recipe, build_image, find_image, state_of
@@ -20,10 +20,10 @@ from bench.docker.images import SYSTEMS, Recipe, build_image, find_image, state_
     show_default=False,
     help="Whose image.  [default: all three]",
 )
-@image_device_option
-@flag("--force", help="Build images again that are fresh.")
-@flag("--list", "only_list", help="Build nothing.")
-@build_arg_option
+@options.image_device
+@options.flag("--force", help="Build images again that are fresh.")
+@options.flag("--list", "only_list", help="Build nothing.")
+@options.build_arg
 def command(
     *,
     systems: tuple[str, ...],

@@ -9,14 +9,7 @@ from typing import Any
 
 import click
 
-from bench.commands.options import (
-    COUNT,
-    json_option,
-    options,
-    quiet_option,
-    read_subject,
-    subject_options,
-)
+from bench.commands import options
 from bench.commands.output import note, print_table
 from bench.devices.device import Shapes
 from bench.files import check_writable, json_bytes
@@ -43,28 +36,33 @@ _SHAPES = (
     ("--block-size", {"type": click.IntRange(1, 256)}, 16, "Block size of paged attention."),
     ("--block-sizes", {"callback": _numbers(256)}, "1,2,4,8,16,32,64,128,256",
      "Block sizes of swapping."),
-    ("--tokens", {"type": COUNT}, 256, "Length of the swapped sequence."),
-    ("--samples", {"type": COUNT}, 7, "Samples in a round."),
-    ("--rounds", {"type": COUNT}, 3, "Rounds over all shapes."),
+    ("--tokens", {"type": options.COUNT}, 256, "Length of the swapped sequence."),
+    ("--samples", {"type": options.COUNT}, 7, "Samples in a round."),
+    ("--rounds", {"type": options.COUNT}, 3, "Rounds over all shapes."),
 )  # fmt: skip
 
 
 @click.command("kernels")
-@subject_options
+@options.subject
 @click.option(
     "--only",
     type=click.Choice(["attention", "recovery"]),
     help="Only attention (Figure 18a) or only swapping and recomputing (19a).  [default: both]",
 )
-@options(*(click.option(flag, default=d, help=text, **read) for flag, read, d, text in _SHAPES))
+@options.stack(
+    *(
+        click.option(name, default=default, help=text, **read)
+        for name, read, default, text in _SHAPES
+    )
+)
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
     help="Keep the results and their provenance in DIR/kernels.json.",
 )
-@json_option(help="Print JSON instead of tables.")
-@quiet_option
+@options.as_json(help="Print JSON instead of tables.")
+@options.quiet
 def command(*, out: Path | None, as_json: bool, **given: Any) -> None:
     """Time paged against contiguous attention, and swapping against recomputing.
 
@@ -95,7 +93,7 @@ def _measure(
     from bench.devices.kernels import Setup, measure
 
     effort = {name: given[name] for name in ("block_size", "samples", "rounds")}
-    setup = Setup(**read_subject(device, model, dtype), **effort)
+    setup = Setup(**options.read_subject(device, model, dtype), **effort)
     shapes = Shapes(
         batches=() if only == "recovery" else given["batches"],
         contexts=() if only == "recovery" else given["contexts"],

@@ -9,7 +9,7 @@ from typing import TextIO
 
 import click
 
-from bench.commands.options import artifacts_option, build_arg_option, image_device_option
+from bench.commands import options
 from bench.commands.output import note
 from bench.docker.images import Recipe, image_system
 from bench.docker.launch import launch
@@ -23,9 +23,9 @@ from engines.core.config import System
     metavar="|".join(system.value for system in System),
     help="Whose image.",
 )
-@image_device_option
-@artifacts_option
-@build_arg_option
+@options.image_device
+@options.artifacts
+@options.build_arg
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
 @click.pass_context
 def command(

@@ -20,7 +20,7 @@ COUNT = click.IntRange(min=1)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False)
 
 
-def options(*decorators: Decorator) -> Decorator:
+def stack(*decorators: Decorator) -> Decorator:
     """Return one decorator that adds several options, in this order."""
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,29 +31,29 @@ def options(*decorators: Decorator) -> Decorator:
     return add
 
 
-def image_device(name: str) -> str:
+def _settle_image_device(name: str) -> str:
     """Return "cuda" or "cpu"; `auto` is what this machine has."""
     return ("cuda" if gpus.find_gpus() else "cpu") if name == "auto" else name
 
 
 flag = partial(click.option, is_flag=True)
-json_option = partial(flag, "--json", "as_json")
-jobs_option = partial(click.option, "--jobs", "-j", type=COUNT, metavar="N")
-force_option = flag("--force", help="Run points again that are complete.")
-quiet_option = flag("--quiet", "-q", help="Show no progress.")
-artifacts_option = click.option(
+as_json = partial(flag, "--json", "as_json")
+jobs = partial(click.option, "--jobs", "-j", type=COUNT, metavar="N")
+force = flag("--force", help="Run points again that are complete.")
+quiet = flag("--quiet", "-q", help="Show no progress.")
+artifacts = click.option(
     "--artifacts",
     type=click.Path(file_okay=False),
     default="artifacts",
     help="Directory of results, figures and report.",
 )
-ray_option = partial(click.option, "--ray", metavar="HOST:PORT|auto|local")
+ray_cluster = partial(click.option, "--ray", metavar="HOST:PORT|auto|local")
 _RAY = "at an address, this node's (auto), or one of this machine alone (local)."
-ray_ranks_option = ray_option(
+ray_ranks = ray_cluster(
     default="local", help=f"Ray cluster for --tensor-parallel above 1 (cuda, cpu): {_RAY}"
 )
-ray_points_option = ray_option(help=f"Run the points on a Ray cluster: {_RAY}")
-build_arg_option = click.option(
+ray_points = ray_cluster(help=f"Run the points on a Ray cluster: {_RAY}")
+build_arg = click.option(
     "--build-arg",
     multiple=True,
     envvar="BENCH_BUILD_ARGS",
@@ -61,15 +61,15 @@ build_arg_option = click.option(
     callback=lambda _ctx, _option, words: parse_build_args(words),
     help="For images that are built (docs/containers.md); also from BENCH_BUILD_ARGS.",
 )
-image_device_option = click.option(
+image_device = click.option(
     "--device",
     type=click.Choice(("auto", "cuda", "cpu")),
     default="auto",
-    callback=lambda _ctx, _option, name: image_device(name),
+    callback=lambda _ctx, _option, name: _settle_image_device(name),
     help="Images for GPUs, or for machines without. auto: what this machine has.",
 )
-place_options = options(
-    jobs_option(help="Points to run at a time.  [default: one for each core]"),
+place = stack(
+    jobs(help="Points to run at a time.  [default: one for each core]"),
     click.option(
         "--runner",
         type=click.Choice(("auto", "docker", "local")),
@@ -77,17 +77,17 @@ place_options = options(
         help="Where points run: in containers (docker) or processes (local). auto: containers "
         "where Docker and GPUs are.",
     ),
-    build_arg_option,
-    ray_points_option,
+    build_arg,
+    ray_points,
 )
-effort_options = options(
+effort = stack(
     flag("--quick", help="Short traces and fewer rates, to see that all works."),
     flag("--full", help="The paper's own trace lengths (slower)."),
 )
-# What chooses among a figure's possible results; `bench.commands.selection` reads it.
-selection_options = options(
-    artifacts_option,
-    effort_options,
+# What chooses among a figure's possible results; see `bench.commands.selection`.
+selection = stack(
+    artifacts,
+    effort,
     click.option(
         "--lengths",
         type=EXISTING_FILE,
@@ -109,7 +109,7 @@ selection_options = options(
     ),
 )
 # What a command measures; `read_subject` reads it.
-subject_options = options(
+subject = stack(
     click.option("--device", default="auto", metavar="|".join(DEVICES), help="What to measure."),
     click.option(
         "--model",
@@ -121,7 +121,7 @@ subject_options = options(
 
 
 def read_subject(device: str, model: str | None, dtype: str | None) -> dict[str, Any]:
-    """Settle what `subject_options` gave: the arguments of a `Subject`; raises UserError."""
+    """Settle what the options `subject` gave: the arguments of a `Subject`; raises UserError."""
     spec = None if model is None else find_model(model)
     device = settle_device(device)
     return {

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.commands import options
 from bench.commands.backend import resolve_backend
-from bench.commands.options import selection_options
 from bench.commands.selection import choice_of
 from bench.files import check_writable
 from bench.results.store import Store
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command("plot")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@selection_options
+@options.selection
 def command(*, names: tuple[str, ...], **given: Any) -> None:
     """Draw figures from the results that are there, as PDF and PNG.
 

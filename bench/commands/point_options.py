@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bench.commands.options import COUNT, EXISTING_FILE, SEED, Decorator, options
+from bench.commands import options
 from bench.point.spec import DEFAULT_ROUTER, Backend, PointSpec, Router, plain_setting
 from engines.core.config import Preemption, System
 from engines.core.models import MODELS
@@ -94,17 +94,17 @@ _METAVARS: Mapping[str, str] = {
 }
 # How the text is read where the field's own type does not say it.
 _BY_FIELD: dict[str, Any] = {
-    "trace": EXISTING_FILE,
-    "lengths": EXISTING_FILE,
-    "seed": SEED,
+    "trace": options.EXISTING_FILE,
+    "lengths": options.EXISTING_FILE,
+    "seed": options.SEED,
     "block_size": click.IntRange(1, 256),
     "preemption": click.Choice([p.value for p in Preemption]),
     "swap_space_gib": amount,
     "window": window,
 }
 _BY_TYPE: Mapping[str, Any] = {
-    "int": COUNT,
-    "int | None": COUNT,
+    "int": options.COUNT,
+    "int | None": options.COUNT,
     "float": float,
     "float | None": amount,
 }
@@ -122,7 +122,7 @@ OF_WORKLOADS = (
 )
 
 
-def _option(name: str, *, required: bool) -> Decorator:
+def _option(name: str, *, required: bool) -> options.Decorator:
     """The option of a field, with the field's default."""
     words = "--" + name.removesuffix("_gib").replace("_", "-")
     if name == "share_prefix":
@@ -139,9 +139,11 @@ def _option(name: str, *, required: bool) -> Decorator:
     )
 
 
-def point_options(*, without: Container[str] = (), system_required: bool = True) -> Decorator:
+def point_options(
+    *, without: Container[str] = (), system_required: bool = True
+) -> options.Decorator:
     """Return a decorator that adds an option for each field of a point."""
-    return options(
+    return options.stack(
         *(
             _option(name, required=name == "system" and system_required)
             for name in _HELP

@@ -24,13 +24,7 @@ from typing import Any, TextIO
 
 import click
 
-from bench.commands.options import (
-    artifacts_option,
-    force_option,
-    jobs_option,
-    json_option,
-    quiet_option,
-)
+from bench.commands import options
 from bench.commands.output import note, tell_summary
 from bench.point.spec import PointSpec
 from bench.progress import Display, Work, choose
@@ -44,17 +38,17 @@ _ADVANCE_EVERY_S = 1.0
 
 @click.command("points")
 @click.argument("file", type=click.File(encoding="utf-8"), metavar="FILE|-")
-@artifacts_option
-@jobs_option(help="Points to run at a time.  [default: one for each core]")
-@force_option
+@options.artifacts
+@options.jobs(help="Points to run at a time.  [default: one for each core]")
+@options.force
 @click.option(
     "--since",
     metavar="TIME",
     help="With --force: results made since this time (ISO 8601) are not made again, so that "
     "commands that share the work run each point once.  [default: now]",
 )
-@json_option(help="Print each change of a point as JSON.")
-@quiet_option
+@options.as_json(help="Print each change of a point as JSON.")
+@options.quiet
 @click.pass_context
 def command(
     ctx: click.Context, /, *, file: TextIO, artifacts: str, as_json: bool, **options: Any

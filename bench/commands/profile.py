@@ -7,16 +7,16 @@ from typing import Any
 
 import click
 
-from bench.commands.options import flag, quiet_option, read_subject, subject_options
+from bench.commands import options
 from bench.files import check_writable, write_file
 from bench.progress import choose
 from engines.core.errors import UserError
 
 
 @click.command("profile")
-@subject_options
+@options.subject
 @click.option("--name", help="Name in the profile.  [default: the file's]")
-@flag("--quick", help="Few samples: to try the command, not to use its result.")
+@options.flag("--quick", help="Few samples: to try the command, not to use its result.")
 @click.option(
     "--out",
     required=True,
@@ -24,7 +24,7 @@ from engines.core.errors import UserError
     metavar="FILE.toml",
     help="The profile to write.",
 )
-@quiet_option
+@options.quiet
 def command(*, name: str | None, quick: bool, out: Path, quiet: bool, **subject: Any) -> None:
     """Measure a device profile and write it to FILE.toml, in one or two minutes.
 
@@ -36,7 +36,7 @@ def command(*, name: str | None, quick: bool, out: Path, quiet: bool, **subject:
     if not title.isprintable() or '"' in title or "\\" in title:
         raise UserError(f"a profile's name is plain text without quotes, got {title!r}")
     check_writable(out.parent)
-    found = read_subject(**subject)
+    found = options.read_subject(**subject)
 
     from bench.devices.cases import Subject
     from bench.devices.profile import measure_profile, usual_effort

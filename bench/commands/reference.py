@@ -14,17 +14,10 @@ import pandas as pd
 from bench.claims.comparison import Comparison, compare, compare_claims
 from bench.claims.reference import FIGURES, reference_files, reference_verdicts, usual_directory
 from bench.claims.verdicts import records
+from bench.commands import options
 from bench.commands.backend import resolve_backend
 from bench.commands.capacity import command as capacity
 from bench.commands.figure import command as figure
-from bench.commands.options import (
-    artifacts_option,
-    effort_options,
-    flag,
-    jobs_option,
-    quiet_option,
-    ray_points_option,
-)
 from bench.commands.output import print_table
 from bench.commands.selection import choice_of
 from bench.experiments import registry
@@ -40,8 +33,8 @@ PICTURE_WIDTH = 1000  # pixels, so that all pictures together stay well below a 
 
 
 @click.command("reference")
-@artifacts_option
-@effort_options
+@options.artifacts
+@options.effort
 @click.option(
     "--backend",
     default="sim",
@@ -60,10 +53,10 @@ PICTURE_WIDTH = 1000  # pixels, so that all pictures together stay well below a 
     default=0.01,
     help="Relative difference of a metric that is still no difference.",
 )
-@flag("--renew", help="Run everything, then write the reference anew.")
-@jobs_option(help="With --renew: points at a time.")
-@ray_points_option
-@quiet_option
+@options.flag("--renew", help="Run everything, then write the reference anew.")
+@options.jobs(help="With --renew: points at a time.")
+@options.ray_points
+@options.quiet
 @click.pass_context
 def command(ctx: click.Context, /, *, reference: str | None, renew: bool, **given: Any) -> None:
     """Compare results with the reference: claim by claim, then point by point.

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from bench.claims.reference import find_reference
+from bench.commands import options
 from bench.commands.backend import resolve_backend
-from bench.commands.options import json_option, selection_options
 from bench.commands.output import table_console
 from bench.commands.selection import choice_of
 from bench.files import check_writable
@@ -21,13 +21,13 @@ from bench.results.store import Store
 
 
 @click.command("report")
-@selection_options
+@options.selection
 @click.option(
     "--reference",
     type=click.Path(file_okay=False),
     help="Reference results to compare with.  [default: artifacts/reference/BACKEND, if there]",
 )
-@json_option(help="Print report.json instead of a table.")
+@options.as_json(help="Print report.json instead of a table.")
 def command(*, reference: str | None, as_json: bool, **given: Any) -> None:
     """Hold every number against the paper's, from the results that are there.
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
+from bench.commands import options
 from bench.commands.backend import check_profile, resolve_backend, tell_backend
-from bench.commands.options import json_option, quiet_option, ray_ranks_option
 from bench.commands.output import print_table
 from bench.commands.point_options import is_given, point_options
 from bench.files import check_writable, plain
@@ -35,9 +35,9 @@ _ANY_LENGTH = 1 << 31  # lengths are held against the model's context when the p
     metavar="DIR",
     help="Write requests.parquet, metrics.json and point.json there.  [default: write nothing]",
 )
-@json_option(help="Print one JSON object instead of a table.")
-@ray_ranks_option
-@quiet_option
+@options.as_json(help="Print one JSON object instead of a table.")
+@options.ray_ranks
+@options.quiet
 @click.pass_context
 def command(
     ctx: click.Context,
