@@ -1,1 +1,1 @@
-"""Results as files: the store of points, measurements, atomic writes, provenance."""
+"""Results as files: the store of points, measurements of kernels, provenance."""

@@ -1,4 +1,4 @@
-"""Measurements of kernels as files: written whole with their provenance, read back for figures."""
+"""Files of kernel measurements: written atomically with provenance, read back for figures."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ class AttentionRow:
 class RatioRow:
     """Latency of the paged over the contiguous kernel.
 
-    Of the quickest samples, since whatever else runs on a machine can only slow one; beside it the
-    least and the largest ratio of a round's medians, which tell how steady the machine was.
+    It is the ratio of the fastest samples, since other work on a machine can only slow a sample
+    down. `least` and `largest` are the extreme ratios of a round's medians, which show how steady
+    the machine was.
     """
 
     batch_size: int
@@ -50,11 +51,11 @@ class RatioRow:
 
 @dataclass(frozen=True)
 class RecoveryRow:
-    """Bringing back one preempted sequence (Figure 19a): medians over rounds, and the spread.
+    """Recovery of one preempted sequence (Figure 19a): medians over rounds, and the spread.
 
     `staged`: blocks are gathered into large transfers; otherwise each block of each layer's keys
-    or values moves by itself, as in the original. `spread_s` is the range over rounds of swapping
-    out and in together. `swapped_bytes` move one way, over the bus to the host.
+    or values is moved separately, as in the original. `spread_s` is the range over rounds of the
+    time to swap out and in. `swapped_bytes` is for one direction, over the bus to the host.
     """
 
     block_size: int
@@ -68,14 +69,14 @@ class RecoveryRow:
 
 
 def measured_directory(root: Path, part: str, device: str) -> Path:
-    """Where a figure's microbenchmark ("attention" or "recovery") of a device lies."""
+    """Directory of a figure's microbenchmark ("attention" or "recovery") on a device."""
     return root / FOLDER / f"{part}-{device}"
 
 
 def find_measurement(root: Path, part: str, *, backend: str) -> dict[str, Any] | None:
-    """What was measured of a part; None if it was not. Raises UserError for a faulty file.
+    """The measurement of a part, or None. Raises UserError for an invalid file.
 
-    The simulation measures nothing: beside its results stands the GPU's measurement, or the CPU's.
+    Simulated results are shown beside the GPU's measurement or, without one, the CPU's.
     """
     for device in ("cuda", "cpu") if backend == "sim" else (backend,):
         directory = measured_directory(root, part, device)
@@ -85,14 +86,14 @@ def find_measurement(root: Path, part: str, *, backend: str) -> dict[str, Any] |
 
 
 def write_measurement(directory: Path, found: dict[str, Any]) -> Path:
-    """Write a measurement whole; returns its file. Raises UserError if that is refused."""
+    """Write a measurement atomically; returns its file. Raises UserError if that fails."""
     path = directory / FILE
     write_file(path, json_bytes(found))
     return path
 
 
 def read_measurement(directory: Path) -> dict[str, Any]:
-    """Read a measurement; raises UserError if there is none or it is not one."""
+    """Read a measurement; raises UserError if the file is missing or invalid."""
     try:
         return read_record(directory / FILE, expected_format=FORMAT)
     except RecordError as error:
@@ -113,7 +114,7 @@ def ratio_frame(found: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def recovery_frame(found: Mapping[str, Any], *, staged: bool = False) -> pd.DataFrame:
-    """One row per block size: the fields of `RecoveryRow` (Figure 19a; `staged` is ours)."""
+    """One row per block size: the fields of `RecoveryRow` (Figure 19a is not `staged`)."""
     frame = _frame(found["recovery"], RecoveryRow)
     return frame[frame["staged"] == staged].reset_index(drop=True)
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: sources, inputs, machine, and the command that makes it again."""
+"""Where a result comes from: sources, inputs, machine, and the command that reproduces it."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from bench.point.spec import PointSpec
 from bench.workloads.tables import file_sha256
 
 _ROOT = Path(__file__).parents[2]
-# What decides a result; drawing, driving and reporting do not.
+# Sources that affect a result; those for sweeps, plots and reports do not.
 _DECISIVE = ("engines", "bench/point", "bench/workloads")
-# Sources of the kernels, which an installed package carries and a checkout has elsewhere.
+# Sources of the kernels as an installed package has them; a checkout has them elsewhere.
 _CARRIED = Path("engines", "kernels", "csrc")
 INPUT_FILES = ("trace", "lengths", "device_profile")  # settings that may name a file
 _PACKAGES = ("numpy", "pyarrow", "torch")
-# Variable with a JSON object that replaces parts of the environment: what the launcher of a
-# container knows and the inside does not.
+# Environment variable with a JSON object of facts that only the launcher of a container knows.
+# They replace what `environment` finds out.
 GIVEN = "BENCH_PROVENANCE"
 
 
 def source_hash(root: Path = _ROOT) -> str:
-    """SHA-256 over the source files that decide results, by name and content."""
+    """SHA-256 over the names and contents of the source files that affect results."""
     digest = hashlib.sha256()
     for name in sorted(_source_files(root)):
         content = (root / name).read_bytes()
@@ -57,13 +57,13 @@ def _source_files(root: Path) -> Iterator[str]:
 
 
 def hash_inputs(spec: PointSpec) -> dict[str, str]:
-    """SHA-256 of each input file that the spec names and that is there, by field."""
+    """SHA-256 of each existing input file of the spec, by field."""
     paths = {field: Path(getattr(spec, field) or "") for field in INPUT_FILES}
     return {field: file_sha256(path) for field, path in paths.items() if path.is_file()}
 
 
 def command_of(spec: PointSpec) -> str:
-    """The `bench run` command that makes the point again, every setting spelt out."""
+    """The `bench run` command that reproduces the point, with every setting."""
     words = ["bench", "run"]
     for name, value in spec.to_dict().items():
         option = "swap-space" if name == "swap_space_gib" else name.replace("_", "-")
@@ -77,9 +77,9 @@ def command_of(spec: PointSpec) -> str:
 
 
 def environment(*, source: str | None = None, gpu: bool = False) -> dict[str, Any]:
-    """What all points of one run share. Never fails: what cannot be found out is null.
+    """The provenance that all points of a run share. Never fails: unknown facts are null.
 
-    `source` is the hash of the sources where it is known already. `gpu` asks for its name.
+    `source` is the hash of the sources if known already. With `gpu`, GPUs are listed by name.
     """
     found: dict[str, Any] = {
         "source_sha256": source or source_hash(),

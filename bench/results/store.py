@@ -1,9 +1,9 @@
-"""The artifacts layout: one directory per point, written whole, verified whenever it is read.
+"""The store of results: one directory per point, written atomically, verified on every read.
 
 `<root>/results/<backend>/<slug>-<digest>/` holds `requests.parquet` (one row per request),
-`metrics.json` (what the same point always gives) and `point.json`, written last: the spec, the
-checksums of the other two, all metrics with times, the inputs and the provenance. A point that
-failed leaves `<slug>-<digest>.failure.json` beside, until it succeeds.
+`metrics.json` (the metrics that are equal on every run) and `point.json`, written last: the spec,
+the checksums of the other two, all metrics with times, the inputs and the provenance. A failed
+point leaves `<slug>-<digest>.failure.json` beside them until it succeeds.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ TIMES = ("wall_s", "host_us_per_step")  # metrics that differ between two runs o
 
 
 class State(Enum):
-    """What the store holds of a point."""
+    """State of a point in the store."""
 
     COMPLETE = "complete"
-    STALE = "stale"  # sound, but made by other sources or from other input files
+    STALE = "stale"  # valid, but made by other sources or from other input files
     CORRUPT = "corrupt"
     MISSING = "missing"
 
@@ -63,7 +63,7 @@ class State(Enum):
 class Check:
     """A point's state and, unless complete or missing, the reason in a few words.
 
-    `record` is the content of `point.json` where that is sound, complete or stale.
+    `record` is the content of `point.json` if the point is complete or stale.
     """
 
     state: State
@@ -76,7 +76,7 @@ def write_point(
 ) -> None:
     """Write a point's three files into `directory`, `point.json` last.
 
-    Raises UserError when the disk is full or refuses; older results are then untouched.
+    Raises UserError if the disk is full or not writable; older results are then untouched.
     """
     contents = {
         REQUESTS: _parquet_bytes(outcome.requests),
@@ -126,7 +126,7 @@ def _parquet_bytes(requests: Mapping[str, NDArray[Any]]) -> bytes:
 class Store:
     """The results below an artifacts directory.
 
-    `source` is the hash of the sources that decide results (default: of those running now).
+    `source` is the hash of the sources that affect results (default: of the running ones).
     """
 
     def __init__(self, root: Path | str = "artifacts", *, source: str | None = None) -> None:
@@ -135,15 +135,15 @@ class Store:
 
     @cached_property
     def source(self) -> str:
-        """Hash of the sources against which results are stale or not."""
+        """Hash of the present sources; results made by others are stale."""
         return self._source or source_hash()
 
     def directory(self, spec: PointSpec) -> Path:
-        """Where the point's files lie."""
+        """Directory of the point's files."""
         return self.root / "results" / spec.backend / name_of(spec)
 
     def failure_path(self, spec: PointSpec) -> Path:
-        """Where the record of a failed point lies."""
+        """Path of the record of a failed point."""
         return self.directory(spec).with_name(f"{name_of(spec)}.failure.json")
 
     def state(self, spec: PointSpec) -> State:
@@ -151,7 +151,7 @@ class Store:
         return self.check(spec).state
 
     def check(self, spec: PointSpec) -> Check:
-        """Like `state`, with the reason and, where it is sound, what is stored."""
+        """Like `state`, with the reason and, if it is valid, the stored record."""
         directory = self.directory(spec)
         if not (directory / POINT).exists():
             return Check(State.MISSING)
@@ -169,19 +169,19 @@ class Store:
         return Check(State.COMPLETE, record=record)
 
     def write(self, spec: PointSpec, outcome: Outcome, *, provenance: Mapping[str, Any]) -> Path:
-        """Write a finished point, and forget that it ever failed; returns its directory."""
+        """Write a finished point and remove its failure record; returns its directory."""
         directory = self.directory(spec)
         write_point(directory, spec, outcome, provenance=provenance)
         self.failure_path(spec).unlink(missing_ok=True)
         return directory
 
     def write_failure(self, spec: PointSpec, *, error: str, traceback: str = "") -> None:
-        """Keep why a point failed beside the place of its results."""
+        """Record why a point failed, beside its directory."""
         record = {"spec": spec.to_dict(), "error": error, "traceback": traceback.splitlines()}
         write_file(self.failure_path(spec), json_bytes(record))
 
     def load_record(self, spec: PointSpec) -> dict[str, Any]:
-        """Return the verified content of `point.json`; raises UserError unless it is sound."""
+        """Return the verified content of `point.json`; raises UserError unless it is valid."""
         check = self.check(spec)
         if check.record is None:
             reason = check.reason or "there is none"
@@ -189,15 +189,15 @@ class Store:
         return check.record
 
     def kernels(self, part: str, *, backend: str) -> dict[str, Any] | None:
-        """What was measured of a figure's microbenchmark; None if it was not measured."""
+        """The measurement of a figure's microbenchmark, or None."""
         return find_measurement(self.root, part, backend=backend)
 
     def load(self, specs: Iterable[PointSpec]) -> pd.DataFrame:
-        """Return one row per sound result among `specs`, in their order.
+        """Return one row per valid result among `specs`, in their order.
 
         Columns: the spec's fields, `digest`, `stale`, then the metrics (`kv_pct` as
-        `kv_pct_token` and so on; where a metric is also a setting, the setting stays). Missing and
-        corrupt points have no row: ask `state` for them.
+        `kv_pct_token` and so on; a metric never replaces a setting of the same name). Missing and
+        corrupt points have no row; `state` tells them apart.
         """
         import pandas as pd
 
@@ -215,7 +215,7 @@ class Store:
         return row
 
     def load_requests(self, spec: PointSpec) -> pd.DataFrame:
-        """Return one row per request of a sound result; raises UserError unless it is sound."""
+        """Return one row per request of a valid result; raises UserError unless it is valid."""
         import pyarrow.parquet as pq
 
         self.load_record(spec)
@@ -223,13 +223,13 @@ class Store:
         return frame
 
     def lock(self, spec: PointSpec, *, wait: bool = True) -> AbstractContextManager[bool]:
-        """Hold the point against other runs over the same artifacts."""
+        """Lock the point against other runs on the same artifacts."""
         return lock(self.directory(spec).with_name(f".{name_of(spec)}.lock"), wait=wait)
 
     def prepare(self) -> None:
-        """Check that results can be written, and clear away what dead runs left unfinished.
+        """Check that results can be written, and remove what dead runs left unfinished.
 
-        Raises UserError before anything has run. Points that another run holds are left alone.
+        Raises UserError before anything has run. Points locked by another run are left alone.
         """
         check_writable(self.root / "results")
         for partial in self.root.glob(f"results/*/*/{PARTIAL}"):
@@ -241,7 +241,7 @@ class Store:
                         directory.rmdir()
         for path in self.root.glob("results/*/.*.lock"):
             with lock(path, wait=False):
-                pass  # a lock that nobody holds is removed by taking it
+                pass  # releasing an unused lock removes its file
 
 
 def name_of(spec: PointSpec) -> str:
@@ -275,7 +275,7 @@ def _read_point(directory: Path, spec: PointSpec) -> dict[str, Any]:
 
 
 def _stable(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics that the same point always gives."""
+    """The metrics that are equal on every run of a point."""
     return {key: value for key, value in metrics.items() if key not in TIMES}
 
 

@@ -33,16 +33,16 @@ from engines.core.errors import UserError
 _PING_EVERY_S = 2.0
 _STOP_S = 20.0
 _INPUTS = ("trace", "lengths", "device_profile", "model")  # settings that may name a file or folder
-_ENDED_BY_ITSELF = (0, 1)  # exit statuses of `bench points` that has tried what it could
+_ENDED_BY_ITSELF = (0, 1)  # exit statuses of `bench points` that ran to its end
 _KILLED = 137
 
 
 @dataclass(frozen=True)
 class Containers:
-    """Each point in its own system's image, built first where it is missing or stale.
+    """Each point runs in its system's image, which is built first if it is missing or stale.
 
     A container runs all simulated points of an image, `jobs` at a time, or those measured on the
-    CPU one by one. A point on GPUs has a container and its GPUs to itself, beside others.
+    CPU one by one. A point on GPUs gets its own container and GPUs, beside other such points.
     """
 
     jobs: int | None = None
@@ -67,10 +67,10 @@ class Containers:
             finally:
                 with without_ctrl_c():
                     for thread in run.threads.values():
-                        remove_ours(client)  # again for each: one may have been about to start
+                        remove_ours(client)  # again for each: one may just be starting
                         thread.join(_STOP_S)
                     with suppress(UserError):
-                        job.store.prepare()  # clears away what they had not finished
+                        job.store.prepare()  # removes what they had not finished
 
     def _recipe(self, spec: PointSpec) -> Recipe:
         device = "cuda" if _gpus_of(spec) else "cpu"
@@ -79,7 +79,7 @@ class Containers:
 
 @dataclass(eq=False)
 class _Batch:
-    """Points for one container; `left` have not ended yet, `last_line` is its newest on stderr."""
+    """Points for one container; `left` have not ended yet, `last_line` is its last on stderr."""
 
     image: Image
     left: dict[str, PointSpec]
@@ -90,7 +90,7 @@ class _Batch:
 
 @dataclass
 class _Run:
-    """Containers side by side, each followed by a thread that puts its news into one queue."""
+    """Containers side by side; a thread for each puts its messages into one queue."""
 
     job: Job
     display: Display
@@ -100,7 +100,7 @@ class _Run:
     threads: dict[_Batch, threading.Thread] = field(default_factory=dict)
 
     def serve(self, waiting: list[_Batch], ping: Callable[[], object]) -> Generator[Ended]:
-        """Run all batches; yields each point as it ends. Stops early where the disk is full."""
+        """Run all batches; yields each point as it ends. Stops early if the disk is full."""
         while waiting or self.threads:
             while waiting and self._has_room(waiting[0]):
                 self._start(waiting.pop(0))
@@ -118,7 +118,7 @@ class _Run:
                 raise news
             yield from self._rest(batch, news)
             if batch.left and news in _ENDED_BY_ITSELF:
-                return  # it stopped early, since nothing more could be written
+                return  # it stopped early because nothing more could be written
 
     def _has_room(self, batch: _Batch) -> bool:
         return 0 < batch.num_gpus <= len(self.free) or not self.threads
@@ -130,7 +130,7 @@ class _Run:
         self.threads[batch].start()
 
     def _follow(self, batch: _Batch) -> None:
-        """Run the container to its end. The last news is its exit status, or an exception."""
+        """Run the container to its end. The last message is its exit status, or an exception."""
         specs = list(batch.left.values())
         words = ["bench", "points", "-", "--artifacts", "artifacts", "--json", "--quiet"]
         words += ["--jobs", str(self.jobs)] if self.jobs else []
@@ -154,7 +154,7 @@ class _Run:
             self.news.put((batch, error))
 
     def _take(self, batch: _Batch, event: Mapping[str, Any]) -> Generator[Ended]:
-        """Show how far a point is, or yield how it ended."""
+        """Show a point's progress, or yield how it ended."""
         spec, error, traceback = batch.left[event["point"]], event.get("error", ""), ""
         if event["event"] == "begin":
             self.display.begin(spec)
@@ -169,7 +169,7 @@ class _Run:
             yield Ended(spec, error, traceback)
 
     def _rest(self, batch: _Batch, status: int) -> Generator[Ended]:
-        """The points that the container, which has ended, said nothing of."""
+        """Yield the points of an ended container that it did not report."""
         error = f"its container ended without a result (exit status {status})"
         if status == _KILLED:
             error = "its container was killed, likely for want of memory: try fewer --jobs"
@@ -196,7 +196,7 @@ class _Lines:
 
 
 def _batches(images: Mapping[PointSpec, Image]) -> list[_Batch]:
-    """Points on GPUs each by themselves, all others together with those of the same image."""
+    """One batch for each point on GPUs, and one per image for all others."""
     found: dict[object, _Batch] = {}
     for spec, image in images.items():
         num_gpus = _gpus_of(spec)

@@ -1,4 +1,4 @@
-"""Run points in processes of this machine, each of its own, so that a crash costs one point."""
+"""Run each point in its own process on this machine, so that a crash costs only one point."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from engines.core.errors import UserError
 
 _GRACE_S = 2.0  # for a worker to end by itself before it is killed
 
-# New objects between two searches for garbage; Python's 700 cost a simulation a tenth of its time.
+# New objects between garbage collections; with Python's 700 they take a tenth of a simulation.
 _COLLECT_EVERY = 50_000
 
-# What every worker would import again otherwise, at a tenth of a second each.
+# Imported once, not by every worker: a tenth of a second each.
 _PRELOADED = ("__main__", "bench.sweep.local", "numpy.ma", "numpy.random", "pyarrow.parquet")
 
 
@@ -42,7 +42,7 @@ class LocalProcesses:
     run: RunPoint = run_point
 
     def bring(self, job: Job, display: Display) -> Generator[Ended]:
-        """See `Place.bring`; measured points run one at a time, lest they disturb each other."""
+        """See `Place.bring`; measured points run one at a time, so as not to disturb each other."""
         limit = self.jobs or usable_cores()
         if any(spec.measured for spec in job.specs):
             limit = 1
@@ -59,7 +59,7 @@ class LocalProcesses:
 
 @dataclass
 class _Worker:
-    """A running process: it sends shares of its point, then how it ended (None: held elsewhere)."""
+    """A running process: it sends its progress, then how it ended (None: locked elsewhere)."""
 
     spec: PointSpec
     process: BaseProcess
@@ -67,9 +67,9 @@ class _Worker:
 
 
 class _Pool:
-    """Worker processes, by this end of their pipes, and the points that none has begun.
+    """Worker processes, by our end of their pipes, and the points that are not started yet.
 
-    Points that another command holds are put aside, and waited for when all others have begun.
+    Points locked by another command are put aside, and waited for when all others have started.
     """
 
     def __init__(self, job: Job, run: RunPoint) -> None:
@@ -97,7 +97,7 @@ class _Pool:
         return bool(self._workers)
 
     def listen(self, display: Display) -> Iterator[Ended]:
-        """Wait for news of the workers; yields the points that have ended."""
+        """Wait for messages of the workers; yields the points that have ended."""
         for ready in connection.wait(list(self._workers)):
             assert isinstance(ready, Connection)
             worker = self._workers[ready]
@@ -125,7 +125,7 @@ class _Pool:
         channel.close()
 
     def stop(self) -> None:
-        """End all workers, and clear away what they had not finished."""
+        """End all workers, and remove what they had not finished."""
         if not self._workers:
             return
         for worker in self._workers.values():
@@ -138,7 +138,7 @@ class _Pool:
 
 
 def _work(job: Job, spec: PointSpec, run: RunPoint, wait: bool, channel: Connection) -> None:
-    """Serve a point in a process of its own, which ends when the runner does."""
+    """Serve a point in a worker process, which ends when the runner does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides what Ctrl-C means
     threading.Thread(target=_end_with_runner, args=(channel,), daemon=True).start()
     gc.set_threshold(_COLLECT_EVERY)
@@ -152,7 +152,7 @@ def _work(job: Job, spec: PointSpec, run: RunPoint, wait: bool, channel: Connect
 
 
 def _end_with_runner(channel: Connection) -> None:
-    """Leave at once when the other end of the pipe closes: the runner is gone, however it went."""
+    """Exit at once when the other end of the pipe closes: the runner has died."""
     try:
         channel.recv()  # the runner sends nothing
     except (EOFError, OSError):
@@ -160,7 +160,7 @@ def _end_with_runner(channel: Connection) -> None:
 
 
 def _death(worker: _Worker) -> Ended:
-    """Say how a worker died that could not say so itself."""
+    """Return how a worker died without sending a result."""
     status = worker.process.exitcode
     if status is None or status >= 0:
         error = f"its process ended without a result (exit status {status})"
@@ -173,7 +173,7 @@ def _death(worker: _Worker) -> Ended:
 
 @contextmanager
 def without_ctrl_c() -> Iterator[None]:
-    """Let nothing interrupt the block, which ends workers."""
+    """Ignore Ctrl-C in the block, which ends workers."""
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -182,10 +182,10 @@ def without_ctrl_c() -> Iterator[None]:
 
 
 def _start_context() -> BaseContext:
-    """A context whose workers start from a clean process that has the imports done already.
+    """A context whose workers are forked from a clean process with all imports done.
 
-    Ctrl-C must reach the runner alone: the server is started with SIGINT blocked, which its
-    workers inherit. (The resource tracker goes first because it unblocks the signal.)
+    Ctrl-C must reach only the runner, so the fork server is started with SIGINT blocked, which
+    workers inherit. (The resource tracker is started first because it unblocks the signal.)
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")

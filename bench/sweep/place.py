@@ -1,4 +1,4 @@
-"""What the runner asks of a place where points run: processes, containers or a cluster."""
+"""The contract of a place where points run: processes, containers or a cluster."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class RunPoint(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """Points to bring into the store, the heaviest first.
+    """Points to run into the store, the heaviest first.
 
-    `shared` is the provenance that all of them share. Complete points are run again if they
+    `shared` is the provenance that they have in common. Complete points are run again if they
     were started before `redo_before`.
     """
 
@@ -40,7 +40,7 @@ class Job:
     redo_before: datetime | None = None
 
     def is_done(self, spec: PointSpec) -> bool:
-        """Whether the store holds the point already, since another worker was faster."""
+        """Whether the store has the point already, because another worker was faster."""
         if self.store.state(spec) is not State.COMPLETE:
             return False
         if self.redo_before is None:
@@ -51,10 +51,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Ended:
-    """A point that lies in the store now, or failed with `error`, in one line.
+    """A point that is in the store now, or failed with the one-line `error`.
 
-    `by_other` if another worker put it there. `retry` if the same point may succeed another time,
-    `fatal` if no other point can succeed.
+    `by_other`: another worker stored it. `retry`: the point may succeed when retried. `fatal`: no
+    other point can succeed either.
     """
 
     spec: PointSpec
@@ -69,21 +69,21 @@ class Place(Protocol):
     """Where points run."""
 
     def bring(self, job: Job, display: Display) -> Generator[Ended]:
-        """Bring the points into the store, and yield each as it ends; tell progress to `display`.
+        """Run the points into the store; yields each as it ends and reports progress to `display`.
 
-        A generator: when it is closed, or Ctrl-C is raised in it, it ends its workers and leaves
+        When the generator is closed, or Ctrl-C is raised in it, it ends its workers and leaves
         nothing half-written. A point that it does not yield was not run. Each point is run under
-        its lock in the store (`execute` does), so that workers elsewhere may share the store.
-        Raises UserError, with nothing started, where no point can run.
+        its lock in the store (see `execute`), so that other workers may share the store.
+        Raises UserError, with nothing started, if no point can run.
         """
 
 
 def execute(
     job: Job, spec: PointSpec, run: RunPoint, *, on_progress: Progress, wait: bool = True
 ) -> Ended | None:
-    """Run a point and write it to the store while no other worker may touch it; never raises.
+    """Run a point and store it, under its lock; never raises.
 
-    Returns None where another worker holds the point, unless told to `wait` for it.
+    Returns None if another worker holds the lock, unless told to `wait` for it.
     """
     try:
         with job.store.lock(spec, wait=wait) as held:
@@ -107,7 +107,7 @@ def execute(
 
 
 def failure(spec: PointSpec, error: Exception) -> Ended:
-    """Say what an exception means for the point that raised it; called where it is handled."""
+    """Return how an exception ends its point; must be called while it is being handled."""
     if isinstance(error, UserError):
         return Ended(spec, one_line(str(error)), fatal=isinstance(error, NoSpaceError))
     if isinstance(error, LostWorkerError):

@@ -28,8 +28,8 @@ class Plan:
 def weight(spec: PointSpec) -> float:
     """Expected work of a point, in requests of one sequence.
 
-    Fitted on the simulation's times of all figures: a second of the trace costs some steps however
-    few requests it brings, and a beam search draws for each of its beams.
+    Fitted to the simulation's times of all figures: each second of the trace takes some steps even
+    if few requests arrive, and a beam search draws for each of its beams.
     """
     sampling = spec.sampling
     request_work = 1 + _BEAM_WORK * sampling.n if sampling.beam else 1.0
@@ -39,8 +39,8 @@ def weight(spec: PointSpec) -> float:
 def make_plan(store: Store, specs: Iterable[PointSpec], *, force: bool = False) -> Plan:
     """Decide which points run: those that are not complete, or all with `force`.
 
-    Stale results of the simulation are made again; measured ones, which cost hours and hardware,
-    are kept unless `force`.
+    Stale simulated results are run again. Stale measured ones, which take hours and hardware, are
+    kept unless `force`.
     """
     wanted = list(dict.fromkeys(specs))
     if force:

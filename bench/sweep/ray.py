@@ -1,4 +1,4 @@
-"""Run points as tasks of a Ray cluster, whose nodes need share no files with this machine."""
+"""Run points as tasks of a Ray cluster, whose nodes need not share files with this machine."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _LOOK_S = 1.0  # between looks at the nodes and the head
 class RayCluster:
     """The cluster at an address (HOST:PORT, "auto"), or one of this machine alone ("local").
 
-    It is connected when points are to run, and stays so until `close`, over as many runs as there
-    are. `jobs` limits the points at a time. `modules` are files of modules that `run` needs.
+    It connects when the first points run, and stays connected until `close`. `jobs` limits the
+    points at a time. `modules` are files of modules that `run` needs.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class RayCluster:
         run: RunPoint = run_point,
         modules: Iterable[Path] = (),
     ) -> None:
-        """Connect to nothing yet; raises UserError for what is no address."""
+        """Do not connect yet; raises UserError for an invalid address."""
         host_and_port(address)
         self._address = address
         self._jobs = jobs
@@ -52,7 +52,7 @@ class RayCluster:
         self._stack = ExitStack()
 
     def bring(self, job: Job, display: Display) -> Generator[Ended]:
-        """See `Place.bring`; raises UserError for points that the cluster is too small for."""
+        """See `Place.bring`; raises UserError if the cluster is too small for a point."""
         require_kernels(job.specs)
         session = self._session = self._session or self._connect(display)
         require_room(alive_nodes(), job.specs)
@@ -70,12 +70,12 @@ class RayCluster:
             env = {"working_dir": folder, "env_vars": SETTINGS}
             session = self._stack.enter_context(
                 ray_session(self._address, num_cpus=usable_cores(), runtime_env=env)
-            )  # which has uploaded the sources
+            )  # uploads the sources
         display.note(f"nodes: {_listed(alive_nodes())}")
         return session
 
     def close(self) -> None:
-        """End the connection, and with it whatever still runs."""
+        """Close the connection, which ends all tasks that still run."""
         self._session = None
         self._stack.close()
 
@@ -89,7 +89,7 @@ class Node:
     gpus: int = 0
 
     def fits(self, resources: Mapping[str, int]) -> bool:
-        """Whether a task that asks for this can run here, once the node is idle."""
+        """Whether a task with these resources can run here, once the node is idle."""
         return self.cpus >= resources["num_cpus"] and self.gpus >= resources.get("num_gpus", 0)
 
     def __str__(self) -> str:
@@ -102,7 +102,7 @@ def _listed(nodes: Sequence[Node]) -> str:
 
 
 def alive_nodes() -> list[Node]:
-    """The nodes that are there now, by address."""
+    """The nodes that are alive now, sorted by address."""
     import ray
 
     return sorted(
@@ -120,11 +120,11 @@ def alive_nodes() -> list[Node]:
 
 
 def resources_of(spec: PointSpec, nodes: Sequence[Node]) -> dict[str, int] | None:
-    """What a point's task asks Ray for; None if no node has it.
+    """The resources of a point's task in Ray; None if no node has them.
 
-    A core for a simulation; for a model on GPUs these, with their share of a node's cores; for a
-    model on the CPU all of a node, so that points do not disturb each other. The ranks of a model
-    in slices share what its point has.
+    A simulation gets one core. A model on GPUs gets these and their share of a node's cores. A
+    model on the CPU gets all cores of a node, so that points do not disturb each other. The ranks
+    of a tensor-parallel model share its point's resources.
     """
     degree = spec.tensor_parallel or 1
     if spec.backend == "cuda":
@@ -136,7 +136,7 @@ def resources_of(spec: PointSpec, nodes: Sequence[Node]) -> dict[str, int] | Non
 
 
 def require_room(nodes: Sequence[Node], specs: Iterable[PointSpec]) -> None:
-    """Raise UserError if a point could not run even on the idle cluster, with what is there."""
+    """Raise UserError, with the nodes there are, if a point could not run on the idle cluster."""
     for spec in specs:
         if resources_of(spec, nodes) is None:
             degree = spec.tensor_parallel or 1
@@ -150,7 +150,7 @@ def require_room(nodes: Sequence[Node], specs: Iterable[PointSpec]) -> None:
 
 @dataclass(frozen=True)
 class _Running:
-    """A submitted point, what it asks of a node, and its lock in the store."""
+    """A submitted point, its resources, and its lock in the store."""
 
     spec: PointSpec
     resources: Mapping[str, int]
@@ -158,7 +158,7 @@ class _Running:
 
 
 class _Tasks:
-    """Points as Ray tasks, each held against other commands until it ends."""
+    """Points as Ray tasks, each locked against other commands until it ends."""
 
     def __init__(self, job: Job, run: RunPoint, session: RaySession, address: str) -> None:
         self._job = job
@@ -166,7 +166,7 @@ class _Tasks:
         self._session = session
         self._address = address
         self._waiting = deque(job.specs)
-        self._running: dict[Any, _Running] = {}  # by the stream of what the task says
+        self._running: dict[Any, _Running] = {}  # by the stream of the task's messages
         self._nodes: list[Node] = []
         self._next_look_s = 0.0
 
@@ -181,7 +181,7 @@ class _Tasks:
             yield from self._listen(display)
 
     def _start(self, spec: PointSpec, display: Display) -> Ended | None:
-        """Submit a point, or put it off if another command holds it or no node can run it now."""
+        """Submit a point, or postpone it if another command holds it or no node can run it now."""
         resources = resources_of(spec, self._nodes)
         with ExitStack() as hold:
             held = hold.enter_context(self._job.store.lock(spec, wait=False))
@@ -201,14 +201,14 @@ class _Tasks:
         options: dict[str, Any] = {
             **resources,
             "num_returns": "streaming",
-            "max_retries": 0,  # the runner tries again, as it does everywhere
-            "max_calls": int(spec.measured),  # the process's end frees a GPU's memory
+            "max_retries": 0,  # the runner retries, as everywhere
+            "max_calls": int(spec.measured),  # ending the process frees a GPU's memory
         }
         order = Order(spec, read_inputs(spec), self._run, self._job.store.source)
         return ray.remote(**options)(serve).remote(order)
 
     def _listen(self, display: Display) -> Iterator[Ended]:
-        """Wait a moment for what tasks say; yields the points that have ended."""
+        """Wait briefly for messages of tasks; yields the points that have ended."""
         import ray
 
         if not self._running:
@@ -232,7 +232,7 @@ class _Tasks:
             yield ended
 
     def _write(self, spec: PointSpec, served: Served) -> Ended:
-        """Write a result as a process of this machine would, with the node's provenance."""
+        """Store a result like a local process, but with the node's provenance."""
         try:
             provenance = provenance_of(
                 spec,
@@ -247,7 +247,7 @@ class _Tasks:
         return Ended(spec)
 
     def _look(self) -> None:
-        """Now and then see which nodes are there; raises UserError if waiting is of no use."""
+        """Once a second, list the nodes; raises UserError if waiting is pointless."""
         if time.monotonic() < self._next_look_s:
             return
         self._next_look_s = time.monotonic() + _LOOK_S
@@ -270,12 +270,12 @@ class _Tasks:
             )
 
     def cancel(self) -> None:
-        """End the tasks that still run; those of a cluster that is gone end with it."""
+        """Cancel the tasks that still run; if the cluster is gone, they have ended with it."""
         import ray
 
         alive = bool(self._running) and self._session.is_alive()
         for stream, running in self._running.items():
-            with suppress(Exception):  # the task may have ended
+            with suppress(Exception):  # the task may have ended already
                 if alive:
                     ray.cancel(stream, force=True)
             running.hold.close()
@@ -283,7 +283,7 @@ class _Tasks:
 
 
 def _loss(error: Exception) -> str:
-    """Say in a line how a task was lost."""
+    """Say in one line how a task was lost."""
     from ray import exceptions
 
     if isinstance(error, exceptions.NodeDiedError):

@@ -28,7 +28,7 @@ _TELL_EVERY_S = 0.5
 def stage_sources(folder: Path, *, modules: Iterable[Path] = ()) -> None:
     """Copy the sources that run points into `folder`, with the kernels compiled from them.
 
-    `modules` are further files to put beside them.
+    `modules` are more files to copy there.
     """
     for package in (engines, bench):
         top = Path(str(package.__file__)).parent
@@ -60,14 +60,14 @@ def require_kernels(specs: Iterable[PointSpec]) -> None:
 
 
 def read_inputs(spec: PointSpec) -> dict[str, tuple[str, bytes]]:
-    """Name and content of the input files that a spec names and that are there, by field."""
+    """Name and content of a spec's existing input files, by field."""
     paths = {name: Path(value) for name in INPUT_FILES if (value := getattr(spec, name))}
     return {name: (p.name, p.read_bytes()) for name, p in paths.items() if p.is_file()}
 
 
 @dataclass(frozen=True)
 class Order:
-    """A point to run on a node, with its input files and the hash of the sources to run it by."""
+    """A point to run on a node, with its input files and the hash of the sources to run."""
 
     spec: PointSpec
     inputs: Mapping[str, tuple[str, bytes]]
@@ -77,7 +77,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Served:
-    """A point's outcome; `machine` is the provenance that the node alone knows."""
+    """A point's outcome; `machine` is the provenance that only the node knows."""
 
     outcome: Outcome
     machine: Mapping[str, Any]
@@ -86,7 +86,7 @@ class Served:
 
 
 def serve(order: Order) -> Iterator[float | Ended | Served]:
-    """Run a point on a node; yields its progress now and then, and last what became of it."""
+    """Run a point on a node; yields its progress now and then, and finally its outcome."""
     news: SimpleQueue[float | Ended | Served] = SimpleQueue()
     threading.Thread(target=_serve, args=(order, news.put), daemon=True).start()
     told_s = 0.0
@@ -98,7 +98,7 @@ def serve(order: Order) -> Iterator[float | Ended | Served]:
 
 
 def _serve(order: Order, tell: Callable[[float | Ended | Served], None]) -> None:
-    """Serve the order; a failure is of the point, not of the task."""
+    """Serve the order; an exception fails the point, not the task."""
     try:
         found = source_hash()
         if found != order.source_sha256:
@@ -107,7 +107,7 @@ def _serve(order: Order, tell: Callable[[float | Ended | Served], None]) -> None
                 f"({order.source_sha256[:12]}): start the command again"
             )
         started = datetime.now(UTC)
-        # Below the sources, which Ray removes even where this process is killed.
+        # Below the sources, which Ray removes even if this process is killed.
         with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="inputs-") as folder:
             spec = with_inputs(order.spec, order.inputs, Path(folder))
             outcome = order.run(spec, on_progress=lambda share: tell(float(share)))
@@ -133,7 +133,7 @@ def with_inputs(
 
 
 def _machine(order: Order) -> dict[str, Any]:
-    """The provenance of this node, which has sources but no checkout."""
+    """The provenance of this node, which has the sources but no git checkout."""
     import ray
 
     facts = environment(source=order.source_sha256, gpu=order.spec.measured)

@@ -1,4 +1,4 @@
-"""Bring a set of points into the store, wherever they run: plan, run, retry, tell."""
+"""Run a set of points into the store, at any place: plan, run, retry, summarise."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from engines.core.errors import UserError
 class Summary:
     """What became of the points.
 
-    `kept` are stale measured results that were left as they are. `unfinished` points were cut off
-    by Ctrl-C or by a full disk.
+    `kept` are stale measured results that were not run again. `unfinished` points were stopped by
+    Ctrl-C or by a full disk.
     """
 
     done: tuple[PointSpec, ...] = ()
@@ -50,11 +50,11 @@ def run_points(
     force: bool | datetime = False,
     display: Display | None = None,
 ) -> Summary:
-    """Bring every point into the store, in parallel at `place` (default: this machine).
+    """Run every point that is not complete, in parallel at `place` (default: this machine).
 
-    `force` runs complete points again; where several commands share this work, all are given the
-    same time instead, and what started since counts as complete. Ctrl-C ends all workers and
-    returns with `interrupted`. Raises UserError if the store cannot be written or nothing can run
+    `force` runs complete points again. If several commands share the work, all are given the same
+    time as `force`, and points started since then count as complete. Ctrl-C ends all workers and
+    returns with `interrupted`. Raises UserError if the store is not writable or nothing can run
     at the place.
     """
     began = time.monotonic()
@@ -86,7 +86,7 @@ def run_points(
 
 @dataclass
 class _Run:
-    """What has become of the points so far."""
+    """The outcomes so far."""
 
     store: Store
     display: Display
@@ -96,7 +96,7 @@ class _Run:
     interrupted: bool = False
 
     def drain(self, job: Job, place: Place) -> None:
-        """Run all points, then once more those whose process died; a full disk ends it early."""
+        """Run all points, then retry once those whose process died; stop early on a full disk."""
         try:
             again = self._pass(job, place, retries=True)
             if again:
@@ -105,7 +105,7 @@ class _Run:
             self.interrupted = True
 
     def _pass(self, job: Job, place: Place, *, retries: bool) -> Sequence[PointSpec]:
-        """Bring the points; returns those to try again."""
+        """Run the points; returns those to retry."""
         again = []
         with closing(place.bring(job, self.display)) as ends:
             for ended in ends:

@@ -1,1 +1,1 @@
-"""Astra: a paged KV cache with copy-on-write sharing, and preemptive scheduling over it."""
+"""Astra: a paged KV cache with copy-on-write sharing, and a preemptive scheduler."""

@@ -16,8 +16,8 @@ class BlockManager:
     """Gives sequences their blocks, one at a time as they grow.
 
     With `share_prefix`, the first request that names a prefix registers it: the cache keeps one
-    reference to each of its whole blocks for good (section 4.4), and later requests with the same
-    prefix map these blocks, compute only the rest, and never write or swap them.
+    reference to each of its whole blocks forever (section 4.4). Later requests with the same prefix
+    map these blocks, compute only the rest, and never write or swap them.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -32,9 +32,9 @@ class BlockManager:
         self._entries = 0  # table entries of running sequences
 
     def check_request(self, request: Request) -> None:
-        """Raise UserError unless the request, alone and fully diverged, fits with the watermark.
+        """Raise UserError unless the request fits alone, unshared, with the watermark.
 
-        One spare block per sequence is needed on top, because appending demands it.
+        It also needs one spare block per sequence, which `can_append` requires.
         """
         n = request.sampling.n
         shared = request.prompt_len // self.block_size
@@ -49,7 +49,7 @@ class BlockManager:
 
     @property
     def num_prefix_blocks(self) -> int:
-        """Blocks that registered prefixes keep for good."""
+        """Blocks that registered prefixes keep forever."""
         return sum(len(blocks) for blocks in self._prefixes.values())
 
     def num_blocks_for(self, num_tokens: int) -> int:
@@ -57,7 +57,7 @@ class BlockManager:
         return -(-num_tokens // self.block_size)
 
     def can_admit(self, group: SequenceGroup, num_tokens: int) -> bool:
-        """Whether the prompt's blocks are free with the watermark left over."""
+        """Whether the prompt's blocks are free and leave the watermark free."""
         needed = self.num_blocks_for(num_tokens) - len(self._prefix_of(group.request))
         return self.pool.num_free - needed >= self.watermark
 
@@ -77,7 +77,7 @@ class BlockManager:
         return len(prefix) * self.block_size
 
     def can_append(self, group: SequenceGroup) -> bool:
-        """Whether each running sequence could take a block: the original's simple heuristic."""
+        """Whether there is a free block for each running sequence (the original's heuristic)."""
         return len(group.running) <= self.pool.num_free
 
     def append(self, group: SequenceGroup, context_len: int, batch: Batch) -> None:
@@ -88,7 +88,7 @@ class BlockManager:
             self.grow(group.running, batch)
 
     def grow(self, sequences: list[Sequence], batch: Batch) -> None:
-        """Give one more block to each of some sequences whose blocks are full."""
+        """Give one more block to each of the sequences, whose blocks are full."""
         blocks = self.pool.allocate_many(len(sequences))
         for sequence, block in zip(sequences, blocks, strict=True):
             sequence.blocks.append(block)
@@ -96,7 +96,7 @@ class BlockManager:
         batch.changed.extend(sequences)
 
     def unshare(self, group: SequenceGroup, batch: Batch) -> None:
-        """Copy the last block, which is partly filled, for all but one of those who share it."""
+        """Copy the last, partly filled block for all but one of the sequences that share it."""
         pool, size = self.pool, self.block_size
         for sequence in group.running:
             source = sequence.blocks[-1]
@@ -114,7 +114,7 @@ class BlockManager:
         self._tables.discard(sequence)
 
     def fork(self, group: SequenceGroup, parents: tuple[int, ...], batch: Batch) -> None:
-        """Map each surviving parent's blocks in place of those of the beams that ended."""
+        """Replace the blocks of beams that ended by those of their surviving parents."""
         pool, running = self.pool, group.running
         for place, parent in enumerate(parents):
             if parent == place:
@@ -122,7 +122,7 @@ class BlockManager:
             assert parents[parent] == parent, f"beam {parent} is continued but did not survive"
             own, others = running[place].blocks, running[parent].blocks
             index = len(own) - 1
-            while index >= 0 and own[index] != others[index]:  # they agree up to where they parted
+            while index >= 0 and own[index] != others[index]:  # equal before this
                 pool.share(others[index])
                 pool.release(own[index])
                 own[index] = others[index]
@@ -130,9 +130,9 @@ class BlockManager:
             batch.forked.append(running[place])
 
     def swap_out(self, group: SequenceGroup, batch: Batch) -> None:
-        """Move a group's own blocks to the CPU pool, keeping the sharing among its sequences.
+        """Move a group's own blocks to the CPU pool; its sequences still share them there.
 
-        Raises UserError if the pool cannot take them.
+        Raises UserError if the pool has too few free blocks.
         """
         if not self.can_swap_out(group):
             raise UserError(
@@ -160,8 +160,8 @@ class BlockManager:
         self._entries += sum(len(s.blocks) for s in group.running)
 
     def usage(self, batch: Batch) -> KVUsage:
-        """Slots by use. All but a sequence's last block is full; within a group admitted in this
-        step the last block is still shared, elsewhere copy-on-write has separated them."""
+        """Slots by use. All blocks but a sequence's last are full. The last block is still shared
+        within a group admitted in this step; elsewhere copy-on-write has separated them."""
         blocks = self.pool.num_used
         unfilled = self._entries * self.block_size - batch.context_tokens
         for prompt in batch.prompts:
@@ -172,7 +172,7 @@ class BlockManager:
         return KVUsage(used - unfilled, 0, unfilled, used, blocks, self._entries)
 
     def check_integrity(self) -> None:
-        """Assert that both pools' references equal the table entries and that none is lost."""
+        """Assert that both pools' reference counts equal the table entries and no block is lost."""
         device: list[list[int]] = list(self._prefixes.values())
         swapped: list[list[int]] = []
         for sequence in self._tables:
@@ -208,7 +208,7 @@ class BlockManager:
         return self._prefixes.get(self._prefix_key(request), [])
 
     def _own_blocks(self, group: SequenceGroup) -> list[int]:
-        """Distinct blocks of a group without the registered prefix, in table order."""
+        """A group's distinct blocks without the registered prefix, in table order."""
         shared = len(self._prefix_of(group.request))
         return list(dict.fromkeys(b for s in group.running for b in s.blocks[shared:]))
 

@@ -1,4 +1,4 @@
-"""A pool of equal KV blocks with reference counts: the only place where blocks change hands."""
+"""A pool of KV blocks with reference counts: the only place that allocates and frees blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class BlockPool:
 
     @property
     def num_free(self) -> int:
-        """Blocks that nobody references."""
+        """Blocks without references."""
         return len(self._free)
 
     @property
@@ -47,9 +47,9 @@ class BlockPool:
             counts[block] += references
 
     def unshare(self, block: int) -> int:
-        """Give up a reference to a block that has others for a fresh block; returns which to use.
+        """Replace a reference to a shared block by a new block; returns the block to write to.
 
-        A block with one reference stays as it is.
+        A block with one reference is returned as it is.
         """
         if self._references[block] == 1:
             return block
@@ -65,7 +65,7 @@ class BlockPool:
             self._free.append(block)
 
     def allocate_many(self, count: int, references: int = 1) -> list[int]:
-        """Take `count` free blocks with the given reference count; asserts that there are."""
+        """Take `count` free blocks with the given reference count; asserts there are enough."""
         first = len(self._free) - count
         assert first >= 0, f"{count} blocks of {self.num_blocks} are not free"
         blocks = self._free[first:]

@@ -1,4 +1,4 @@
-"""Which groups write into a new or a shared block in a step, so that no other need be visited."""
+"""Which groups write to a new or a shared block in a step: only these need to be visited."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ class GrowthCalendar:
     """Running groups by the steps in which they need blocks.
 
     A group enters a new block in every `block_size`-th step, so groups are filed by the remainder
-    of these steps. `sharing` holds groups whose last block several sequences may share: their next
-    write copies it. Dictionaries serve as ordered sets.
+    of these steps. `sharing` holds groups whose last block may be shared by several sequences, so
+    that their next write copies it. Dictionaries are used as ordered sets.
     """
 
     def __init__(self, block_size: int) -> None:
@@ -23,7 +23,7 @@ class GrowthCalendar:
         self._groups[self._remainder(group)][group] = None
 
     def remove(self, group: SequenceGroup) -> None:
-        """Forget a group that leaves the batch."""
+        """Remove a group that leaves the batch."""
         del self._groups[self._remainder(group)][group]
         self.sharing.pop(group, None)
 
@@ -32,7 +32,7 @@ class GrowthCalendar:
         return self._groups[step % self._block_size]
 
     def take_sharing(self, step: int) -> list[SequenceGroup]:
-        """Take the groups that may have to copy their last block in `step`, but for the growing."""
+        """Remove and return the groups, except growing ones, that may copy their last block."""
         growing = self.growing(step)
         sharing = [group for group in self.sharing if group not in growing]
         self.sharing.clear()

@@ -14,11 +14,11 @@ from engines.core.scheduler import Scheduler
 
 
 class AstraScheduler(Scheduler):
-    """Runs as many groups as there are blocks for; takes blocks back when they run out.
+    """Runs as many groups as there are blocks for, and preempts groups when blocks run out.
 
-    While enough blocks are free for every check of the original's loop over all groups to succeed,
-    only the groups that the calendar names for this step are visited, and get their blocks at once.
-    Otherwise the loop itself runs and decides whom to preempt.
+    The original checks in every step, for all groups, whether each can append. While there are so
+    many free blocks that every check would succeed, only the groups that need a block in this step
+    are visited (see `GrowthCalendar`). Otherwise that loop runs and decides which to preempt.
     """
 
     kv: BlockManager
@@ -41,7 +41,7 @@ class AstraScheduler(Scheduler):
         return bool(self.running or self.waiting or self.swapped)
 
     def check_request(self, group: SequenceGroup) -> None:
-        """Besides the common limits: a group that may be recomputed must fit a batch whole."""
+        """Check the common limits, and that a group that may be recomputed fits into one batch."""
         super().check_request(group)
         request, limit = group.request, self.config.max_batched_tokens
         longest = request.prompt_len + request.output_len - 1
@@ -67,12 +67,12 @@ class AstraScheduler(Scheduler):
         return batch
 
     def fork(self, group: SequenceGroup, parents: tuple[int, ...]) -> None:
-        """Besides sharing the parents' blocks: look at the group's next write for a copy."""
+        """Share the parents' blocks, and note that the group's next write may copy one."""
         super().fork(group, parents)
         self._growth.sharing[group] = None
 
     def stop(self, group: SequenceGroup, sequences: list[Sequence]) -> None:
-        """Besides ending sequences: forget a group that ended."""
+        """End sequences, and remove a group that has ended from the calendar."""
         super().stop(group, sequences)
         if not group.running:
             self._growth.remove(group)
@@ -91,11 +91,11 @@ class AstraScheduler(Scheduler):
             self.kv.unshare(group, self.batch)
 
     def _reserve_or_preempt(self, growing: list[SequenceGroup], step: int) -> None:
-        """Do what the original's loop over all groups does: in order, a group that could not
-        append preempts the latest one until it could, or goes itself if it is the latest.
+        """Do the same as the original's loop over all groups: in order of arrival, a group that
+        cannot append preempts the latest group until it can, or is preempted if it is the latest.
 
-        Whether a group could append changes only where another one takes blocks. With
-        `_largest_group` blocks free every group could, so the loop skips to the next that grows.
+        Whether a group can append changes only when another group takes blocks. With
+        `_largest_group` free blocks every group can, so the loop skips to the next growing group.
         """
         pool, running = self.kv.pool, self.running
         growing.sort(key=SequenceGroup.order)
@@ -115,7 +115,7 @@ class AstraScheduler(Scheduler):
             index = bisect_right(running, target.order(), lo=index, key=SequenceGroup.order)
 
     def _refuse(self) -> None:
-        """An empty cache without room for the next group: prefixes that came after it fill it."""
+        """Raise UserError: nothing runs, and registered prefixes leave no room for the group."""
         group = (self.swapped or self.waiting)[0]
         raise UserError(
             f"request {group.request.request_id} does not fit beside "
@@ -132,7 +132,7 @@ class AstraScheduler(Scheduler):
         self._growth.add(group)
 
     def _recomputes(self, group: SequenceGroup) -> bool:
-        """Groups of several sequences are swapped: recomputing would lose what they share."""
+        """Groups of several sequences are swapped: recomputing would lose their sharing."""
         return len(group.sequences) == 1 and self.config.preemption is not Preemption.SWAP
 
     def _preempt(self, group: SequenceGroup, step: int) -> None:
@@ -156,7 +156,7 @@ class AstraScheduler(Scheduler):
             insort(self.swapped, group, key=SequenceGroup.order)
 
     def _resume(self, step: int) -> None:
-        """Swap groups in, earliest first, while they fit; they decode in this very step."""
+        """Swap groups in, earliest first, while they fit; they decode in this step already."""
         while self.swapped:
             group = self.swapped[0]
             if (

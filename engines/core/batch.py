@@ -1,4 +1,4 @@
-"""The running batch, kept from step to step and described to executors by what changed."""
+"""The running batch, kept between steps; executors get only what changed since the last step."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from engines.core.request import Sequence, SequenceGroup
 class Prompt(NamedTuple):
     """A prompt to compute in this step.
 
-    `num_tokens` is the length to hold afterwards (with a recomputed group, generated tokens
-    included); the first `num_cached` of them are in the cache already. `copies` is how many
-    sequences compute it: 1 where the group's sequences share it, n where each has its own.
+    `num_tokens` is its length (for a recomputed group, generated tokens included), of which the
+    first `num_cached` are in the cache already. `copies` is the number of sequences that compute
+    it: 1 if the group's sequences share it, n if each has its own.
     """
 
     group: SequenceGroup
@@ -37,9 +37,9 @@ class Swap(NamedTuple):
 
 
 class Batch:
-    """What runs, as totals, and what changed since the last step, as lists.
+    """The running groups, as totals, and the changes since the last step, as lists.
 
-    Totals are maintained, never recomputed: a step in which nothing changes costs two additions.
+    Totals are updated, never recomputed: a step without changes costs two additions.
     Executors apply the lists to their own state in this order: `left`, `swap_out`, `swap_in`,
     `forked`, `copies`, `joined`, `changed`; then they compute `prompts` and one token for
     each sequence that was running before.
@@ -69,24 +69,24 @@ class Batch:
         self.num_seqs = 0  # their running sequences
         self.context_tokens = 0  # sum of their context lengths
         self.num_decodes = 0  # sequences that decode in this step
-        self.decode_context_tokens = 0  # sum of theirs, the new token included
+        self.decode_context_tokens = 0  # sum of their context lengths, the new token included
         self.beam_groups: dict[int, SequenceGroup] = {}  # by request id
         self.prompts: list[Prompt] = []
         self.joined: list[Sequence] = []
         self.left: list[Sequence] = []
-        self.forked: list[Sequence] = []  # whose whole table was replaced
-        self.changed: list[Sequence] = []  # whose table's last entry is new or another block
+        self.forked: list[Sequence] = []  # their whole table was replaced
+        self.changed: list[Sequence] = []  # their table's last entry is new or a different block
         self.copies: list[Copy] = []
         self.swap_in: list[Swap] = []
         self.swap_out: list[Swap] = []
 
     def begin(self, step: int) -> None:
-        """Start a step: every running sequence is about to hold one more token."""
+        """Start a step: every running sequence gets one more token."""
         self.step = step
         self.context_tokens += self.num_seqs
 
     def fix_decodes(self) -> None:
-        """Fix who decodes: those running now. Whoever joins later in the step has a prompt."""
+        """Fix the decoding sequences: those running now. Groups that join later have a prompt."""
         self.num_decodes = self.num_seqs
         self.decode_context_tokens = self.context_tokens
 
@@ -104,7 +104,7 @@ class Batch:
     def leave(self, group: SequenceGroup, sequences: list[Sequence]) -> None:
         """Remove some or all of a group's running sequences.
 
-        Of those, none is reported as forked: executors drop who left before they apply the forks.
+        None of them is reported as forked: executors drop `left` before they apply forks.
         """
         self.num_groups -= int(len(sequences) == len(group.running))
         self.num_seqs -= len(sequences)

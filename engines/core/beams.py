@@ -1,4 +1,4 @@
-"""Bookkeeping of beam search that models and the simulation share."""
+"""Beam search bookkeeping that models and the simulation share."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import NamedTuple
 
 
 class Placement(NamedTuple):
-    """By place: which candidate gets it, and which beam that candidate continues."""
+    """For each place: the candidate that gets it, and the beam which that candidate continues."""
 
     candidates: tuple[int, ...]
     parents: tuple[int, ...]
 
 
-@lru_cache(maxsize=1 << 14)  # the same few patterns come again and again
+@lru_cache(maxsize=1 << 14)  # the same few patterns recur
 def place_children(parents: tuple[int, ...]) -> Placement:
-    """Give the chosen candidates places so that beams which survive stay where they are.
+    """Assign places to the chosen candidates such that surviving beams keep theirs.
 
     `parents[c]` is the beam that candidate c continues, best candidate first. A surviving beam's
-    place gets its best candidate, the places of beams that ended get the others. Only the latter
-    need their cache replaced.
+    place gets its best candidate; the other candidates get the places of beams that ended. Only
+    these places need their cache replaced.
     """
     order: list[int] = [-1] * len(parents)
     others: list[int] = []

@@ -1,4 +1,4 @@
-"""Time as the engine sees it: virtual for the simulation, the wall's for real execution."""
+"""The engine's time: virtual in the simulation, wall time for real execution."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Clock(Protocol):
         """Account for a step that the executor says took `elapsed_s` seconds."""
 
     def wait_until(self, time_s: float) -> None:
-        """Let time pass to `time_s`; no-op if that is in the past."""
+        """Wait until `time_s`; do nothing if that is in the past."""
 
 
 class VirtualClock:
-    """Time that moves only when told to; a run's results do not depend on the machine."""
+    """Time that moves only when advanced, so that results do not depend on the machine."""
 
     __slots__ = ("now",)
 

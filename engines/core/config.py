@@ -1,4 +1,4 @@
-"""Settings of an engine and the names of its choices; every limit is checked at construction."""
+"""Settings of an engine, checked at construction, and the enums of its choices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 from engines.core.errors import UserError, unknown_name
 
 GIB = 1 << 30
-MOST_KV_SLOTS = 100_000_000  # beyond every machine, and within what lists may hold here
+MOST_KV_SLOTS = 100_000_000  # more than any machine has, and small enough for lists of them
 
 
 def parse_size(text: str) -> int:
@@ -28,7 +28,7 @@ def parse_size(text: str) -> int:
 
 
 class System(StrEnum):
-    """The serving systems under comparison, by their one name everywhere (paper, section 6.1)."""
+    """The serving systems compared; the values are their names everywhere (paper, section 6.1)."""
 
     ASTRA = "astra"
     ORCA_ORACLE = "orca-oracle"

@@ -10,7 +10,7 @@ from engines.core.stats import StepRecorder
 
 
 class Engine:
-    """Serves requests step by step. What distinguishes systems is in the scheduler it is given."""
+    """Serves requests step by step. Systems differ only in the scheduler passed in."""
 
     def __init__(
         self, scheduler: Scheduler, executor: Executor, clock: Clock, *, recorder: StepRecorder
@@ -49,7 +49,7 @@ class Engine:
         return self._commit(step, result)
 
     def _commit(self, step: int, result: StepResult) -> list[SequenceGroup]:
-        """End, stop and fork what the step ended, stopped and forked; returns who finished."""
+        """Apply the step's endings, stops and forks; returns the groups that finished."""
         scheduler = self.scheduler
         finished = scheduler.finish_due(step)
         for sequence in result.stopped:

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, kept apart from broken invariants."""
+"""Errors that a user can fix, as opposed to broken invariants."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Bad input. The message is one line: the value got, what is allowed, the remedy.
+    """Bad input. The message is one line: the value, what is allowed, the remedy.
 
     The command line prints it without a traceback and exits with status 2.
     """
@@ -22,4 +22,4 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 
 class LostWorkerError(Exception):
-    """A process that the engine needs is gone. The same work may succeed another time."""
+    """A process that the engine needs has died. The same work may succeed when retried."""

@@ -1,4 +1,4 @@
-"""What an executor promises: it alone knows how a batch is computed and how long that takes."""
+"""The executor's contract: it computes a batch, or prices it, and says how long it took."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Fork(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """What came of a step.
+    """The outcome of a step.
 
     `elapsed_s` is its duration, simulated or measured. `stopped` are sequences that ended before
     their maximum length.
@@ -31,7 +31,7 @@ class StepResult(NamedTuple):
 
 
 class Executor(Protocol):
-    """Computes batches: by a model on a device, or by a price."""
+    """Computes batches with a model on a device, or prices them in the simulation."""
 
     def execute(self, batch: Batch) -> StepResult:
         """Apply the batch's changes, compute its prompts and decodes, choose tokens."""

@@ -1,4 +1,4 @@
-"""What a manager of the KV cache promises to schedulers and statistics."""
+"""The KV manager's contract with schedulers and statistics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class KVUsage(NamedTuple):
     """KV slots by use during one step (paper, Fig. 2), and blocks for sharing (Fig. 15).
 
     `token` slots hold a token; `reservation` slots will be filled by a running request;
-    `internal` are held beyond what it will ever use; `used` are all slots that are not free in
+    `internal` slots are held but will never be used; `used` counts all slots that are not free in
     the allocator. External fragmentation is the rest: all slots - token - reservation - internal.
     """
 
@@ -25,9 +25,9 @@ class KVUsage(NamedTuple):
 
 
 class KVManager(Protocol):
-    """Owner of all KV slots: answers who fits, and keeps each sequence's place.
+    """Owner of all KV slots: decides what fits, and records which slots each sequence has.
 
-    `admit` may be called only after `can_admit` said yes with nothing in between.
+    `admit` may be called only directly after `can_admit` returned True.
     """
 
     num_slots: int
@@ -39,10 +39,10 @@ class KVManager(Protocol):
         """Whether a group fits now, holding `num_tokens` per sequence."""
 
     def admit(self, group: SequenceGroup, num_tokens: int) -> int:
-        """Give the group its place; returns how many leading tokens are cached already."""
+        """Allocate the group's slots; returns how many leading tokens are cached already."""
 
     def free(self, sequence: Sequence) -> None:
-        """Take back all that a sequence holds."""
+        """Free everything that a sequence holds."""
 
     def fork(self, group: SequenceGroup, parents: tuple[int, ...], batch: Batch) -> None:
         """Make running sequence i continue `parents[i]`; survivors have parents[i] == i."""
@@ -51,4 +51,4 @@ class KVManager(Protocol):
         """Slots by use in the step that `batch` describes."""
 
     def check_integrity(self) -> None:
-        """Assert every invariant of the manager; for tests, cost is linear in its size."""
+        """Assert every invariant of the manager. For tests: the cost is linear in its size."""

@@ -1,4 +1,4 @@
-"""Models by their shapes: all that memory and the price of a step depend on."""
+"""Shapes of models: everything that memory and the price of a step depend on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engines.core.errors import unknown_name
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A decoder-only transformer by its shape."""
+    """The shape of a decoder-only transformer."""
 
     name: str
     family: str  # "opt" or "llama"
@@ -42,7 +42,7 @@ class ModelSpec:
     def layer_products(self) -> tuple[tuple[int, int], ...]:
         """Outputs and inputs of a layer's matrix products: QKV, attention's output, FFN up, down.
 
-        A gated FFN's two matrices up are one product.
+        The two up matrices of a gated FFN count as one product.
         """
         hidden, ffn = self.hidden_size, self.ffn_size
         up = 2 * ffn if self.family == "llama" else ffn
@@ -51,7 +51,7 @@ class ModelSpec:
 
     @property
     def num_parameters(self) -> int:
-        """Parameters by shape; the output layer of OPT is tied to its embedding."""
+        """Number of parameters; the output layer of OPT is tied to its embedding."""
         h, f = self.hidden_size, self.ffn_size
         embedding = self.embedding_size or h
         if self.family == "opt":

@@ -1,4 +1,4 @@
-"""What a user asks for, and the engine's view of it while it is served."""
+"""Requests, and the engine's state of each while it is served."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Request(NamedTuple):
 
 
 class Status(Enum):
-    """Where a group stands."""
+    """State of a group."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -74,7 +74,7 @@ class Status(Enum):
 
 
 class Sequence:
-    """One output of a request: its place in the KV cache and, with a model, its tokens.
+    """One output of a request: its blocks in the KV cache and, with a model, its tokens.
 
     `blocks` is owned by the KV manager. `output_token_ids` and `cumulative_logprob` are written
     by executors that run a model.
@@ -94,10 +94,10 @@ class Sequence:
 class SequenceGroup:
     """A request being served: sequences of equal length that run and are preempted together.
 
-    Lengths are never updated per step. A group that joined the batch at `start_step` holding
-    `start_len` tokens holds `start_len + step - start_step` at a later step, so that a decode step
-    costs nothing for a group to which nothing happens. `next_len` is the length to hold at the
-    step in which a waiting or swapped group joins the batch (again).
+    Lengths are not updated in each step: a group that joined the batch at `start_step` with
+    `start_len` tokens has `start_len + step - start_step` at a later step. So an unchanged group
+    costs nothing in a decode step. `next_len` is the length that a waiting or swapped group will
+    have in the step in which it joins the batch (again).
     """
 
     __slots__ = (
@@ -133,7 +133,7 @@ class SequenceGroup:
 
     @property
     def unfinished(self) -> list[Sequence]:
-        """Sequences that have not ended; `num_unfinished` counts them."""
+        """Sequences that have not ended; there are `num_unfinished`."""
         return [s for s in self.sequences if not s.finished]
 
     def context_len(self, step: int) -> int:
@@ -141,5 +141,5 @@ class SequenceGroup:
         return self.start_len + step - self.start_step
 
     def order(self) -> tuple[float, int]:
-        """Key of first come, first served."""
+        """Sort key for first come, first served."""
         return (self.request.arrival_s, self.request.request_id)

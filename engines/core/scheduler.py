@@ -1,4 +1,4 @@
-"""What all scheduling policies share: queues, admission, and events filed by step."""
+"""What all scheduling policies share: queues, admission, and a calendar of finishing groups."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from engines.core.request import Sequence, SequenceGroup, Status
 
 
 class Scheduler(ABC):
-    """Decides at each step who runs, first come, first served.
+    """Decides at each step which groups run, first come, first served.
 
-    Forced output lengths make a group's last step known when it joins the batch, so it is filed
-    under that step and not looked at before. An entry of a group that was preempted meanwhile is
-    recognised by its step no longer being the group's own.
+    Output lengths are forced, so a group's last step is known when it joins the batch: the group is
+    filed under that step and not checked before. The entry of a group preempted meanwhile is
+    ignored, because its status or its `last_step` no longer matches.
     """
 
     shares_prompts = True  # whether a group's sequences compute their prompt once for all
@@ -30,7 +30,7 @@ class Scheduler(ABC):
         self.waiting: deque[SequenceGroup] = deque()
         self.running: list[SequenceGroup] = []
         self.num_preemptions = 0
-        # Whether memory was freed since a group did not fit; until then it need not be tried again.
+        # Whether memory was freed since a group did not fit; if not, trying again is useless.
         self._may_fit = True
         self._finish_at: dict[int, list[SequenceGroup]] = {}
 
@@ -58,7 +58,7 @@ class Scheduler(ABC):
         self.kv.check_request(request)
 
     def _check_batched_tokens(self, group: SequenceGroup) -> None:
-        """Raise UserError for a prompt that would not fit into a batch of its own."""
+        """Raise UserError for a prompt that would not fit even if it were alone in the batch."""
         tokens, limit = self._batched_tokens(group), self.config.max_batched_tokens
         if tokens > limit:
             raise UserError(
@@ -79,10 +79,10 @@ class Scheduler(ABC):
 
     @abstractmethod
     def schedule(self, step: int) -> Batch:
-        """Decide what runs in this step; returns the batch with its changes."""
+        """Decide which groups run in this step; returns the batch with its changes."""
 
     def finish_due(self, step: int) -> list[SequenceGroup]:
-        """End the groups whose last token this step made; their memory is free again."""
+        """End the groups that got their last token in this step, and free their memory."""
         due = self._finish_at.pop(step, None)
         if due is None:
             return []
@@ -113,7 +113,7 @@ class Scheduler(ABC):
         return 1 if self.shares_prompts else group.request.sampling.n
 
     def _batched_tokens(self, group: SequenceGroup) -> int:
-        """Tokens that a group takes of a batch's limit: its prompt, then one per sequence."""
+        """Tokens that count towards the batch's limit: the prompt, or one per sequence if more."""
         return max(group.next_len * self._copies(group), group.num_unfinished)
 
     def _last_step(self, group: SequenceGroup) -> int:

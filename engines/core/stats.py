@@ -1,4 +1,4 @@
-"""Means over steps: how many requests ran, and what the KV slots were used for."""
+"""Means over steps: the number of running requests, and the use of the KV slots."""
 
 from __future__ import annotations
 

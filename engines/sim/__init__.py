@@ -1,1 +1,1 @@
-"""Time without a device: device profiles, the price of a step, simulated beams, the executor."""
+"""The simulation: device profiles, the price of a step, simulated beams, the executor."""

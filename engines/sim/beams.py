@@ -1,4 +1,4 @@
-"""Beam search without a model: which beams survive, from a random process of one parameter."""
+"""Beam search without a model: a random process with one parameter decides which beams survive."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ NOVELTY = 11.0
 
 
 class BeamProcess:
-    """Draws which tokens are open, candidate scores for these, and keeps the best.
+    """Draws at which positions beams compete, candidate scores there, and keeps the best.
 
-    A text that goes on brings ever less that is new; most likely text above all repeats itself
-    (Holtzman et al., ICLR 2020, section 3). As in the Chinese restaurant process, the model of the
-    growth of a text's vocabulary with one parameter, the token at position t of an output (from 0)
-    is new with probability novelty / (novelty + t). Where it is not, every beam continues with
-    certainty: neither scores nor order change. Where it is, a beam's candidates lie below it and
-    one another by independent exponential steps (their unit does not matter), and the best of all
-    beams' candidates survive. The larger `novelty`, the sooner all beams descend from one that is
-    recent, and share its cache.
+    The longer a text, the less of it is new; the most likely text in particular repeats itself
+    (Holtzman et al., ICLR 2020, section 3). As in the Chinese restaurant process, a one-parameter
+    model of how a text's vocabulary grows, the token at position t of an output (from 0) is new
+    with probability novelty / (novelty + t). If it is not new, every beam continues, and neither
+    scores nor order change. If it is, each of a beam's candidates scores below the previous one by
+    an independent exponential step (its unit does not matter), and the best of all beams'
+    candidates survive. The larger `novelty`, the more recent is the beam from which all others
+    descend and whose cache they share.
     """
 
     def __init__(self, *, novelty: float, seed: int) -> None:
@@ -67,7 +67,7 @@ class BeamProcess:
             self._due.setdefault(step, []).append(search)
 
     def _draw_next(self, searches: list[_Search], step: int) -> None:
-        """Draw when each search's next new token comes, given one at this step.
+        """Draw the step of each search's next new token, given that there is one at this step.
 
         After position t, a wait longer than k has the probability that none of t+1 .. t+k is new,
         the product of their i / (novelty + i). Such a wait is geometric with a probability that
@@ -81,7 +81,7 @@ class BeamProcess:
             self._file(search, step + wait)
 
     def _advance(self, searches: list[_Search], forks: list[Fork]) -> None:
-        """One new token for searches of one width, all at once."""
+        """Advance searches of equal width by one new token, all at once."""
         count, width = len(searches), len(searches[0].gaps)
         unmoved = tuple(range(width))
         gaps = self._random.standard_exponential((count, width, width)).cumsum(axis=2)
@@ -99,10 +99,10 @@ class BeamProcess:
 
 
 class _Search:
-    """Where one beam search stands.
+    """State of one beam search.
 
     `gaps` are how far each beam's score lies below the best one's; `next_open` is the position of
-    the next new token and `due_step` the step that makes it, unless the group is preempted before.
+    the next new token and `due_step` the step that makes it, unless the group is preempted first.
     """
 
     __slots__ = ("due_step", "gaps", "group", "next_open")

@@ -13,7 +13,7 @@ from engines.sim.profile import DeviceProfile
 class Work:
     """What a step computes and moves.
 
-    `groups` are all that run and `beam_groups` those of them that search with beams.
+    `groups` counts the running groups, `beam_groups` those of them that use beam search.
     `prompt_squares` is the sum over prompts of total length^2 - cached length^2. Bytes and
     transfers are per device.
     """
@@ -32,7 +32,7 @@ class Work:
 
 
 class StepCost:
-    """Step times of a model on `tensor_parallel` devices, with all constants folded.
+    """Step times of a model on `tensor_parallel` devices, with all constants precomputed.
 
     With P parameters, L layers, H hidden size, s bytes per element, T = prompt tokens + decoding
     sequences:
@@ -44,8 +44,8 @@ class StepCost:
     - copies = 2 * copied bytes / copy_bandwidth + copy transfers * copy_latency
     - swap = swapped bytes / pcie_bandwidth + transfers * pcie_latency
     - host = step_overhead, and with `python_host` worker_overhead for each device,
-      group_overhead and draw_overhead for each group, beam_overhead for each that searches with
-      beams and sequence_overhead for each sequence
+      group_overhead and draw_overhead for each group, beam_overhead for each group with beam
+      search and sequence_overhead for each sequence
     """
 
     def __init__(

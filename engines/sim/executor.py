@@ -1,4 +1,4 @@
-"""The simulation's executor: it computes nothing and says how long it would have taken."""
+"""The simulation's executor: it prices a step instead of computing it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engines.sim.cost import StepCost, Work
 
 
 class SimExecutor:
-    """Prices batches by a device profile; beams follow a random process."""
+    """Prices batches with a device profile; a random process decides which beams survive."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class SimExecutor:
         self._none_stopped: list[Sequence] = []
 
     def execute(self, batch: Batch) -> StepResult:
-        """Price the step; draw the beams' survivors."""
+        """Price the step, and draw which beams survive."""
         if batch.prompts or batch.copies or batch.swap_in or batch.swap_out:
             elapsed_s = self._cost.seconds(self._work(batch))
         else:

@@ -1,4 +1,4 @@
-"""Device profiles: what a simulated device can do, in SI units, read from TOML."""
+"""Device profiles: the rates of a simulated device, in SI units, read from TOML."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from engines.core.errors import UserError, unknown_name
 class DeviceProfile:
     """Effective rates of one device; a rate of `inf` makes its term of the step time free.
 
-    Bandwidths in B/s, `flops` for dense layers and `attention_flops` for prompt attention in
+    Bandwidths are in B/s, `flops` (dense layers) and `attention_flops` (prompt attention) in
     FLOP/s, times in seconds. `kv_block_efficiency` maps a block size to a factor on
     `kv_bandwidth`. Host time of systems that drive workers, prepare inputs and sample in Python:
-    `worker_overhead_s` per device, `group_overhead_s` per running request, `draw_overhead_s` more
-    unless it decodes greedily, `beam_overhead_s` more again for one that searches with beams,
+    `worker_overhead_s` per device, `group_overhead_s` per running request, plus `draw_overhead_s`
+    unless it decodes greedily and `beam_overhead_s` if it uses beam search, and
     `sequence_overhead_s` per sequence that gets a token.
     `copy_latency_s` is per transfer, one of a block's K or V in one layer, on the device.
-    `element_bytes` is of the type that models are served in there (4: FP32).
-    `calibrated` names the parameters that were fitted and on which number.
+    `element_bytes` is the size of the type in which models are served (4: FP32).
+    `calibrated` maps each fitted parameter to the number that it was fitted on.
     """
 
     name: str
@@ -89,7 +89,7 @@ def profile_names() -> list[str]:
 
 
 def load_profile(name_or_path: str) -> DeviceProfile:
-    """Load a shipped profile by name, or any by its file; raises UserError for a faulty one."""
+    """Load a shipped profile by name, or one from a file; raises UserError if it is invalid."""
     if name_or_path in profile_names():
         folder = resources.files("engines.sim") / "profiles"
         return _parse((folder / f"{name_or_path}.toml").read_bytes(), name_or_path)

@@ -1,4 +1,4 @@
-"""How many KV slots a model leaves on a device: the paper's Table 1, or the original's rule."""
+"""The KV slots that fit beside a model on a device: the paper's Table 1, or the original's rule."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def slots_from_memory(
     overhead = WORKSPACE_BYTES + activation_bytes(model, tensor_parallel, num_tokens)
     left = usable - parameters - tensor_parallel * overhead
     slots = left // model.kv_bytes_per_token
-    if not slots <= MOST_KV_SLOTS:  # a number that is none included
+    if not slots <= MOST_KV_SLOTS:  # NaN too
         raise UserError(
             f"{tensor_parallel} x {profile.name} hold more than {MOST_KV_SLOTS:,} KV slots of "
             f"{model.name}: give --kv-slots"
