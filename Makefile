@@ -46,7 +46,7 @@ $(STAMP): pyproject.toml tools/install.sh
 install-test:
 	@PYTHON="$(PYTHON)" sh tools/install.sh $(VENV) test
 
-doctor: $(STAMP)  ## what this machine can run, and how to mend what it cannot
+doctor: $(STAMP)  ## what this machine can run, and how to fix what it cannot
 	@$(BENCH) doctor --artifacts $(ARTIFACTS)
 
 all-main: $(STAMP)  ## the paper's main comparison (Fig. 12 with OPT-13B, Fig. 14) and the report

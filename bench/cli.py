@@ -1,4 +1,4 @@
-"""The command line `bench`: one group, one line on standard error for anything a user can mend."""
+"""The command line `bench`: one group, one line on standard error for anything a user can fix."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
-        """Run and exit: 2 for what the user can mend, 1 for a lost process, 130 after Ctrl-C."""
+        """Run and exit: 2 for what the user can fix, 1 for a lost process, 130 after Ctrl-C."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 # Without Unicode, show what is missing as escapes instead of stopping at it.
@@ -118,7 +118,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 def main() -> None:
     """Reproduce the experiments of the PagedAttention paper (SOSP 2023).
 
-    Exit status: 0 if all went well, 1 if a point failed, 2 for input that you can mend,
+    Exit status: 0 if all went well, 1 if a point failed, 2 for input that you can fix,
     130 after Ctrl-C.
     """
 

@@ -172,7 +172,7 @@ class _Run:
         """Yield the points of an ended container that it did not report."""
         error = f"its container ended without a result (exit status {status})"
         if status == _KILLED:
-            error = "its container was killed, likely for want of memory: try fewer --jobs"
+            error = "its container was killed, probably out of memory: try fewer --jobs"
         for name, spec in list(batch.left.items()):
             if self.job.is_done(spec):
                 del batch.left[name]

@@ -166,7 +166,7 @@ def _death(worker: _Worker) -> Ended:
         error = f"its process ended without a result (exit status {status})"
     else:
         name = signal.Signals(-status).name
-        hint = ", likely for want of memory: try fewer --jobs" if name == "SIGKILL" else ""
+        hint = ", probably out of memory: try fewer --jobs" if name == "SIGKILL" else ""
         error = f"its process was killed by {name}{hint}"
     return Ended(worker.spec, error, retry=True)
 

@@ -257,7 +257,7 @@ class _Tasks:
         for one in self._running.values():
             if not any(node.fits(one.resources) for node in self._nodes):
                 raise UserError(
-                    f"no node is left that can run {name_of(one.spec)}: the cluster has "
+                    f"no remaining node can run {name_of(one.spec)}: the cluster has "
                     f"{_listed(self._nodes)}. When there are more, run the same command; finished "
                     "points are kept"
                 )
@@ -265,8 +265,8 @@ class _Tasks:
     def _require_head(self) -> None:
         if not self._session.is_alive():
             raise UserError(
-                f"the connection to the Ray cluster at {self._address} is lost: when it is there "
-                "again, run the same command; finished points are kept"
+                f"the connection to the Ray cluster at {self._address} is lost: when it is back, "
+                "run the same command; finished points are kept"
             )
 
     def cancel(self) -> None:
@@ -289,7 +289,7 @@ def _loss(error: Exception) -> str:
     if isinstance(error, exceptions.NodeDiedError):
         return "its node was lost"
     if isinstance(error, exceptions.OutOfMemoryError):
-        return "Ray killed its process for want of memory"
+        return "Ray killed its process because its node ran out of memory"
     if isinstance(error, exceptions.WorkerCrashedError | StopIteration):
         return "its process ended without a result"
     return f"its task was lost ({type(error).__name__}: {one_line(str(error))[-200:]})"

@@ -110,7 +110,7 @@ class _Run:
         with closing(place.bring(job, self.display)) as ends:
             for ended in ends:
                 if ended.retry and retries:
-                    self.display.note(f"{name_of(ended.spec)}: {ended.error}; trying once more")
+                    self.display.note(f"{name_of(ended.spec)}: {ended.error}; retrying once")
                     again.append(ended.spec)
                     continue
                 self._book(ended)

@@ -176,7 +176,7 @@ class Ranks:
             except RayActorError as error:
                 return LostWorkerError(self._describe_death(name, rank, error))
             except OutOfMemoryError:
-                return LostWorkerError(f"Ray killed {name} for want of memory on its node")
+                return LostWorkerError(f"Ray killed {name} because its node ran out of memory")
             except RayTaskError as error:
                 cause = error.cause
                 if isinstance(cause, UserError):

@@ -168,9 +168,9 @@ def test_points_of_a_container_that_dies_are_tried_once_more(store: Store, docke
     assert summary.done == (PointSpec(system="astra", seed=0),)
     (failure,) = summary.failed
     assert failure.error == (
-        "its container was killed, likely for want of memory: try fewer --jobs: the reason"
+        "its container was killed, probably out of memory: try fewer --jobs: the reason"
     )
-    assert sum("trying once more" in note for note in display.notes) == 1
+    assert sum("retrying once" in note for note in display.notes) == 1
     assert len(docker.ran) == 2
 
 

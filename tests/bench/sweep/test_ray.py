@@ -150,8 +150,8 @@ def test_a_sweep_survives_a_killed_process_and_a_lost_node(
     assert again.done == (points[0],)
     assert not summary.failed, watch.notes
     assert set(summary.done) == set(points)
-    assert any("ended without a result; trying once more" in note for note in watch.notes)
-    assert any("its node was lost; trying once more" in note for note in watch.notes)
+    assert any("ended without a result; retrying once" in note for note in watch.notes)
+    assert any("its node was lost; retrying once" in note for note in watch.notes)
     assert watch.shares
     run_points(plain, points)
     assert_same_results(swept, plain, points)

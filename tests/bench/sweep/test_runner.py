@@ -139,7 +139,7 @@ def test_a_killed_worker_is_tried_once_more(store: Store, marks: Path) -> None:
     assert len(summary.done) == 2
     assert summary.exit_status == 0
     assert runs_of(marks, 0) == 2
-    assert any("SIGKILL" in note and "trying once more" in note for note in display.notes)
+    assert any("SIGKILL" in note and "retrying once" in note for note in display.notes)
 
 
 def test_a_point_that_lost_a_process_of_its_engine_is_tried_once_more(
@@ -150,7 +150,7 @@ def test_a_point_that_lost_a_process_of_its_engine_is_tried_once_more(
     summary = run_points(store, fakes.specs(1, marks), place=place, display=display)
     assert [failure.error for failure in summary.failed] == ["rank 1 is gone"]
     assert runs_of(marks, 0) == 2
-    assert any("rank 1 is gone; trying once more" in note for note in display.notes)
+    assert any("rank 1 is gone; retrying once" in note for note in display.notes)
 
 
 def test_corrupt_results_are_named_and_run_again(store: Store) -> None:
