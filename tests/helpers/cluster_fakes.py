@@ -16,10 +16,15 @@ CRASHING_SEED = 7
 
 
 def slowly(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcome:
-    """The point, in a second and a half more; the first such point's process dies at once."""
+    """The point, in a second and a half more; the first such point's process dies at once.
+
+    Its mark holds the id of the node on which it runs.
+    """
+    import ray
+
     mark = Path(os.environ[MARKS]) / f"run-{spec.seed}"
     first = not mark.exists()
-    mark.touch()
+    mark.write_text(ray.get_runtime_context().get_node_id())
     if first and spec.seed == CRASHING_SEED:
         os.kill(os.getpid(), signal.SIGKILL)
     for share in (0.2, 0.6, 0.9):
