@@ -83,7 +83,8 @@ test: install-test  ## install what the tests need and run them, linters first
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
-	@$(VENV)/bin/pytest -n 2 --dist loadgroup
+	@$(VENV)/bin/pytest -n 2 --dist loadfile -m "not alone"
+	@$(VENV)/bin/pytest -m alone
 
 benchmark: $(STAMP)  ## host time of the engine, with its limits
 	@$(VENV)/bin/python -m benchmarks.engine

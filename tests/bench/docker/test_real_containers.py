@@ -44,7 +44,7 @@ from engines.core.errors import UserError
 if TYPE_CHECKING:
     from docker import DockerClient
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.xdist_group("alone")]
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.alone]
 
 BENCH = Path(sys.executable).with_name("bench")
 BUILD_ARGS = parse_build_args(os.environ.get("BENCH_BUILD_ARGS", "").split())

@@ -29,7 +29,7 @@ from engines.core.errors import UserError
 pytest.importorskip("ray")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("alone"),
+    pytest.mark.alone,
     TRIED_TWICE,
     pytest.mark.filterwarnings("ignore"),
 ]

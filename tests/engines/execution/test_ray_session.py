@@ -25,7 +25,7 @@ def real_ray(test: Callable[..., None]) -> Callable[..., None]:
     """Marks a test that talks to Ray."""
     for mark in (
         pytest.mark.slow,
-        pytest.mark.xdist_group("alone"),
+        pytest.mark.alone,
         pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray needed"),
     ):
         test = mark(test)

@@ -40,7 +40,7 @@ if importlib.util.find_spec("ray") is None:
 
 from engines.execution.ranks import Ranks
 
-pytestmark = pytest.mark.xdist_group("alone")
+pytestmark = pytest.mark.alone
 
 PROMPT = [5, 17, 3, 88]
 

@@ -38,7 +38,7 @@ from engines.execution.ranks import Ranks, start_ranks
 from engines.execution.ray_session import LOCAL, ray_session
 from engines.execution.setup import LoadedModel
 
-pytestmark = pytest.mark.xdist_group("alone")
+pytestmark = pytest.mark.alone
 
 PREFIX = (11, 3, 52, 7, 90, 41, 8, 8, 23, 60, 77, 5, 19, 34, 2, 66, 71, 13)
 PROMPTS = [tuple(random.Random(i).choices(range(VOCAB), k=3 + 4 * i)) for i in range(3)]
