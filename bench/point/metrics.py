@@ -9,19 +9,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.point.platform import Progress
 from bench.point.setting import Setting
 from bench.workloads.build import Workload
 from engines.core.engine import Engine
 from engines.core.errors import UserError
 from engines.core.request import SequenceGroup
-from engines.core.stats import StepRecorder
+from engines.core.stats import StepMeans, StepRecorder
+
+_REPORTS = 400  # of progress
 
 
 class RequestLog:
-    """When each request got its first and its last token."""
+    """When each request got its first and its last token.
 
-    def __init__(self, workload: Workload) -> None:
+    `on_progress` is called with the finished share of requests, 0 to 1, a few hundred times.
+    """
+
+    def __init__(self, workload: Workload, on_progress: Progress | None = None) -> None:
         self._workload = workload
+        self._on_progress = on_progress
+        self._period = max(1, len(workload) // _REPORTS)
         self.first_token_s = np.full(len(workload), np.nan)
         self.finish_s = np.full(len(workload), np.nan)
         self.preemptions = np.zeros(len(workload), dtype=np.int32)
@@ -36,11 +44,8 @@ class RequestLog:
         self.finish_s[index] = group.finish_s
         self.preemptions[index] = group.num_preemptions
         self.num_finished += 1
-
-    @property
-    def finished_share(self) -> float:
-        """The share of requests that are finished, 0 to 1."""
-        return self.num_finished / len(self._workload)
+        if self._on_progress is not None and self.num_finished % self._period == 0:
+            self._on_progress(self.num_finished / len(self._workload))
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """All requests as columns, in order of arrival."""
@@ -120,14 +125,11 @@ def _memory_metrics(setting: Setting, recorders: Sequence[StepRecorder]) -> dict
             f"no step fell into the window {start_s:g}:{end_s:g}: choose --window "
             f"within the {setting.spec.duration:g} s of the run"
         )
-
-    def mean(name: str) -> float:
-        return float(sum(getattr(each, name) for each in means)) / len(means)
-
+    mean = StepMeans(*(float(sum(column)) / len(means) for column in zip(*means, strict=True)))
     parts = ("token", "reservation", "internal", "external")
     return {
-        "mean_running_requests": mean("running_requests"),
-        "kv_pct": {part: mean(f"{part}_pct") for part in parts},
-        "kv_used_pct": mean("used_pct"),
-        "sharing_saving_pct": mean("sharing_saving_pct"),
+        "mean_running_requests": mean.running_requests,
+        "kv_pct": {part: getattr(mean, f"{part}_pct") for part in parts},
+        "kv_used_pct": mean.used_pct,
+        "sharing_saving_pct": mean.sharing_saving_pct,
     }

@@ -10,60 +10,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import cycle
+from heapq import heappop, heappush
+from itertools import count, cycle
 
 from bench.point.metrics import RequestLog
-from bench.point.platform import Progress
 from bench.point.spec import DEFAULT_ROUTER, Router
-from engines.core.clock import VirtualClock
 from engines.core.engine import Engine
 from engines.core.request import Request
 
-SIMULATED_PERIOD_STEPS = 4096  # between two reports of progress
-REAL_PERIOD_STEPS = 16  # of a model: a second or so on a CPU
 Choose = Callable[[float], "Replica"]
 
 
 class Replica:
-    """One engine and the requests that it was given, served until `until_s` at most."""
+    """One engine and the requests that it was given, served until `until_s` at most.
 
-    __slots__ = ("_clock", "_ending", "_engine", "_log", "_tell", "_unfinished", "_until_s")
+    `load` counts the requests that are unfinished at the time of the last call. `ending` are
+    those of them that end with the step under way, at `clock.now`.
+    """
 
-    def __init__(
-        self, engine: Engine, log: RequestLog, *, until_s: float, tell: Callable[[int], None]
-    ) -> None:
-        self._engine = engine
-        self._clock = engine.clock
+    __slots__ = ("_log", "_until_s", "clock", "ending", "engine", "load")
+
+    def __init__(self, engine: Engine, log: RequestLog, *, until_s: float) -> None:
+        self.engine = engine
+        self.clock = engine.clock
+        self.load = 0
+        self.ending = 0
         self._log = log
         self._until_s = until_s
-        self._tell = tell  # called after each step with their number
-        self._unfinished = 0
-        self._ending = 0  # of these, how many end when the clock's time has come
 
     def advance(self, time_s: float) -> None:
         """Run all steps that start before `time_s` and before serving ends."""
-        engine, clock = self._engine, self._clock
+        engine, clock = self.engine, self.clock
         limit_s = min(time_s, self._until_s)
-        while clock.now < limit_s and engine.has_work:
-            self._unfinished -= self._ending
+        while clock.now < limit_s:
+            self.load -= self.ending
+            self.ending = 0
+            if not self.load:
+                return
             finished = engine.step()
-            for group in finished:
-                self._log.add(group)
-            self._ending = len(finished)
-            self._tell(engine.num_steps)
-
-    def load_at(self, time_s: float) -> int:
-        """Requests that are unfinished at `time_s`; times that are asked for must not fall."""
-        self.advance(time_s)
-        return self._unfinished - (self._ending if self._clock.now <= time_s else 0)
+            if finished:
+                self.ending = len(finished)
+                for group in finished:
+                    self._log.add(group)
+        if self.ending and clock.now <= time_s:
+            self.load -= self.ending
+            self.ending = 0
 
     def add(self, request: Request) -> None:
         """Take a request at its arrival; raises UserError if it could never be served."""
         self.advance(request.arrival_s)
-        if not self._engine.has_work:
-            self._clock.wait_until(request.arrival_s)
-        self._engine.add_request(request)
-        self._unfinished += 1
+        if self.load == self.ending:  # nothing to do
+            self.clock.wait_until(request.arrival_s)
+        self.engine.add_request(request)
+        self.load += 1
 
 
 def round_robin(replicas: Sequence[Replica]) -> Choose:
@@ -72,22 +71,56 @@ def round_robin(replicas: Sequence[Replica]) -> Choose:
     return lambda time_s: next(turns)
 
 
-def least_loaded(replicas: Sequence[Replica]) -> Choose:
-    """The replica with the fewest unfinished requests; of several, the one next in turn."""
-    order = list(replicas)
+class LeastLoaded:
+    """Chooses the replica with the fewest unfinished requests; of several, the one chosen longest
+    ago.
 
-    def choose(time_s: float) -> Replica:
-        loads = [replica.load_at(time_s) for replica in order]
-        chosen = order.pop(loads.index(min(loads)))
-        order.append(chosen)
-        return chosen
+    A load falls only when a step ends. So an arrival looks at the replicas whose step has ended
+    since the last arrival, and not at all of them.
+    """
 
-    return choose
+    def __init__(self, replicas: Sequence[Replica]) -> None:
+        self._replicas = replicas
+        self._turns = count(len(replicas))
+        self._turn_of = list(range(len(replicas)))  # when each was last chosen
+        # (load, turn, replica), the best first; what no longer holds is skipped when it comes up.
+        self._ranking = [(0, turn, turn) for turn in self._turn_of]
+        # (time, whether no request ends then, replica): the end of the step of each that works.
+        self._steps: list[tuple[float, bool, int]] = []
+        self._works = [False] * len(replicas)  # whether it is in `_steps`
+
+    def __call__(self, time_s: float) -> Replica:
+        """Return the replica for a request that arrives at `time_s`; times must not fall."""
+        self._advance(time_s)
+        turn_of, ranking = self._turn_of, self._ranking
+        load, turn, index = heappop(ranking)
+        while (load, turn) != (self._replicas[index].load, turn_of[index]):
+            load, turn, index = heappop(ranking)
+        turn_of[index] = next(self._turns)
+        heappush(ranking, (load + 1, turn_of[index], index))
+        if not self._works[index]:
+            self._works[index] = True
+            heappush(self._steps, (time_s, True, index))
+        return self._replicas[index]
+
+    def _advance(self, time_s: float) -> None:
+        """Bring up to `time_s` all replicas that may change before it, or whose load does then."""
+        steps = self._steps
+        while steps and steps[0] < (time_s, True):
+            index = heappop(steps)[-1]
+            replica = self._replicas[index]
+            before = replica.load
+            replica.advance(time_s)
+            if replica.load != before:
+                heappush(self._ranking, (replica.load, self._turn_of[index], index))
+            self._works[index] = replica.load > 0
+            if self._works[index]:
+                heappush(steps, (replica.clock.now, not replica.ending, index))
 
 
 ROUTERS: dict[Router, Callable[[Sequence[Replica]], Choose]] = {
     Router.ROUND_ROBIN: round_robin,
-    Router.LEAST_LOADED: least_loaded,
+    Router.LEAST_LOADED: LeastLoaded,
 }
 
 
@@ -98,20 +131,12 @@ def serve(
     *,
     router: Router = DEFAULT_ROUTER,
     until_s: float = math.inf,
-    on_progress: Progress | None = None,
 ) -> None:
     """Give every request to the replica chosen when it arrives; serve all to the end.
 
     From `until_s` on, no step is started and no arrival waited for.
     """
-    simulated = isinstance(engines[0].clock, VirtualClock)
-    period = max(1, SIMULATED_PERIOD_STEPS // len(engines)) if simulated else REAL_PERIOD_STEPS
-
-    def tell(num_steps: int) -> None:
-        if on_progress is not None and num_steps % period == 0:
-            on_progress(log.finished_share)
-
-    replicas = [Replica(engine, log, until_s=until_s, tell=tell) for engine in engines]
+    replicas = [Replica(engine, log, until_s=until_s) for engine in engines]
     choose = ROUTERS[router](replicas)
     for request in requests:
         if request.arrival_s >= until_s:

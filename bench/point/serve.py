@@ -72,7 +72,7 @@ def _serve_on(platform: Platform, spec: PointSpec, *, on_progress: Progress | No
     setting = settle(spec, platform)
     workload = _build(setting)
     engines = create_engines(setting)
-    log = RequestLog(workload)
+    log = RequestLog(workload, on_progress)
     started = time.perf_counter()
     requests = workload.requests(spec.sampling)
     serve(
@@ -81,7 +81,6 @@ def _serve_on(platform: Platform, spec: PointSpec, *, on_progress: Progress | No
         log,
         router=setting.router,
         until_s=math.inf if spec.timeout is None else spec.timeout,
-        on_progress=on_progress,
     )
     wall_s = time.perf_counter() - started
     metrics = summarize(setting, workload, log, engines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable
 
 from engines.astra.block_pool import BlockPool
@@ -9,7 +10,7 @@ from engines.core.batch import Batch, Copy, Swap
 from engines.core.config import EngineConfig
 from engines.core.errors import UserError
 from engines.core.kv import KVUsage
-from engines.core.request import Request, Sequence, SequenceGroup, Status
+from engines.core.request import Request, Sequence, SequenceGroup, SharedBlocks, Status
 
 
 class BlockManager:
@@ -27,8 +28,8 @@ class BlockManager:
         self.swap_pool = BlockPool(config.num_swap_blocks)
         self.watermark = int(config.watermark * config.num_blocks)
         self._share_prefix = config.share_prefix
-        self._prefixes: dict[Hashable, list[int]] = {}
-        self._tables: set[Sequence] = set()  # sequences that hold blocks, on either side
+        self._prefixes: dict[Hashable, SharedBlocks] = {}
+        self._holders: set[Sequence] = set()  # sequences with blocks, on either side
         self._entries = 0  # table entries of running sequences
 
     def check_request(self, request: Request) -> None:
@@ -39,7 +40,7 @@ class BlockManager:
         n = request.sampling.n
         shared = request.prompt_len // self.block_size
         own = self.num_blocks_for(request.prompt_len + request.output_len - 1) - shared
-        others = self.num_prefix_blocks - len(self._prefix_of(request))
+        others = self.num_prefix_blocks - self._num_cached(request)
         needed = others + shared + n * (own + 1) + self.watermark
         if needed > self.pool.num_blocks:
             raise UserError(
@@ -50,7 +51,7 @@ class BlockManager:
     @property
     def num_prefix_blocks(self) -> int:
         """Blocks that registered prefixes keep forever."""
-        return sum(len(blocks) for blocks in self._prefixes.values())
+        return sum(prefix.end for prefix in self._prefixes.values())
 
     def num_blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold `num_tokens`."""
@@ -58,23 +59,27 @@ class BlockManager:
 
     def can_admit(self, group: SequenceGroup, num_tokens: int) -> bool:
         """Whether the prompt's blocks are free and leave the watermark free."""
-        needed = self.num_blocks_for(num_tokens) - len(self._prefix_of(group.request))
+        needed = self.num_blocks_for(num_tokens) - self._num_cached(group.request)
         return self.pool.num_free - needed >= self.watermark
 
     def admit(self, group: SequenceGroup, num_tokens: int) -> int:
         """Map the prompt once for all the group's sequences; returns the cached prefix length."""
         sequences = group.running
-        prefix = self._prefix_of(group.request)
-        self.pool.share_all(prefix, len(sequences))
-        own = self.num_blocks_for(num_tokens) - len(prefix)
-        table = prefix + self.pool.allocate_many(own, len(sequences))
-        for sequence in sequences:
-            sequence.blocks = table.copy()
-        self._tables.update(sequences)
-        self._entries += len(table) * len(sequences)
-        if self._share_prefix and group.request.prefix_len and not prefix:
-            self._register_prefix(group.request, table)
-        return len(prefix) * self.block_size
+        before, cached = self._prefix_of(group.request), self._num_cached(group.request)
+        own = self.pool.allocate(self.num_blocks_for(num_tokens) - cached)
+        if before is None and self._share_prefix:
+            before = self._register_prefix(group.request, own)
+        if before is not None:
+            before.owners += 1
+        if len(sequences) == 1:
+            sequences[0].shared, sequences[0].blocks = before, own
+        else:
+            prompt = SharedBlocks(own, before, len(sequences))
+            for sequence in sequences:
+                sequence.shared = prompt
+        self._holders.update(sequences)
+        self._entries += sequences[0].num_blocks * len(sequences)
+        return cached * self.block_size
 
     def can_append(self, group: SequenceGroup) -> bool:
         """Whether there is a free block for each running sequence (the original's heuristic)."""
@@ -89,75 +94,104 @@ class BlockManager:
 
     def grow(self, sequences: list[Sequence], batch: Batch) -> None:
         """Give one more block to each of the sequences, whose blocks are full."""
-        blocks = self.pool.allocate_many(len(sequences))
+        blocks = self.pool.allocate(len(sequences))
         for sequence, block in zip(sequences, blocks, strict=True):
             sequence.blocks.append(block)
         self._entries += len(sequences)
         batch.changed.extend(sequences)
 
     def unshare(self, group: SequenceGroup, batch: Batch) -> None:
-        """Copy the last, partly filled block for all but one of the sequences that share it."""
-        pool, size = self.pool, self.block_size
-        for sequence in group.running:
-            source = sequence.blocks[-1]
-            target = pool.unshare(source)
-            if target != source:
-                sequence.blocks[-1] = target
+        """Copy the last, partly filled block for all but one of the sequences that share it.
+
+        Whoever shares it has no block of its own yet: all of a group grow in the same step.
+        """
+        size = self.block_size
+        sources: dict[SharedBlocks, int] = {}
+        for sequence in reversed(group.running):
+            shared = sequence.shared
+            if sequence.blocks or shared is None:
+                continue
+            source = sources.get(shared)
+            if source is None:
+                source = sources[shared] = self._take_last(shared)
+                sequence.blocks = [source]
+            else:
+                sequence.blocks = self.pool.allocate(1)
+                target = sequence.blocks[0]
                 batch.copies.append(Copy(source * size, target * size, size))  # whole blocks
                 batch.changed.append(sequence)
+            if not shared.blocks:
+                sequence.shared = shared.before
+
+    @staticmethod
+    def _take_last(shared: SharedBlocks) -> int:
+        """Take the last block out of a part; of one left empty, the owners pass to `before`."""
+        if len(shared.blocks) == 1 and shared.before is not None:
+            shared.before.owners += shared.owners - 1
+        shared.end -= 1
+        return shared.blocks.pop()
 
     def free(self, sequence: Sequence) -> None:
-        """Drop a running sequence's references."""
-        self.pool.release_all(sequence.blocks)
-        self._entries -= len(sequence.blocks)
-        sequence.blocks = []
-        self._tables.discard(sequence)
+        """Let go of a running sequence's blocks."""
+        self._entries -= sequence.num_blocks
+        self._let_go(sequence)
+        sequence.shared, sequence.blocks = None, []
+        self._holders.discard(sequence)
 
     def fork(self, group: SequenceGroup, parents: tuple[int, ...], batch: Batch) -> None:
-        """Replace the blocks of beams that ended by those of their surviving parents."""
-        pool, running = self.pool, group.running
+        """Let beams that ended share all blocks of their surviving parents.
+
+        A parent's own blocks become shared ones as a whole, so this costs what differs.
+        """
+        running = group.running
         for place, parent in enumerate(parents):
             if parent == place:
                 continue
             assert parents[parent] == parent, f"beam {parent} is continued but did not survive"
-            own, others = running[place].blocks, running[parent].blocks
-            index = len(own) - 1
-            while index >= 0 and own[index] != others[index]:  # equal before this
-                pool.share(others[index])
-                pool.release(own[index])
-                own[index] = others[index]
-                index -= 1
-            batch.forked.append(running[place])
+            source, target = running[parent], running[place]
+            if source.blocks:
+                source.shared = SharedBlocks(source.blocks, source.shared)
+                source.blocks = []
+            assert source.shared is not None, "a running sequence has blocks"
+            source.shared.owners += 1
+            self._let_go(target)
+            target.shared, target.blocks = source.shared, []
+            batch.forked.append(target)
+
+    def _let_go(self, sequence: Sequence) -> None:
+        """Free a sequence's own blocks, and the shared ones that nobody else continues."""
+        self.pool.free(sequence.blocks)
+        shared = sequence.shared
+        while shared is not None:
+            shared.owners -= 1
+            if shared.owners:
+                return
+            self.pool.free(shared.blocks)
+            shared = shared.before
 
     def swap_out(self, group: SequenceGroup, batch: Batch) -> None:
         """Move a group's own blocks to the CPU pool; its sequences still share them there.
 
         Raises UserError if the pool has too few free blocks.
         """
-        if not self.can_swap_out(group):
+        needed, free = self._num_own_blocks(group), self.swap_pool.num_free
+        if needed > free:
             raise UserError(
-                f"preempting request {group.request.request_id} needs "
-                f"{len(self._own_blocks(group))} swap blocks but {self.swap_pool.num_free} "
-                "are free: raise --swap-space or lower the request rate"
+                f"preempting request {group.request.request_id} needs {needed} swap blocks but "
+                f"{free} are free: raise --swap-space or lower the request rate"
             )
-        self._entries -= sum(len(s.blocks) for s in group.running)
-        pairs = self._move(group, self.pool, self.swap_pool)
-        batch.swap_out.extend(pairs)
-
-    def can_swap_out(self, group: SequenceGroup) -> bool:
-        """Whether the CPU pool has room for a group's own blocks."""
-        return len(self._own_blocks(group)) <= self.swap_pool.num_free
+        self._entries -= sum(s.num_blocks for s in group.running)
+        batch.swap_out.extend(self._move(group, self.pool, self.swap_pool))
 
     def can_swap_in(self, group: SequenceGroup) -> bool:
         """Whether a swapped group fits with one more block per sequence and the watermark."""
-        needed = len(self._own_blocks(group)) + len(group.running)
+        needed = self._num_own_blocks(group) + len(group.running)
         return self.pool.num_free - needed >= self.watermark
 
     def swap_in(self, group: SequenceGroup, batch: Batch) -> None:
         """Move a group's blocks back to the device."""
-        pairs = self._move(group, self.swap_pool, self.pool)
-        batch.swap_in.extend(pairs)
-        self._entries += sum(len(s.blocks) for s in group.running)
+        batch.swap_in.extend(self._move(group, self.swap_pool, self.pool))
+        self._entries += sum(s.num_blocks for s in group.running)
 
     def usage(self, batch: Batch) -> KVUsage:
         """Slots by use. All blocks but a sequence's last are full. The last block is still shared
@@ -172,25 +206,37 @@ class BlockManager:
         return KVUsage(used - unfilled, 0, unfilled, used, blocks, self._entries)
 
     def check_integrity(self) -> None:
-        """Assert that both pools' reference counts equal the table entries and no block is lost."""
-        device: list[list[int]] = list(self._prefixes.values())
-        swapped: list[list[int]] = []
-        for sequence in self._tables:
-            shared = len(self._prefix_of(sequence.group.request))
-            if sequence.group.status is Status.SWAPPED:
-                device.append(sequence.blocks[:shared])
-                swapped.append(sequence.blocks[shared:])
-            else:
-                device.append(sequence.blocks)
-        self.pool.check_integrity(device)
+        """Assert that each block is held once, that owners are counted right and none is lost."""
+        prefixes = self._prefixes.values()
+        owners = Counter(prefixes)
+        on_device = [block for prefix in prefixes for block in prefix.blocks]
+        swapped: list[int] = []
+        for sequence in self._holders:
+            held = swapped if sequence.group.status is Status.SWAPPED else on_device
+            held += sequence.blocks
+            part = sequence.shared
+            while part is not None:
+                owners[part] += 1
+                if owners[part] > 1:
+                    break
+                assert part.blocks, "an empty part of a table"
+                held += part.blocks
+                part = part.before
+        self.pool.check_integrity(on_device)
         self.swap_pool.check_integrity(swapped)
-        running = [s for s in self._tables if s.group.status is not Status.SWAPPED]
-        assert self._entries == sum(len(s.blocks) for s in running), "table entries miscounted"
+        assert all(part.owners == count for part, count in owners.items()), "owners miscounted"
+        assert all(s.num_blocks == len(s.table) for s in self._holders), "tables miscounted"
+        running = [s for s in self._holders if s.group.status is not Status.SWAPPED]
+        assert self._entries == sum(s.num_blocks for s in running), "table entries miscounted"
 
-    def _register_prefix(self, request: Request, table: list[int]) -> None:
-        prefix = table[: self._prefix_blocks(request)]
-        self.pool.share_all(prefix)
-        self._prefixes[self._prefix_key(request)] = prefix
+    def _register_prefix(self, request: Request, table: list[int]) -> SharedBlocks | None:
+        """Move a prefix's whole blocks from the start of `table` to where they are kept."""
+        length = self._prefix_blocks(request)
+        if not length:
+            return None
+        prefix = self._prefixes[self._prefix_key(request)] = SharedBlocks(table[:length], None)
+        del table[:length]
+        return prefix
 
     def _prefix_blocks(self, request: Request) -> int:
         """Whole blocks of the prefix; at least one prompt token is left to compute."""
@@ -202,26 +248,33 @@ class BlockManager:
             return length
         return request.prompt_token_ids[:length]
 
-    def _prefix_of(self, request: Request) -> list[int]:
+    def _prefix_of(self, request: Request) -> SharedBlocks | None:
         if not self._prefixes or not request.prefix_len:
-            return []
-        return self._prefixes.get(self._prefix_key(request), [])
+            return None
+        return self._prefixes.get(self._prefix_key(request))
 
-    def _own_blocks(self, group: SequenceGroup) -> list[int]:
-        """A group's distinct blocks without the registered prefix, in table order."""
-        shared = len(self._prefix_of(group.request))
-        return list(dict.fromkeys(b for s in group.running for b in s.blocks[shared:]))
+    def _num_cached(self, request: Request) -> int:
+        prefix = self._prefix_of(request)
+        return 0 if prefix is None else prefix.end
+
+    def _own_parts(self, group: SequenceGroup) -> list[list[int]]:
+        """A group's blocks without the registered prefix, each in one of the lists."""
+        parts: dict[SharedBlocks | None, list[int]] = {self._prefix_of(group.request): []}
+        for sequence in group.running:
+            shared = sequence.shared
+            while shared is not None and shared not in parts:
+                parts[shared] = shared.blocks
+                shared = shared.before
+        return [*parts.values(), *(sequence.blocks for sequence in group.running)]
+
+    def _num_own_blocks(self, group: SequenceGroup) -> int:
+        return sum(map(len, self._own_parts(group)))
 
     def _move(self, group: SequenceGroup, source: BlockPool, target: BlockPool) -> list[Swap]:
-        shared = len(self._prefix_of(group.request))
-        moved: dict[int, int] = {}
-        for sequence in group.running:
-            for index in range(shared, len(sequence.blocks)):
-                old = sequence.blocks[index]
-                if old in moved:
-                    target.share(moved[old])
-                else:
-                    moved[old] = target.allocate()
-                source.release(old)
-                sequence.blocks[index] = moved[old]
-        return [Swap(old, new) for old, new in moved.items()]
+        moved: list[Swap] = []
+        for blocks in self._own_parts(group):
+            places = target.allocate(len(blocks))
+            moved += map(Swap, blocks, places)
+            source.free(blocks)
+            blocks[:] = places
+        return moved

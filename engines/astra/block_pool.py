@@ -1,4 +1,4 @@
-"""A pool of KV blocks with reference counts: the only place that allocates and frees blocks."""
+"""A pool of KV blocks: which are free. Who holds the others, and how many, is the manager's."""
 
 from __future__ import annotations
 
@@ -7,93 +7,52 @@ from collections.abc import Iterable
 
 
 class BlockPool:
-    """Blocks 0 .. num_blocks-1, each free or referenced by one or more table entries."""
+    """Blocks 0 .. num_blocks-1, each free or held once.
 
-    __slots__ = ("_free", "_references", "num_blocks")
+    Only blocks that were used before are listed, so that a pool costs what is used of it.
+    """
+
+    __slots__ = ("_first_unused", "_returned", "num_blocks", "num_free")
 
     def __init__(self, num_blocks: int) -> None:
         assert num_blocks >= 0, f"negative pool size {num_blocks}"
         self.num_blocks = num_blocks
-        self._free = list(range(num_blocks - 1, -1, -1))
-        self._references = [0] * num_blocks
-
-    @property
-    def num_free(self) -> int:
-        """Blocks without references."""
-        return len(self._free)
+        self.num_free = num_blocks
+        self._returned: list[int] = []  # the last one is taken first
+        self._first_unused = 0  # from here on no block was ever taken
 
     @property
     def num_used(self) -> int:
-        """Blocks that are referenced at least once."""
-        return self.num_blocks - len(self._free)
+        """Blocks that are held."""
+        return self.num_blocks - self.num_free
 
-    def allocate(self, references: int = 1) -> int:
-        """Take a free block with the given reference count; asserts that there is one."""
-        assert self._free, f"no block of {self.num_blocks} is free: admission must prevent it"
-        block = self._free.pop()
-        self._references[block] = references
-        return block
-
-    def share(self, block: int, references: int = 1) -> None:
-        """Add references to a used block."""
-        assert self._references[block] > 0, f"block {block} is free and cannot be shared"
-        self._references[block] += references
-
-    def share_all(self, blocks: Iterable[int], references: int = 1) -> None:
-        """Add references to each of the used blocks."""
-        counts = self._references
-        for block in blocks:
-            assert counts[block] > 0, f"block {block} is free and cannot be shared"
-            counts[block] += references
-
-    def unshare(self, block: int) -> int:
-        """Replace a reference to a shared block by a new block; returns the block to write to.
-
-        A block with one reference is returned as it is.
-        """
-        if self._references[block] == 1:
-            return block
-        self.release(block)
-        return self.allocate()
-
-    def release(self, block: int) -> None:
-        """Drop one reference; the block is free when none is left."""
-        left = self._references[block] - 1
-        assert left >= 0, f"block {block} was freed twice"
-        self._references[block] = left
-        if left == 0:
-            self._free.append(block)
-
-    def allocate_many(self, count: int, references: int = 1) -> list[int]:
-        """Take `count` free blocks with the given reference count; asserts there are enough."""
-        first = len(self._free) - count
-        assert first >= 0, f"{count} blocks of {self.num_blocks} are not free"
-        blocks = self._free[first:]
-        del self._free[first:]
-        counts = self._references
-        for block in blocks:
-            counts[block] = references
+    def allocate(self, count: int) -> list[int]:
+        """Take `count` free blocks; asserts that there are enough: admission must see to it."""
+        assert count <= self.num_free, f"{count} blocks of {self.num_blocks} are not free"
+        self.num_free -= count
+        returned = self._returned
+        first = len(returned) - count
+        if first < 0:
+            fresh = range(self._first_unused, self._first_unused - first)
+            self._first_unused -= first
+            blocks = [*returned, *fresh]
+            returned.clear()
+            return blocks
+        blocks = returned[first:]
+        del returned[first:]
         return blocks
 
-    def release_all(self, blocks: Iterable[int]) -> None:
-        """Drop one reference of each block."""
-        counts, free = self._references, self._free
-        for block in blocks:
-            left = counts[block] - 1
-            assert left >= 0, f"block {block} was freed twice"
-            counts[block] = left
-            if not left:
-                free.append(block)
+    def free(self, blocks: list[int]) -> None:
+        """Take blocks back."""
+        self._returned += blocks
+        self.num_free += len(blocks)
+        assert self.num_free <= self.num_blocks, f"of {blocks} some were freed twice"
 
-    def references(self, block: int) -> int:
-        """Number of table entries that point to a block."""
-        return self._references[block]
-
-    def check_integrity(self, tables: Iterable[Iterable[int]]) -> None:
-        """Assert that reference counts equal the entries of `tables` and no block is lost."""
-        entries = Counter(block for table in tables for block in table)
-        counted = {b: n for b, n in enumerate(self._references) if n}
-        assert counted == dict(entries), f"references {counted} differ from entries {entries}"
-        assert len(set(self._free)) == len(self._free), "a block is in the free list twice"
-        assert not counted.keys() & set(self._free), "a referenced block is in the free list"
-        assert len(counted) + len(self._free) == self.num_blocks, "a block is lost"
+    def check_integrity(self, held: Iterable[int]) -> None:
+        """Assert that each block is either one of `held` or free, and none is there twice."""
+        free = [*self._returned, *range(self._first_unused, self.num_blocks)]
+        assert len(free) == self.num_free, f"{self.num_free} blocks counted free, {len(free)} are"
+        places = Counter([*held, *free])
+        twice = [block for block, count in places.items() if count > 1]
+        assert not twice, f"blocks {twice} are held twice, or free and held"
+        assert places.keys() == set(range(self.num_blocks)), "a block is lost"

@@ -33,7 +33,7 @@ class AstraScheduler(Scheduler):
     def add(self, group: SequenceGroup) -> None:
         """Queue a new group; raises UserError if it could never finish."""
         super().add(group)
-        self._largest_group = max(self._largest_group, len(group.sequences))
+        self._largest_group = max(self._largest_group, group.request.sampling.n)
 
     @property
     def has_work(self) -> bool:
@@ -133,7 +133,7 @@ class AstraScheduler(Scheduler):
 
     def _recomputes(self, group: SequenceGroup) -> bool:
         """Groups of several sequences are swapped: recomputing would lose their sharing."""
-        return len(group.sequences) == 1 and self.config.preemption is not Preemption.SWAP
+        return group.request.sampling.n == 1 and self.config.preemption is not Preemption.SWAP
 
     def _preempt(self, group: SequenceGroup, step: int) -> None:
         group.next_len = group.context_len(step)

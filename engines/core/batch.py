@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from engines.core.request import Sequence, SequenceGroup
 
@@ -45,24 +45,6 @@ class Batch:
     each sequence that was running before.
     """
 
-    __slots__ = (
-        "beam_groups",
-        "changed",
-        "context_tokens",
-        "copies",
-        "decode_context_tokens",
-        "forked",
-        "joined",
-        "left",
-        "num_decodes",
-        "num_groups",
-        "num_seqs",
-        "prompts",
-        "step",
-        "swap_in",
-        "swap_out",
-    )
-
     def __init__(self) -> None:
         self.step = 0
         self.num_groups = 0  # groups running, prompts of this step included
@@ -79,6 +61,10 @@ class Batch:
         self.copies: list[Copy] = []
         self.swap_in: list[Swap] = []
         self.swap_out: list[Swap] = []
+        self._changes: tuple[list[Any], ...] = (
+            *(self.prompts, self.joined, self.left, self.forked),
+            *(self.changed, self.copies, self.swap_in, self.swap_out),
+        )
 
     def begin(self, step: int) -> None:
         """Start a step: every running sequence gets one more token."""
@@ -111,22 +97,11 @@ class Batch:
         self.context_tokens -= len(sequences) * group.context_len(self.step)
         self.left.extend(sequences)
         if self.forked:
-            self.forked = [s for s in self.forked if s not in sequences]
+            self.forked[:] = [s for s in self.forked if s not in sequences]
         self.beam_groups.pop(group.request.request_id, None)
 
     def clear_changes(self) -> None:
         """Forget the changes that the executor has applied."""
-        if self.prompts:
-            self.prompts.clear()
-        if self.joined:
-            self.joined.clear()
-        if self.left:
-            self.left.clear()
-        if self.changed:
-            self.changed.clear()
-        if self.forked or self.copies:
-            self.forked.clear()
-            self.copies.clear()
-        if self.swap_in or self.swap_out:
-            self.swap_in.clear()
-            self.swap_out.clear()
+        for changes in self._changes:
+            if changes:
+                changes.clear()

@@ -73,22 +73,62 @@ class Status(Enum):
     FINISHED = "finished"
 
 
+class SharedBlocks:
+    """Consecutive blocks that several tables have in common, and the part of the table before.
+
+    `owners` counts the sequences and the later parts that continue this one; the last of them to
+    let go frees the blocks. `end` is the number of table entries up to here.
+    """
+
+    __slots__ = ("before", "blocks", "end", "owners")
+
+    def __init__(self, blocks: list[int], before: SharedBlocks | None, owners: int = 1) -> None:
+        self.blocks = blocks
+        self.before = before
+        self.owners = owners
+        self.end: int = len(blocks) + (0 if before is None else before.end)
+
+
 class Sequence:
     """One output of a request: its blocks in the KV cache and, with a model, its tokens.
 
-    `blocks` is owned by the KV manager. `output_token_ids` and `cumulative_logprob` are written
-    by executors that run a model.
+    Its table is the `shared` blocks, then its own `blocks`, which no other sequence maps; both
+    belong to the KV manager. `output_token_ids` and `cumulative_logprob` are written by executors
+    that run a model.
     """
 
-    __slots__ = ("blocks", "cumulative_logprob", "finished", "group", "index", "output_token_ids")
+    __slots__ = (
+        "blocks",
+        "cumulative_logprob",
+        "finished",
+        "group",
+        "index",
+        "output_token_ids",
+        "shared",
+    )
 
     def __init__(self, group: SequenceGroup, index: int) -> None:
         self.group = group
         self.index = index
+        self.shared: SharedBlocks | None = None
         self.blocks: list[int] = []
         self.finished = False
         self.output_token_ids: list[int] = []
         self.cumulative_logprob = 0.0
+
+    @property
+    def num_blocks(self) -> int:
+        """Entries of its table."""
+        return len(self.blocks) + (0 if self.shared is None else self.shared.end)
+
+    @property
+    def table(self) -> list[int]:
+        """All its blocks in the order of its tokens."""
+        parts, shared = [self.blocks], self.shared
+        while shared is not None:
+            parts.append(shared.blocks)
+            shared = shared.before
+        return [block for part in reversed(parts) for block in part]
 
 
 class SequenceGroup:
@@ -118,7 +158,7 @@ class SequenceGroup:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.sequences = [Sequence(self, i) for i in range(request.sampling.n)]
+        self.sequences: tuple[Sequence, ...] = ()
         self.num_unfinished = request.sampling.n
         self.running: list[Sequence] = []
         self.status = Status.WAITING
@@ -131,10 +171,14 @@ class SequenceGroup:
         self.first_token_s: float | None = None
         self.finish_s: float | None = None
 
-    @property
-    def unfinished(self) -> list[Sequence]:
-        """Sequences that have not ended; there are `num_unfinished`."""
-        return [s for s in self.sequences if not s.finished]
+    def start(self) -> None:
+        """Let all sequences run that have not ended; there are `num_unfinished`.
+
+        They are made here and not before, so that a long queue takes little memory.
+        """
+        if not self.sequences:
+            self.sequences = tuple(Sequence(self, i) for i in range(self.request.sampling.n))
+        self.running = [s for s in self.sequences if not s.finished]
 
     def context_len(self, step: int) -> int:
         """Tokens in each running sequence's KV cache after `step` has executed."""

@@ -152,7 +152,7 @@ class Scheduler(ABC):
             self._start(group, length)
 
     def _start(self, group: SequenceGroup, length: int) -> None:
-        group.running = group.unfinished
+        group.start()
         cached = self.kv.admit(group, length)
         self.batch.prompts.append(Prompt(group, length, cached, self._copies(group)))
         self._join(group, length)

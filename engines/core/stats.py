@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from engines.core.batch import Batch
 from engines.core.kv import KVManager
 
 
-@dataclass(frozen=True)
-class StepMeans:
+class StepMeans(NamedTuple):
     """Means over the steps of a window. Shares are in percent of all KV slots.
 
     `sharing_saving_pct` is 1 - physical blocks / table entries (paper, Fig. 15).
     """
 
-    num_steps: int
     running_requests: float
     token_pct: float
     reservation_pct: float
@@ -28,24 +26,11 @@ class StepMeans:
 class StepRecorder:
     """Adds up each step's state while the clock is within a window."""
 
-    __slots__ = (
-        "_internal",
-        "_reservation",
-        "_running",
-        "_saving",
-        "_shared_steps",
-        "_steps",
-        "_token",
-        "_used",
-        "end_s",
-        "start_s",
-    )
-
     def __init__(self, start_s: float, end_s: float) -> None:
         self.start_s = start_s
         self.end_s = end_s
-        self._steps = self._running = 0
-        self._token = self._reservation = self._internal = self._used = 0
+        self.num_steps = 0
+        self._running = self._token = self._reservation = self._internal = self._used = 0
         self._shared_steps = 0
         self._saving = 0.0
 
@@ -53,26 +38,25 @@ class StepRecorder:
         """Count one step that started at `now_s`, if that is within the window."""
         if not self.start_s <= now_s < self.end_s:
             return
-        usage = kv.usage(batch)
-        self._steps += 1
+        token, reservation, internal, used, physical, logical = kv.usage(batch)
+        self.num_steps += 1
         self._running += num_running
-        self._token += usage.token
-        self._reservation += usage.reservation
-        self._internal += usage.internal
-        self._used += usage.used
-        if usage.logical_blocks:
+        self._token += token
+        self._reservation += reservation
+        self._internal += internal
+        self._used += used
+        if logical:
             self._shared_steps += 1
-            self._saving += 1 - usage.physical_blocks / usage.logical_blocks
+            self._saving += 1 - physical / logical
 
     def means(self, num_slots: int) -> StepMeans | None:
         """Means over the recorded steps; None if there was none."""
-        if not self._steps:
+        if not self.num_steps:
             return None
-        to_pct = 100 / (self._steps * num_slots)
+        to_pct = 100 / (self.num_steps * num_slots)
         known = self._token + self._reservation + self._internal
         return StepMeans(
-            num_steps=self._steps,
-            running_requests=self._running / self._steps,
+            running_requests=self._running / self.num_steps,
             token_pct=self._token * to_pct,
             reservation_pct=self._reservation * to_pct,
             internal_pct=self._internal * to_pct,

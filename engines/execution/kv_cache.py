@@ -146,7 +146,7 @@ class PagedCache(KVCache):
 
     def fill_table(self, table: NDArray[np.int32], sequence: Output) -> None:
         """List the blocks."""
-        table[: len(sequence.blocks)] = sequence.blocks
+        table[: sequence.num_blocks] = sequence.table
 
     def copy(self, copies: Sequence[Copy]) -> None:
         """Copy whole blocks, in the order given."""

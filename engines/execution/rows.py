@@ -177,8 +177,8 @@ class Rows:
     def _change_last(self, sequence: Output) -> None:
         row = self._row_of.get(sequence)
         if row is not None:
-            last = len(sequence.blocks) - 1
-            self.tables[row, last] = sequence.blocks[last]
+            last = sequence.num_blocks - 1
+            self.tables[row, last] = sequence.blocks[-1]
             self._stale_cells.append((row, last))
 
     @property

@@ -40,7 +40,7 @@ class FTScheduler(Scheduler):
         for group in groups:
             assert self.kv.can_admit(group, prompt_len), "a selected request does not fit"
             self.waiting.popleft()
-            group.running = group.unfinished
+            group.start()
             self.kv.admit(group, prompt_len)
             self.batch.prompts.append(Prompt(group, prompt_len, 0, self._copies(group)))
             self._join(group, prompt_len)

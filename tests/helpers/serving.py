@@ -160,7 +160,7 @@ class ContentExecutor:
         if self._config.system is not System.ASTRA:
             return sequence.blocks[0] + position
         size = self._config.block_size
-        return sequence.blocks[position // size] * size + position % size
+        return sequence.table[position // size] * size + position % size
 
     def _move(self, batch: Batch) -> None:
         """Apply swaps, then copies; all copies read before any of them writes."""
@@ -187,14 +187,14 @@ class ContentExecutor:
             del self._tables[sequence]
         for sequence in batch.forked:
             assert sequence in self._tables, "a sequence that does not run was forked"
-            self._tables[sequence] = sequence.blocks.copy()
+            self._tables[sequence] = sequence.table
         for sequence in batch.joined:
             assert sequence not in self._tables, "a running sequence joined"
-            self._tables[sequence] = sequence.blocks.copy()
+            self._tables[sequence] = sequence.table
         for sequence in batch.changed:
-            last = len(sequence.blocks) - 1
-            self._tables[sequence][last:] = [sequence.blocks[last]]
-        expected = {s: s.blocks for group in self.groups for s in group.running}
+            last = sequence.num_blocks - 1
+            self._tables[sequence][last:] = [sequence.blocks[-1]]
+        expected = {s: s.table for group in self.groups for s in group.running}
         assert self._tables == expected, "block tables differ from what the changes say"
 
     def _start(self, sequence: Sequence, num_tokens: int) -> None:

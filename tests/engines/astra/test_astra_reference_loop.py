@@ -51,7 +51,7 @@ class Record:
         # Which free block a sequence gets may differ; who shares with whom may not.
         names: dict[int, int] = {}
         running = [
-            (group.request.request_id, [names.setdefault(b, len(names)) for b in sequence.blocks])
+            (group.request.request_id, [names.setdefault(b, len(names)) for b in sequence.table])
             for group in self.scheduler.running
             for sequence in group.running
         ]

@@ -26,21 +26,21 @@ def make_manager(**values: Any) -> BlockManager:
 def admit(manager: BlockManager, prompt_len: int, **values: Any) -> SequenceGroup:
     """A group that holds its prompt."""
     group = SequenceGroup(make_request(values.pop("request_id", 0), prompt_len, 50, **values))
-    group.running = group.unfinished
+    group.start()
     group.status = Status.RUNNING
     manager.admit(group, prompt_len)
     return group
 
 
 def tables(group: SequenceGroup) -> list[list[int]]:
-    return [sequence.blocks.copy() for sequence in group.running]
+    return [sequence.table for sequence in group.running]
 
 
 def sharing(group: SequenceGroup) -> list[list[int]]:
     """Block tables with places renamed in order of appearance: who shares with whom."""
     names: dict[tuple[int, int], int] = {}
     return [
-        [names.setdefault(place, len(names)) for place in enumerate(sequence.blocks)]
+        [names.setdefault(place, len(names)) for place in enumerate(sequence.table)]
         for sequence in group.running
     ]
 
@@ -78,7 +78,7 @@ class ManagerMachine(RuleBasedStateMachine):
         if not self.manager.can_admit(group, prompt_len):
             return
         known = self.manager.num_prefix_blocks
-        group.running = group.unfinished
+        group.start()
         free = self.manager.pool.num_free
         cached = self.manager.admit(group, prompt_len)
         group.status = Status.RUNNING
@@ -96,16 +96,14 @@ class ManagerMachine(RuleBasedStateMachine):
             return
         manager, batch = self.manager, Batch()
         index, within = divmod(self.lengths[group], manager.block_size)
-        old = [s.blocks[index] if within else None for s in group.running]
-        owners = [0 if block is None else manager.pool.references(block) for block in old]
+        old = [table[index] if within else None for table in tables(group)]
         self.lengths[group] += 1
         manager.append(group, self.lengths[group], batch)
-        new = [sequence.blocks[index] for sequence in group.running]
+        new = [table[index] for table in tables(group)]
         assert len(set(new)) == len(new), "two sequences would write one block"
-        assert all(manager.pool.references(block) == 1 for block in new)
+        assert new == [sequence.blocks[-1] for sequence in group.running], "not its own"
         # Copy-on-write: of those who share a partly filled block, all but the last one copy it.
         writers = {block: old.count(block) for block in old if block is not None}
-        assert all(writers[b] == n for b, n in zip(old, owners, strict=True) if b is not None)
         copies = sum(count - 1 for count in writers.values())
         assert len(batch.copies) == copies
         if old[0] is not None:
@@ -131,10 +129,10 @@ class ManagerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def swap_out(self, data: st.DataObject) -> None:
         group = self.pick(data, Status.RUNNING)
-        if group is None or not self.manager.can_swap_out(group):
+        if group is None or self.manager.swap_pool.num_free < len(set().union(*tables(group))):
             return
         batch, structure, before = Batch(), sharing(group), tables(group)
-        prefix = {b for blocks in self.manager._prefixes.values() for b in blocks}
+        prefix = {b for part in self.manager._prefixes.values() for b in part.blocks}
         self.manager.swap_out(group, batch)
         group.status = Status.SWAPPED
         assert sharing(group) == structure
@@ -172,9 +170,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.manager.check_integrity()
         size = self.manager.block_size
         for group, length in self.lengths.items():
-            assert all(len(s.blocks) == -(-length // size) for s in group.running)
-        for blocks in self.manager._prefixes.values():
-            assert all(self.manager.pool.references(b) >= 1 for b in blocks), "a prefix was freed"
+            assert all(s.num_blocks == -(-length // size) for s in group.running)
 
     def teardown(self) -> None:
         if not hasattr(self, "manager"):
@@ -198,7 +194,7 @@ def test_group_shares_its_prompt() -> None:
     """Three sequences map the same two blocks; no block is computed twice."""
     manager = make_manager()
     group = admit(manager, 6, sampling="n3")
-    assert tables(group) == [group.running[0].blocks] * 3
+    assert tables(group) == [tables(group)[0]] * 3
     assert manager.pool.num_used == 2
 
 
@@ -207,7 +203,7 @@ def test_copy_on_write_only_for_a_shared_partly_filled_block(prompt_len: int, co
     """With a full last block each takes a new one; else all but the last writer copy it."""
     manager, batch = make_manager(), Batch()
     group = admit(manager, prompt_len, sampling="n3")
-    last = group.running[0].blocks[-1]
+    last = tables(group)[0][-1]
     manager.append(group, prompt_len + 1, batch)
     assert len(batch.copies) == copies
     assert all(copy.source_slot == last * 4 and copy.num_tokens == 4 for copy in batch.copies)
@@ -216,7 +212,7 @@ def test_copy_on_write_only_for_a_shared_partly_filled_block(prompt_len: int, co
         targets = {copy.target_slot // 4 for copy in batch.copies}
         assert targets == {s.blocks[-1] for s in group.running[:-1]}
     full = prompt_len // 4
-    assert len({tuple(s.blocks[:full]) for s in group.running}) == 1, "full blocks stay shared"
+    assert len({tuple(table[:full]) for table in tables(group)}) == 1, "full blocks stay shared"
     manager.check_integrity()
 
 
@@ -235,18 +231,18 @@ def test_prefix_is_computed_once_and_kept() -> None:
     """The first request registers whole blocks; later ones map them; nobody frees or swaps them."""
     manager, batch = make_manager(share_prefix=True), Batch()
     first = admit(manager, 14, prefix_len=PREFIX_LEN)
-    prefix = first.running[0].blocks[:2]
+    prefix = first.running[0].table[:2]
     later = SequenceGroup(make_request(1, 12, 4, prefix_len=PREFIX_LEN, sampling="n2"))
-    later.running = later.unfinished
+    later.start()
     later.status = Status.RUNNING
     used = manager.pool.num_used
     assert manager.admit(later, 12) == 8, "two whole blocks of the prefix are cached"
-    assert [s.blocks[:2] for s in later.running] == [prefix, prefix]
+    assert [table[:2] for table in tables(later)] == [prefix, prefix]
     assert manager.pool.num_used == used + 1
     manager.append(later, 13, batch)
     manager.swap_out(later, batch)
     later.status = Status.SWAPPED
-    assert [s.blocks[:2] for s in later.running] == [prefix, prefix]
+    assert [table[:2] for table in tables(later)] == [prefix, prefix]
     assert not {swap.source_block for swap in batch.swap_out} & set(prefix)
     manager.check_integrity()
     manager.free(first.running[0])
@@ -258,7 +254,7 @@ def test_one_prompt_token_is_always_computed() -> None:
     manager = make_manager(share_prefix=True)
     admit(manager, 8, prefix_len=8)
     again = SequenceGroup(make_request(1, 8, 4, prefix_len=8))
-    again.running = again.unfinished
+    again.start()
     assert manager.admit(again, 8) == 4
 
 
@@ -276,7 +272,7 @@ def test_prefixes_of_different_tokens_are_kept_apart() -> None:
     for index, token in enumerate((7, 8, 7)):
         ids = (token,) * 9
         groups.append(admit(manager, 9, request_id=index, prefix_len=8, prompt_token_ids=ids))
-    blocks = [group.running[0].blocks[:2] for group in groups]
+    blocks = [tables(group)[0][:2] for group in groups]
     assert blocks[0] == blocks[2] != blocks[1]
     assert manager.num_prefix_blocks == 4
 
@@ -321,7 +317,6 @@ def test_full_swap_pool_is_an_error_with_a_remedy() -> None:
     """Nothing is moved when the CPU pool is too small."""
     manager, batch = make_manager(swap_slots=4), Batch()
     group = admit(manager, 8)
-    assert not manager.can_swap_out(group)
     with pytest.raises(UserError, match=r"needs 2 swap blocks but 1 are free.*--swap-space"):
         manager.swap_out(group, batch)
     manager.check_integrity()

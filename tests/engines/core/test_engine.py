@@ -95,7 +95,7 @@ def test_recorder_counts_steps_that_start_in_its_window(
     drive(engine, two_requests(), max_steps=9)
     means = engine.recorder.means(64)
     assert means is not None
-    assert means.num_steps == steps
+    assert engine.recorder.num_steps == steps
     assert means.running_requests == pytest.approx(running)
 
 
@@ -195,7 +195,7 @@ def test_group_of_several_is_swapped_even_if_one_is_left() -> None:
     group = stopper.group = engine.add_request(make_request(0, 10, 20, sampling="n3"))
     for _ in range(5):
         engine.step()
-    assert len(group.unfinished) == 1
+    assert group.num_unfinished == 1
     engine.scheduler.batch.begin(5)
     engine.scheduler._preempt(group, 5)  # type: ignore[attr-defined]
     assert group.status is Status.SWAPPED

@@ -155,14 +155,15 @@ def recount(kv: Any, executor: ContentExecutor) -> KVUsage:
     sequences = [s for group in executor.groups for s in group.running]
     lengths = {s: len(executor.histories[s]) for s in sequences}
     if isinstance(kv, BlockManager):
-        fill = {block: kv.block_size for blocks in kv._prefixes.values() for block in blocks}
+        kept = [block for prefix in kv._prefixes.values() for block in prefix.blocks]
+        fill = dict.fromkeys(kept, kv.block_size)
         for sequence, length in lengths.items():
-            for index, block in enumerate(sequence.blocks):
+            for index, block in enumerate(sequence.table):
                 filled = min(kv.block_size, length - index * kv.block_size)
                 fill[block] = max(fill.get(block, 0), filled)
         used = len(fill) * kv.block_size
         token = sum(fill.values())
-        logical = sum(len(s.blocks) for s in sequences)
+        logical = sum(s.num_blocks for s in sequences)
         return KVUsage(token, 0, used - token, used, len(fill), logical)
     requests = [s.group.request for s in sequences]
     final = sum(r.prompt_len + r.output_len for r in requests)

@@ -44,7 +44,7 @@ class Recorder:
             assert rows.row_of(sequence) == row
             assert rows.context_lens[row] == sequence.group.context_len(batch.step)
             assert rows.start_offsets[row] == 0
-            assert rows.tables[row, : len(sequence.blocks)].tolist() == sequence.blocks
+            assert rows.tables[row, : sequence.num_blocks].tolist() == sequence.table
             assert rows.output_of(row) == self.chosen.get(sequence, [])
             if row < batch.num_decodes:
                 assert int(rows.device.last_tokens[row]) == self.chosen[sequence][-1]

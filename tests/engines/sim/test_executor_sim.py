@@ -22,7 +22,7 @@ from engines.core.request import SequenceGroup
 
 def joined(batch: Batch, prompt_len: int, **values: Any) -> SequenceGroup:
     group = SequenceGroup(make_request(0, prompt_len, 4, sampling=values.pop("sampling", "n1")))
-    group.running = group.unfinished
+    group.start()
     batch.join(group, prompt_len)
     batch.prompts.append(Prompt(group, prompt_len, **values))
     return group
