@@ -56,6 +56,7 @@ def describe_machine(device: str) -> dict[str, Any]:
     import torch
 
     from engines.execution.device import device_name
+    from engines.kernels.build import find_compiler
 
     found = environment(gpu=device == "cuda")
     found["torch"], found["cuda"] = torch.__version__, torch.version.cuda
@@ -63,7 +64,7 @@ def describe_machine(device: str) -> dict[str, Any]:
     if device == "cuda":
         query = ("nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader")
         found["driver"] = _first_line(*query)
-        found["nvcc"] = _first_line("sh", "-c", "nvcc --version | tail -1")
+        found["nvcc"] = find_compiler("cuda")
         found["capability"] = list(torch.cuda.get_device_capability())
     return found
 
@@ -131,10 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     deadline = float("inf") if options.only else time.monotonic() + TOTAL_S
     run = Run(options.device, options.quick, options.out, deadline)
     try:
-        import torch
+        from engines.kernels.driver import require_cuda
 
-        if options.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("no CUDA device here: run this on a machine with a GPU")
+        if options.device == "cuda":
+            require_cuda()
         content = b""
         for record in check_device(run, parts):
             content = json_bytes(record)

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include "kernels.h"
 
@@ -37,7 +38,7 @@ constexpr const char* kDataTypes = "float32, float16, bfloat16";
 struct LaunchScope {
   explicit LaunchScope(const torch::stable::Tensor& tensor) : guard(tensor.get_device_index()) {
     const int device = tensor.get_device_index();
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &launch.stream));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &launch.stream));
     // This library's own CUDA runtime, too, must know the device.
     check_done(cudaSetDevice(device), "selecting the device");
     check_done(cudaDeviceGetAttribute(&launch.num_multiprocessors,

@@ -7,7 +7,7 @@ set -eu
 venv=$1
 what=${2:-base}
 python=${PYTHON:-python3}
-torch=2.13.0
+torch=$(sed -n 's/.*"torch>=.*<=\([0-9.]*\)".*/\1/p' pyproject.toml)
 cpu_index=https://download.pytorch.org/whl/cpu
 
 fail() {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -56,10 +57,14 @@ def locks() -> tuple[Lock, ...]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     runs = (*project["dependencies"], *extras["models"], *extras["ray"])
-    without_cuda = tuple(f"{name}+cpu" if name.startswith("torch==") else name for name in runs)
+
+    def with_torch(build: str) -> tuple[str, ...]:
+        """The newest torch that is admitted, in one of its builds."""
+        return tuple(re.sub(r"^torch>=.*<=(.*)", rf"torch==\1{build}", name) for name in runs)
+
     return (
-        Lock("cpu", "3.11", without_cuda),  # Debian 12
-        Lock("cuda", "3.12", runs),  # Ubuntu 24.04, and uv's where the base's own is too old
+        Lock("cpu", "3.11", with_torch("+cpu")),  # Debian 12
+        Lock("cuda", "3.12", with_torch("")),  # Ubuntu 24.04, and uv's where the base's is too old
         Lock("uv", "3.8", tuple(extras["lock"])),
     )
 

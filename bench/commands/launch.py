@@ -11,6 +11,7 @@ import click
 
 from bench.commands import options
 from bench.commands.output import note
+from bench.commands.point_options import SYSTEM_VARIABLE
 from bench.docker.images import Recipe, image_system
 from bench.docker.launch import launch
 from engines.core.config import System
@@ -21,7 +22,7 @@ from engines.core.config import System
     "--system",
     required=True,
     metavar="|".join(system.value for system in System),
-    help="Whose image.",
+    help="Whose image, and what it serves.",
 )
 @options.image_device
 @options.artifacts
@@ -38,14 +39,16 @@ def command(
     build_arg: dict[str, str],
     words: tuple[str, ...],
 ) -> None:
-    """Run a command of `bench` in a container: bench launch --system orca-max -- run --system ...
+    """Run a command of `bench` in a container: bench launch --system orca-pow2 -- run --rate 2
 
-    The image is built first if it is missing or stale. The container sees the artifacts directory
-    as `artifacts` and nothing else of this machine; it has no network. Exits like the command.
+    A command that takes --system serves the same one without. The image is built first if it is
+    missing or stale. The container sees the artifacts directory as `artifacts` and nothing else of
+    this machine; it has no network. Exits like the command.
     """
     recipe = Recipe(image_system(system), device, build_arg)
     out, errors = _writer(sys.stdout), _writer(sys.stderr)
-    ctx.exit(launch(recipe, ("bench", *words), Path(artifacts), note, out=out, errors=errors))
+    words = ("env", f"{SYSTEM_VARIABLE}={system}", "bench", *words)
+    ctx.exit(launch(recipe, words, Path(artifacts), note, out=out, errors=errors))
 
 
 def _writer(stream: TextIO) -> Callable[[bytes], None]:

@@ -14,6 +14,7 @@ from bench.point.spec import DEFAULT_ROUTER, Backend, PointSpec, Router, plain_s
 from engines.core.config import Preemption, System
 from engines.core.models import MODELS
 
+SYSTEM_VARIABLE = "BENCH_SYSTEM"  # the default of --system; each image sets it to its own
 SETTINGS = tuple(field.name for field in fields(PointSpec))
 
 
@@ -123,7 +124,7 @@ OF_WORKLOADS = (
 
 
 def _option(name: str, *, required: bool) -> options.Decorator:
-    """The option of a field, with the field's default."""
+    """The option of a field, with the field's default; a system's image names its own system."""
     words = "--" + name.removesuffix("_gib").replace("_", "-")
     if name == "share_prefix":
         words = f"{words}/--no-share-prefix"
@@ -132,6 +133,8 @@ def _option(name: str, *, required: bool) -> options.Decorator:
         words,
         name,
         required=required,
+        envvar=SYSTEM_VARIABLE if required else None,
+        show_envvar=True,
         type=_TYPES[name],
         metavar=_METAVARS.get(name),
         help=_HELP[name],

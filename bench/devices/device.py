@@ -35,11 +35,12 @@ def settle_device(name: str) -> str:
         )
     import torch
 
-    has_cuda = torch.cuda.is_available()
-    if name == "cuda" and not has_cuda:
-        raise UserError("no CUDA device here: use --device cpu")
-    device = ("cuda" if has_cuda else "cpu") if name == "auto" else name
+    from engines.kernels.driver import require_cuda
     from engines.kernels.library import load_kernels
+
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    if device == "cuda":
+        require_cuda()
 
     if not load_kernels(device).compiled:
         raise UserError(

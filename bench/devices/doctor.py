@@ -14,6 +14,7 @@ from bench.files import check_writable
 from bench.machine import cpu_model, git_state, memory_bytes, package_version, usable_cores
 from engines.core.config import GIB
 from engines.core.errors import UserError
+from engines.kernels.driver import find_driver, require_cuda
 
 DISTRIBUTION = "astra-artifact"
 MIN_PYTHON = (3, 11)
@@ -34,6 +35,7 @@ def examine(artifacts: Path) -> list[Finding]:
         check_write_access(artifacts),
         check_git(),
         check_ray(),
+        check_torch(),
         *container_findings(),
     ]
 
@@ -134,3 +136,18 @@ def check_ray(found: str | None = package_version("ray")) -> Finding:
     if _numbers(found) < _numbers(MIN_RAY):
         return Finding("Ray", Level.WARN, found, remedy)
     return Finding("Ray", Level.OK, found)
+
+
+def check_torch(found: str | None = package_version("torch")) -> Finding:
+    """PyTorch, which only models need, sees the GPU where a driver is installed."""
+    if found is None:
+        remedy = "make install BACKEND=cpu (only models need it)"
+        return Finding("PyTorch", Level.OK, "not installed (optional)", remedy)
+    if find_driver() is None:
+        return Finding("PyTorch", Level.OK, f"{found} (no NVIDIA driver: models run on the CPU)")
+    try:
+        require_cuda()
+    except UserError as error:
+        why, _, remedy = str(error).rpartition(": ")
+        return Finding("PyTorch", Level.WARN, why, remedy)
+    return Finding("PyTorch", Level.OK, f"{found} sees the GPU")

@@ -101,9 +101,10 @@ def load_images(client: DockerClient, folder: Path) -> list[Image]:
 
 
 def serve_offline(client: DockerClient, image: Image) -> str:
-    """Serve a simulated point in a container without network; returns how many requests it did."""
-    system = image.name.partition(":")[0].removeprefix("sosp23-").replace("orca", "orca-max")
-    words = ["bench", "run", "--system", system, "--backend", "sim", "--rate", "2"]
+    """Serve a simulated point of the image's own system in a container without network; returns
+    how many requests it did.
+    """
+    words = ["bench", "run", "--backend", "sim", "--rate", "2"]
     words += ["--duration", "60", "--json", "--quiet"]
     with tempfile.TemporaryDirectory() as artifacts:
         metrics = run_json(client, image, words, Confinement(Path(artifacts)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,12 +15,12 @@ from bench.docker.gpus import Gpu, docker_gives_gpus, find_gpus
 from bench.docker.images import SYSTEMS, Recipe, find_image, parse_build_args, state_of
 from engines.core.config import GIB
 from engines.core.errors import UserError
+from engines.kernels.driver import find_driver, least_driver
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-# CUDA 13.0, which the images are made with, needs a driver of this branch or newer.
-MIN_DRIVER = (580, 65)
+_IMAGES_CUDA = "13.0"
 _DISK_PER_IMAGE = 15 * GIB  # of a GPU image while it is built; they share most of it
 _TIMEOUT_S = 5
 
@@ -51,9 +50,10 @@ def container_findings(
 ) -> Iterator[Finding]:
     """Yield a finding for each thing that containers need; nothing else needs any of them."""
     gpus = find_gpus()
-    yield _check_gpus(gpus)
-    if gpus:
-        yield _check_driver(gpus[0].driver)
+    driver = gpus[0].driver if gpus else find_driver()
+    yield _check_gpus(gpus, driver)
+    if driver is not None:
+        yield _check_driver(driver)
     if shutil.which("dockerd") is None and shutil.which("docker") is None:
         yield Finding("Docker", Level.OK, "not installed (optional)")
         return
@@ -74,8 +74,8 @@ def container_findings(
         yield Finding("Docker", Level.WARN, found, remedy)
 
 
-def _check_gpus(gpus: list[Gpu]) -> Finding:
-    if not gpus and shutil.which("nvidia-smi"):
+def _check_gpus(gpus: list[Gpu], driver: str | None) -> Finding:
+    if not gpus and (driver or shutil.which("nvidia-smi")):
         return Finding("GPU", Level.WARN, "none that nvidia-smi shows", "nvidia-smi says why")
     if not gpus:
         return Finding("GPU", Level.OK, "none: figures are simulated")
@@ -87,11 +87,10 @@ def _check_gpus(gpus: list[Gpu]) -> Finding:
 
 
 def _check_driver(found: str) -> Finding:
-    if tuple(map(int, re.findall(r"\d+", found)[:2])) < MIN_DRIVER:
-        least = ".".join(map(str, MIN_DRIVER))
-        remedy = f"install driver {least} or newer: the images' CUDA 13.0 needs it"
+    if needed := least_driver(_IMAGES_CUDA, found):
+        remedy = f"install driver {needed} or newer: the images' CUDA {_IMAGES_CUDA} needs it"
         return Finding("driver", Level.WARN, found, remedy)
-    return Finding("driver", Level.OK, f"{found} (serves the images' CUDA 13.0)")
+    return Finding("driver", Level.OK, f"{found} (serves the images' CUDA {_IMAGES_CUDA})")
 
 
 def _check_docker_disk(client: DockerClient) -> Finding:

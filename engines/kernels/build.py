@@ -40,6 +40,7 @@ _INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
     ),
 }
 _PER_INSTRUCTION_SET = "attend"
+_CUDA_FOLDER = "/usr/local/cuda"
 
 
 def source_folder() -> Path | None:
@@ -103,9 +104,15 @@ def find_torch() -> Path | None:
 
 
 def find_compiler(device: str) -> str | None:
-    """Return the compiler for a device's library, or None."""
-    names = ("nvcc",) if device == "cuda" else ("g++", "c++", "clang++")
-    return next((path for name in names if (path := shutil.which(name))), None)
+    """Return the compiler for a device's library, or None.
+
+    nvcc is looked for on PATH, then in CUDA_HOME, CUDA_PATH and the usual folder.
+    """
+    if device == "cuda":
+        homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")] + [_CUDA_FOLDER]
+        places = [os.environ.get("PATH", ""), *(f"{home}/bin" for home in homes if home)]
+        return shutil.which("nvcc", path=os.pathsep.join(places))
+    return next((path for name in ("g++", "c++", "clang++") if (path := shutil.which(name))), None)
 
 
 def instruction_sets() -> tuple[str, ...]:
@@ -205,10 +212,35 @@ def build(
         link = _link_flags(device, torch, Path(scratch), compiler)
         _call([compiler, "-shared", *flags, *objects, *link, "-o", str(library)])
         library.replace(target)  # atomic: a process that builds at the same time sees a whole file
-    for stale in place.glob(f"_{device}-*.so"):
-        if stale != target:
-            stale.unlink(missing_ok=True)
+    _remove_others(target, device)
     return target
+
+
+def adopt(device: str, path: Path) -> Path:
+    """Copy a library that was compiled elsewhere to where it is looked for; returns that place.
+
+    Raises UserError unless its name says that it was made from these sources.
+    """
+    folder = source_folder()
+    prefix = f"_{device}-{source_hash(device, folder)}" if folder is not None else f"_{device}-"
+    if not path.is_file() or not path.name.startswith(prefix):
+        raise UserError(
+            f"'{path}' is no library of these sources: its name must begin with {prefix} (compile "
+            f"it from this checkout: python -m engines.kernels.build --device {device})"
+        )
+    place = library_folder()
+    place.mkdir(parents=True, exist_ok=True)
+    if path.resolve().parent != place:
+        shutil.copy2(path, place / "library.tmp")
+        (place / "library.tmp").replace(place / path.name)
+    _remove_others(place / path.name, device)
+    return place / path.name
+
+
+def _remove_others(library: Path, device: str) -> None:
+    for stale in library.parent.glob(f"_{device}-*.so"):
+        if stale != library:
+            stale.unlink(missing_ok=True)
 
 
 def _require_tools(device: str) -> tuple[Path, Path, str]:
@@ -219,8 +251,10 @@ def _require_tools(device: str) -> tuple[Path, Path, str]:
     if torch is None:
         raise UserError("torch is not installed: install it first (torch>=2.11)")
     if compiler is None:
-        name = "nvcc (the CUDA toolkit)" if device == "cuda" else "a C++ compiler (g++ or clang++)"
-        raise UserError(f"{name} was not found on PATH: install it to compile the {device} kernels")
+        name = "a C++ compiler (g++ or clang++) was not found on PATH"
+        if device == "cuda":
+            name = f"nvcc was not found on PATH, in CUDA_HOME or in {_CUDA_FOLDER}"
+        raise UserError(f"{name}: install it to compile the {device} kernels")
     return folder, torch, compiler
 
 

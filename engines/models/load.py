@@ -11,6 +11,7 @@ import torch
 
 from engines.core.errors import UserError, unknown_name
 from engines.core.models import MODELS, ModelSpec
+from engines.kernels.driver import require_cuda
 from engines.models.builder import Builder, ShapeRecorder, WeightSource
 from engines.models.checkpoint import Checkpoint
 from engines.models.dummy import DummyWeights
@@ -115,8 +116,7 @@ def _require_device(device: torch.device, dtype: torch.dtype) -> None:
         raise UserError(f"unsupported dtype {dtype}: supported: {', '.join(DTYPES)}")
     if device.type != "cuda":
         return
-    if not torch.cuda.is_available():
-        raise UserError(f"no CUDA device for '{device}': use --backend cpu or sim")
+    require_cuda()
     if (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"no device '{device}': this machine has {torch.cuda.device_count()}")
     if dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):

@@ -203,16 +203,6 @@ def test_nothing_is_needed_that_a_machine_with_a_gpu_may_lack() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_without_a_gpu_it_says_so_in_one_line_and_writes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert check.main(["--out", str(tmp_path / "out")]) == 2
-    error = "error: no CUDA device here: run this on a machine with a GPU\n"
-    assert capsys.readouterr().err == error
-    assert not (tmp_path / "out").exists()
-
-
 def test_rates_follow_the_speed_of_a_step(tmp_path: Path) -> None:
     spec = PointSpec(system="astra", model="opt-13b", backend="cuda")
 

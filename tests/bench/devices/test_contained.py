@@ -89,6 +89,14 @@ def test_a_measurement_without_a_free_gpu_is_refused(docker: Docker, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_launched_command_serves_the_system_of_the_launch(docker: Docker, tmp_path: Path) -> None:
+    words = ("launch", "--system", "orca-pow2", "--device", "cpu", "--artifacts", str(tmp_path))
+    CliRunner().invoke(main, [*words, "--", "run", "--rate", "2"])
+    ((image, command, _),) = docker.ran
+    assert image == "sosp23-orca:cpu"
+    assert command == ["env", "BENCH_SYSTEM=orca-pow2", "bench", "run", "--rate", "2"]
+
+
 def test_the_speed_of_a_cpu_is_measured_in_its_image(docker: Docker, tmp_path: Path) -> None:
     docker.printed = {"speed": 0.5}
     assert measurer(tmp_path).speed() == 0.5

@@ -88,14 +88,6 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, words: str) ->
     assert not out.exists()
 
 
-def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("torch")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    result = bench("--device", "cuda")
-    assert result.exit_code == 2
-    assert result.stderr == "Error: no CUDA device here: use --device cpu\n"
-
-
 @pytest.mark.parametrize(
     ("content", "told"),
     [(None, "bench kernels --out"), ("{", "not valid JSON"), ("[]", "no measurement of this")],

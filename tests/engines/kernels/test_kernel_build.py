@@ -43,9 +43,27 @@ def test_the_command_names_an_unknown_device(capsys: pytest.CaptureFixture[str])
 def test_without_a_compiler_the_command_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("PATH", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr(build, "_CUDA_FOLDER", str(tmp_path / "usual"))
     assert build.main(["--device", "cuda"]) == 2
-    assert "nvcc (the CUDA toolkit) was not found on PATH" in capsys.readouterr().err
+    expected = f"nvcc was not found on PATH, in CUDA_HOME or in {tmp_path}/usual: install it"
+    assert expected in capsys.readouterr().err
+
+
+def test_nvcc_is_looked_for_on_path_then_where_the_toolkit_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(build, "_CUDA_FOLDER", str(tmp_path / "usual"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path / "other"))
+    assert build.find_compiler("cuda") is None
+    for place in ("usual/bin", "other/bin", "home/bin", "path"):  # each goes before those before it
+        program = tmp_path / place / "nvcc"
+        program.parent.mkdir(parents=True)
+        program.touch(mode=0o755)
+        assert build.find_compiler("cuda") == str(program)
 
 
 @NEEDS_TORCH
@@ -179,7 +197,7 @@ def test_a_library_without_an_architecture_asked_for_is_built_again(
 def test_the_cuda_library_compiles_for_both_architectures(tmp_path: Path) -> None:
     """nvcc alone compiles it: machine code for the A100 and for Hopper, and later devices' PTX."""
     if build.find_compiler("cuda") is None:
-        pytest.skip("no nvcc on PATH")
+        pytest.skip("no nvcc")
     path = build.build("cuda", into=tmp_path)
     assert build.architectures_in(path) == [80, 90]
     if (cuobjdump := shutil.which("cuobjdump")) is not None:
