@@ -267,7 +267,7 @@ def comparable_rate(spec: PointSpec, profile: Path) -> float:
 
     def step_s(model: str, name: str, shrink: int) -> float:
         device = load_profile(name)
-        shape = replace(find_model(model), dtype_bytes=int(device.element_bytes))
+        shape = replace(find_model(model), dtype_bytes=int(device.element_bytes or 2))
         cost = StepCost(shape, device, tensor_parallel=1, block_size=16, python_host=True)
         context_tokens = TYPICAL_BATCH * TYPICAL_CONTEXT // shrink
         return cost.decode_seconds(

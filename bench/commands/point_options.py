@@ -13,6 +13,7 @@ from bench.commands import options
 from bench.point.spec import DEFAULT_ROUTER, Backend, PointSpec, Router, plain_setting
 from engines.core.config import Preemption, System
 from engines.core.models import MODELS
+from engines.sim.profile import names_of
 
 SYSTEM_VARIABLE = "BENCH_SYSTEM"  # the default of --system; each image sets it to its own
 SETTINGS = tuple(field.name for field in fields(PointSpec))
@@ -43,7 +44,8 @@ def window(text: str) -> tuple[float, float]:
 # In the order of the help.
 _HELP: Mapping[str, str] = {
     "system": "Serving system.",
-    "model": f"Model: {', '.join(MODELS)}.",
+    "model": f"Model: {', '.join(MODELS)}, or the path of a checkpoint; a config.json suffices to "
+    "simulate it.",
     "workload": "Workload.",
     "trace": "Replay a CSV file with columns arrival_s,input_len,output_len instead of a workload.",
     "lengths": "Lengths of the workload from a file (see `bench data`) instead of shipped "
@@ -55,7 +57,10 @@ _HELP: Mapping[str, str] = {
     "shrink": "Divide all lengths and the model's context by this, for a run in miniature.",
     "block_size": "Tokens in a KV block.",
     "backend": "Run the model (cuda, cpu) or simulate it (sim).",
-    "device_profile": "Device to simulate.  [default: the paper's for the model]",
+    "device_profile": f"Device to simulate: {', '.join(names_of('profiles'))}, or a file.  "
+    "[default: the paper's for the model]",
+    "host": "Host of the simulated device: none, the paper's Python of 2023, or a file of times.  "
+    "[default: as the device profile says]",
     "tensor_parallel": "Devices that share the model.  [default: sim: the paper's for the model; "
     "else 1]",
     "replicas": "Engines that share the arrivals, each on devices of its own (sim).",
@@ -85,6 +90,7 @@ _METAVARS: Mapping[str, str] = {
     "sampling": "n1|n2|n4|n6|beam2|beam4|beam6",
     "backend": "|".join(Backend),
     "device_profile": "NAME|FILE.toml",
+    "host": "none|paper|FILE.toml",
     "router": "|".join(Router),
     "gpu_memory": "SIZE",
     "dtype": "float32|bfloat16|float16",
@@ -119,7 +125,7 @@ _DEFAULTS = {
 # Settings that say what arrives when and what is measured, or describe a simulated device.
 OF_WORKLOADS = (
     *("workload", "trace", "lengths", "rate", "duration", "sampling"),
-    *("warmup", "window", "timeout", "device_profile", "replicas", "router"),
+    *("warmup", "window", "timeout", "device_profile", "host", "replicas", "router"),
 )
 
 

@@ -14,7 +14,7 @@ import click
 
 from bench.commands import options
 from bench.commands.backend import check_profile, resolve_backend, tell_backend
-from bench.commands.output import print_table
+from bench.commands.output import note, print_table
 from bench.commands.point_options import is_given, point_options
 from bench.files import check_writable, plain
 from bench.point.serve import Outcome, run_point
@@ -81,6 +81,8 @@ def serve(spec: PointSpec, *, out: Path | None, quiet: bool, ray: str) -> Outcom
     started = datetime.now(UTC)
     with choose(quiet=quiet).single(spec.slug) as advance:
         outcome = run_point(spec, on_progress=advance, ray=ray)
+    for line in outcome.inputs.get("model", {}).get("notes", []):
+        note(f"{spec.model}: {line}")
     if out is not None:
         shared, ended = environment(gpu=spec.backend == "cuda"), datetime.now(UTC)
         provenance = provenance_of(

@@ -91,7 +91,8 @@ def run_on_ranks(
     with _torch_needed(spec):
         from engines.execution.ranks import start_ranks
         from engines.execution.setup import choose_dtype
-        from engines.models.load import describe_model, require_divisible
+        from engines.models.load import require_divisible
+        from engines.models.spec import describe_model
 
     choose_dtype(spec.backend, spec.dtype)
     require_divisible(describe_model(spec.model)[0], degree)

@@ -17,6 +17,7 @@ from engines.core.clock import Clock, VirtualClock, WallClock
 from engines.core.config import GIB, EngineConfig, System
 from engines.core.executor import Executor
 from engines.core.models import ModelSpec, find_model
+from engines.models.spec import why_not_run
 from engines.sim.beams import NOVELTY, BeamProcess
 from engines.sim.cost import StepCost
 from engines.sim.executor import SimExecutor
@@ -56,28 +57,40 @@ def simulate(spec: PointSpec) -> Platform:
     """The paper's server for the model unless the spec names another; raises UserError."""
     model = find_model(spec.model)
     server_profile, server_degree = paper_server(model)
-    profile = load_profile(server_profile if spec.device_profile is None else spec.device_profile)
+    asked = server_profile if spec.device_profile is None else spec.device_profile
+    profile = load_profile(asked, spec.host)
     if spec.trace is None and spec.workload in GREEDY_WORKLOADS:
         profile = replace(profile, draw_overhead_s=0.0)
     degree = server_degree if spec.tensor_parallel is None else spec.tensor_parallel
-    model = replace(model, dtype_bytes=int(profile.element_bytes))
+    model = replace(model, dtype_bytes=int(profile.element_bytes or model.dtype_bytes))
+    own_host = "" if spec.host is None else f", host {spec.host}"
     return Platform(
         model=model,
-        device=f"{degree}x {profile.name}",
+        device=f"{degree}x {profile.name}{own_host}",
         inputs={
             "device_profile": {
                 "name": profile.name,
                 "sha256": profile.sha256,
+                "host": profile.host,
                 "calibrated": dict(profile.calibrated),
-            }
+                "assumed": dict(profile.assumed),
+            },
+            **_of_model(spec.model, model),
         },
         default_slots=partial(default_slots, model, profile, degree),
         create_executor=partial(_price, model, profile, degree),
         create_clock=VirtualClock,
         # All of the simulation's own time is the host's.
         host_us_per_step=lambda executor, wall_s, steps: 1e6 * wall_s / max(steps, 1),
-        swap_bytes=int(spec.swap_space_gib * GIB * degree),
+        swap_bytes=int(spec.swap_space_gib * GIB * model.kv_shards(degree)),
     )
+
+
+def _of_model(name_or_path: str, model: ModelSpec) -> dict[str, Any]:
+    """What results say about a model that is not one of those that can be run."""
+    why = why_not_run(name_or_path)
+    notes = [*([f"simulated only: {why}"] if why else []), *model.notes]
+    return {"model": {"name": model.name, "notes": notes}} if notes else {}
 
 
 def _price(

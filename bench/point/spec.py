@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from engines.core.config import MOST_KV_SLOTS, Preemption, System, parse_size
 from engines.core.errors import UserError, unknown_name
+from engines.core.model_config import config_file
+from engines.core.models import is_path
 from engines.core.request import SamplingParams
 
 
@@ -103,8 +106,9 @@ class PointSpec:
     `gpu_memory` stands in for a smaller device when KV slots are derived from memory. `shrink`
     divides all lengths and the model's context, for runs in miniature. `timeout` ends serving
     early, with requests unfinished. `trace` replays a file; `lengths` replaces a workload's shipped
-    length statistics by a file. `replicas` engines, each on devices of its own, share the arrivals
-    out through `router` (simulation only).
+    length statistics by a file. `model` is a name, or a path: a config.json suffices to simulate
+    it. `host` replaces a simulated device's host times. `replicas` engines, each on devices of its
+    own, share the arrivals out through `router` (simulation only).
     """
 
     system: System
@@ -119,6 +123,7 @@ class PointSpec:
     block_size: int = 16
     backend: Backend = Backend.SIM
     device_profile: str | None = None
+    host: str | None = None
     tensor_parallel: int | None = None
     kv_slots: int | None = None
     gpu_memory: MemorySize | None = None
@@ -163,6 +168,10 @@ class PointSpec:
                     f"{flag} {value} counts only where a model runs (--backend cpu or cuda): give "
                     f"{instead} to the simulation"
                 )
+        if self.measured and self.host is not None:
+            raise UserError(
+                f"--host {self.host} counts only for --backend sim, got backend '{self.backend}'"
+            )
         if self.replicas == 1 and self.router is not None:
             raise UserError(
                 f"router '{self.router}' has nothing to choose from: give --replicas 2 or more"
@@ -178,14 +187,26 @@ class PointSpec:
         """Whether a model runs, so that times are this machine's."""
         return self.backend in (Backend.CPU, Backend.CUDA)
 
+    @property
+    def input_files(self) -> dict[str, Path]:
+        """The files that settings name, by field; of a simulated model its config.json."""
+        fields_of_files = ("trace", "lengths", "device_profile", "host")
+        paths = {name: Path(getattr(self, name) or "") for name in fields_of_files}
+        if not self.measured and is_path(self.model):
+            paths["model"] = config_file(self.model)
+        return {name: path for name, path in paths.items() if path.is_file()}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; read back by `from_dict`.
 
-        A single engine has no entries for replicas, so that its identity does not depend on them.
+        A single engine has no entries for replicas, and a device's own host none for it, so that
+        the identity of such points does not depend on them.
         """
         values = {field.name: plain_setting(getattr(self, field.name)) for field in fields(self)}
         if self.replicas == 1:
             del values["replicas"], values["router"]
+        if self.host is None:
+            del values["host"]
         return values
 
     @classmethod

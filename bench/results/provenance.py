@@ -28,7 +28,6 @@ _ROOT = Path(__file__).parents[2]
 _DECISIVE = ("engines", "bench/point", "bench/workloads")
 # Sources of the kernels as an installed package has them; a checkout has them elsewhere.
 _CARRIED = Path("engines", "kernels", "csrc")
-INPUT_FILES = ("trace", "lengths", "device_profile")  # settings that may name a file
 _PACKAGES = ("numpy", "pyarrow", "torch")
 # Environment variable with a JSON object of facts that only the launcher of a container knows.
 # They replace what `environment` finds out.
@@ -58,8 +57,7 @@ def _source_files(root: Path) -> Iterator[str]:
 
 def hash_inputs(spec: PointSpec) -> dict[str, str]:
     """SHA-256 of each existing input file of the spec, by field."""
-    paths = {field: Path(getattr(spec, field) or "") for field in INPUT_FILES}
-    return {field: file_sha256(path) for field, path in paths.items() if path.is_file()}
+    return {field: file_sha256(path) for field, path in spec.input_files.items()}
 
 
 def command_of(spec: PointSpec) -> str:

@@ -245,8 +245,8 @@ class Store:
 
 
 def name_of(spec: PointSpec) -> str:
-    """Name of the point's directory."""
-    return f"{spec.slug}-{spec.digest}".replace("/", "_")
+    """Name of the point's directory; of a model's long path it has the end."""
+    return f"{spec.slug[-200:]}-{spec.digest}".replace("/", "_")
 
 
 def _read_point(directory: Path, spec: PointSpec) -> dict[str, Any]:

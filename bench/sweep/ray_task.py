@@ -17,7 +17,7 @@ import bench
 import engines
 from bench.point.serve import Outcome
 from bench.point.spec import PointSpec
-from bench.results.provenance import INPUT_FILES, environment, source_hash
+from bench.results.provenance import environment, source_hash
 from bench.sweep.place import Ended, RunPoint, failure
 from engines.core.errors import UserError
 from engines.kernels.build import DEVICES, library_path, source_folder
@@ -61,8 +61,7 @@ def require_kernels(specs: Iterable[PointSpec]) -> None:
 
 def read_inputs(spec: PointSpec) -> dict[str, tuple[str, bytes]]:
     """Name and content of a spec's existing input files, by field."""
-    paths = {name: Path(value) for name in INPUT_FILES if (value := getattr(spec, name))}
-    return {name: (p.name, p.read_bytes()) for name, p in paths.items() if p.is_file()}
+    return {name: (p.name, p.read_bytes()) for name, p in spec.input_files.items()}
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from engines.core.errors import UserError, unknown_name
+from engines.core.errors import UserError
 from engines.core.models import MODELS, ModelSpec
 from engines.kernels.driver import require_cuda
 from engines.models.builder import Builder, ShapeRecorder, WeightSource
@@ -19,7 +18,7 @@ from engines.models.interfaces import Communicator, Model, SingleProcess
 from engines.models.llama import LlamaModel
 from engines.models.memory import require_memory, too_large
 from engines.models.opt import OptModel
-from engines.models.spec import ArchConfig, arch_from_spec, spec_from_config
+from engines.models.spec import ArchConfig, describe_model
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _MODELS: dict[str, type[OptModel] | type[LlamaModel]] = {"opt": OptModel, "llama": LlamaModel}
@@ -58,18 +57,6 @@ def load_model(
         return _MODELS[spec.family](builder, spec, arch)
     except torch.OutOfMemoryError:  # another process took what was free a moment ago
         raise too_large(spec, dtype, device, communicator.size) from None
-
-
-def describe_model(name_or_path: str | Path) -> tuple[ModelSpec, ArchConfig]:
-    """Return shape and architecture of a known model or a checkpoint; raises UserError."""
-    if _is_known(name_or_path):
-        spec = MODELS[str(name_or_path)]
-        return spec, arch_from_spec(spec)
-    if os.path.isdir(name_or_path):
-        return spec_from_config(name_or_path)
-    if len(Path(name_or_path).parts) > 1 or str(name_or_path).startswith("."):
-        raise UserError(f"{name_or_path} is not a directory: give a Hugging Face checkpoint")
-    raise unknown_name("model", str(name_or_path), MODELS)
 
 
 def required_tensors(spec: ModelSpec, arch: ArchConfig) -> dict[str, tuple[int, ...]]:

@@ -1,21 +1,22 @@
-"""Reads a Hugging Face config.json: the shape of a model and what its shape does not say."""
+"""What a model of a supported family is beyond its shape, read from a Hugging Face config.json."""
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engines.core.errors import UserError
-from engines.core.models import ModelSpec
+from engines.core.model_config import ModelConfig, read_config
+from engines.core.models import (
+    ModelSpec,
+    dtype_of_config,
+    find_model,
+    is_path,
+    spec_of_config,
+)
 
-CONFIG_FILE = "config.json"
-_DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-# Beyond every model, and within what can be laid out before it is held against the weights.
-_MOST = 1 << 24
-_MOST_LAYERS = 1024
+FAMILIES = ("llama", "opt")
 
 
 @dataclass(frozen=True)
@@ -56,186 +57,112 @@ class ArchConfig:
 
 
 def arch_from_spec(spec: ModelSpec) -> ArchConfig:
-    """Return the architecture of a model known by name (the published configurations)."""
-    if spec.family == "llama":
-        return ArchConfig(norm_eps=1e-6, eos_token_ids=(2,))
-    projected = spec.embedding_size not in (None, spec.hidden_size)
+    """Return the architecture of a model known by name, whose weights are drawn at random.
+
+    Raises UserError for a family that is only simulated.
+    """
+    if spec.family not in FAMILIES:
+        raise UserError(
+            f"{spec.name}: unsupported model_type '{spec.family}': supported: {', '.join(FAMILIES)}"
+        )
+    layout = spec.layout
     return ArchConfig(
-        pre_norm=not projected,  # opt-350m is both the projected and the only post-norm OPT
-        final_norm=not projected,
-        attention_bias=True,
-        mlp_bias=True,
-        tied_embeddings=True,
+        pre_norm=layout.final_norm,  # opt-350m alone has its norms after the blocks
+        final_norm=layout.final_norm,
+        attention_bias=layout.qkv_bias,
+        mlp_bias=layout.ffn_bias,
+        tied_embeddings=layout.tied,
+        norm_eps=1e-6 if spec.family == "llama" else 1e-5,
         eos_token_ids=(2,),
     )
+
+
+def describe_model(name_or_path: str | Path) -> tuple[ModelSpec, ArchConfig]:
+    """Return shape and architecture of a known model or a checkpoint.
+
+    Raises UserError for what cannot be run.
+    """
+    if isinstance(name_or_path, Path) or is_path(name_or_path):
+        return spec_from_config(name_or_path)
+    spec = find_model(name_or_path)
+    return spec, arch_from_spec(spec)
+
+
+def why_not_run(name_or_path: str) -> str | None:
+    """Why a model that can be simulated cannot be run; None where it can."""
+    try:
+        describe_model(name_or_path)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def spec_from_config(path: str | Path) -> tuple[ModelSpec, ArchConfig]:
     """Read `path` (a checkpoint directory or its config.json).
 
-    Raises UserError naming what is missing, malformed or unsupported. (transformers' AutoConfig
-    fills in what is missing with a default and takes heads that do not divide, in six seconds and
-    with torch.)
+    Raises UserError naming what is missing, malformed or unsupported.
     """
-    file = Path(path)
-    file = file / CONFIG_FILE if file.is_dir() else file
-    config = _Config(file, _read_json(file))
-    if "quantization_config" in config.values:
-        raise config.error("quantized checkpoints are not supported: use FP16, BF16 or FP32")
+    config = read_config(path)
     family = config.values.get("model_type")
-    if family == "opt":
-        return _opt(config)
-    if family == "llama":
-        return _llama(config)
-    raise config.error(f"unsupported model_type '{family}': supported: llama, opt")
+    if family not in FAMILIES:
+        supported = ", ".join(FAMILIES)
+        raise config.error(f"unsupported model_type '{family}': supported: {supported}")
+    spec = spec_of_config(config)
+    return spec, _opt(config, spec) if family == "opt" else _llama(config, spec)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object; raises UserError naming the file."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file} does not exist: give a Hugging Face checkpoint") from None
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{file} must hold a JSON object, got {type(values).__name__}")
-    return values
-
-
-@dataclass(frozen=True)
-class _Config:
-    """The values of one config.json; null counts as absent. Errors name file and key."""
-
-    file: Path
-    values: dict[str, Any]
-
-    def error(self, problem: str) -> UserError:
-        return UserError(f"{self.file}: {problem}")
-
-    def get(self, key: str, default: Any = None) -> Any:
-        value = self.values.get(key)
-        value = default if value is None else value
-        if value is None:
-            raise self.error(f"{key} is missing")
-        return value
-
-    def size(self, key: str, default: int | None = None, *, most: int = _MOST) -> int:
-        value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self.error(f"{key} must be a positive integer, got {value!r}")
-        if value > most:
-            raise self.error(f"{key} must be at most {most:,}, got {value:,}")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise self.error(f"{key} must be a positive number, got {value!r}")
-        if value > sys.float_info.max:
-            raise self.error(f"{key} must be finite, got {value!r}")
-        return float(value)
-
-    def flag(self, key: str, *, default: bool) -> bool:
-        value = self.get(key, default)
-        if not isinstance(value, bool):
-            raise self.error(f"{key} must be true or false, got {value!r}")
-        return value
-
-    def require(self, key: str, allowed: Any) -> None:
-        if (value := self.get(key, allowed)) != allowed:
-            raise self.error(f"unsupported {key} {value!r}: supported: {allowed!r}")
-
-    def dtype(self) -> str:
-        """The stored type: `torch_dtype` before transformers 5; the paper's FP16 if neither."""
-        name = self.values.get("dtype") or self.values.get("torch_dtype") or "float16"
-        if not isinstance(name, str) or name not in _DTYPE_BYTES:
-            known = ", ".join(_DTYPE_BYTES)
-            raise self.error(f"unsupported dtype {name!r}: supported: {known}")
-        return name
-
-    def eos_token_ids(self) -> tuple[int, ...]:
-        value = self.get("eos_token_id", [])
-        ids = value if isinstance(value, list) else [value]
-        if not all(isinstance(token, int) and abs(token) < 1 << 31 for token in ids):
-            raise self.error(f"eos_token_id must be token ids, got {value!r}")
-        return tuple(ids)
-
-
-def _spec(config: _Config, *, ffn_key: str, **shape: Any) -> ModelSpec:
-    """Build the parts of the shape that both families name alike."""
-    heads, hidden = config.size("num_attention_heads"), config.size("hidden_size")
-    if hidden % heads:
-        raise config.error(f"{heads} heads do not divide hidden_size {hidden}")
-    return ModelSpec(
-        name=config.file.resolve().parent.name,
-        num_layers=config.size("num_hidden_layers", most=_MOST_LAYERS),
-        num_heads=heads,
-        hidden_size=hidden,
-        ffn_size=config.size(ffn_key),
-        vocab_size=config.size("vocab_size"),
-        max_positions=config.size("max_position_embeddings", 2048),
-        dtype_bytes=_DTYPE_BYTES[config.dtype()],
-        **shape,
-    )
-
-
-def _opt(config: _Config) -> tuple[ModelSpec, ArchConfig]:
+def _opt(config: ModelConfig, spec: ModelSpec) -> ArchConfig:
     config.require("activation_function", "relu")
     config.require("layer_norm_elementwise_affine", True)
-    pre_norm = config.flag("do_layer_norm_before", default=True)
-    bias = config.flag("enable_bias", default=True)
-    embedding = config.size("word_embed_proj_dim", config.size("hidden_size"))
-    spec = _spec(config, family="opt", ffn_key="ffn_dim", embedding_size=embedding)
-    arch = ArchConfig(
-        pre_norm=pre_norm,
-        final_norm=pre_norm and not config.flag("_remove_final_layer_norm", default=False),
-        attention_bias=bias,
-        mlp_bias=bias,
-        tied_embeddings=config.flag("tie_word_embeddings", default=True),
-        eos_token_ids=config.eos_token_ids(),
-        dtype=config.dtype(),
+    config.require("head_dim", spec.hidden_size // spec.num_heads)
+    return ArchConfig(
+        pre_norm=config.flag("do_layer_norm_before", default=True),
+        **_common(config, spec),
     )
-    return spec, arch
 
 
-def _llama(config: _Config) -> tuple[ModelSpec, ArchConfig]:
+def _llama(config: ModelConfig, spec: ModelSpec) -> ArchConfig:
     config.require("hidden_act", "silu")
-    kv_heads = config.size("num_key_value_heads", config.size("num_attention_heads"))
-    spec = _spec(config, family="llama", ffn_key="intermediate_size", num_kv_heads=kv_heads)
-    config.require("head_dim", spec.head_size)
+    config.require("head_dim", spec.hidden_size // spec.num_heads)
     if spec.head_size % 2:
         raise config.error(f"rotary embedding needs even heads, got {spec.head_size}")
-    if spec.num_heads % kv_heads:
-        raise config.error(
-            f"num_key_value_heads {kv_heads} does not divide num_attention_heads {spec.num_heads}"
-        )
     theta, scaling = _rope(config, spec.max_positions)
-    arch = ArchConfig(
-        attention_bias=config.flag("attention_bias", default=False),
-        mlp_bias=config.flag("mlp_bias", default=False),
-        tied_embeddings=config.flag("tie_word_embeddings", default=False),
-        norm_eps=config.number("rms_norm_eps", 1e-6),
+    return ArchConfig(
+        norm_eps=config.number("rms_norm_eps", default=1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
-        eos_token_ids=config.eos_token_ids(),
-        dtype=config.dtype(),
+        **_common(config, spec),
     )
-    return spec, arch
 
 
-def _rope(config: _Config, max_positions: int) -> tuple[float, RopeScaling | None]:
+def _common(config: ModelConfig, spec: ModelSpec) -> dict[str, Any]:
+    """What both families' configurations name alike, or the shape has found out."""
+    layout = spec.layout
+    return {
+        "final_norm": layout.final_norm,
+        "attention_bias": layout.qkv_bias,
+        "mlp_bias": layout.ffn_bias,
+        "tied_embeddings": layout.tied,
+        "eos_token_ids": _eos_token_ids(config),
+        "dtype": dtype_of_config(config),
+    }
+
+
+def _eos_token_ids(config: ModelConfig) -> tuple[int, ...]:
+    value = config.get("eos_token_id", default=[])
+    ids = value if isinstance(value, list) else [value]
+    if not all(isinstance(token, int) and abs(token) < 1 << 31 for token in ids):
+        raise config.error(f"eos_token_id must be token ids, got {value!r}")
+    return tuple(ids)
+
+
+def _rope(config: ModelConfig, max_positions: int) -> tuple[float, RopeScaling | None]:
     """Read theta and scaling: `rope_parameters` holds both, `rope_scaling` is the older form."""
     key = "rope_parameters" if config.values.get("rope_parameters") else "rope_scaling"
-    values = config.get(key, {})
-    if not isinstance(values, dict):
-        raise config.error(f"{key} must be an object, got {values!r}")
-    rope = _Config(config.file, values)
+    rope = config.part(key)
     rope.require("partial_rotary_factor", 1.0)
-    theta = rope.number("rope_theta", config.number("rope_theta", 10000.0))
-    kind = values.get("rope_type", values.get("type", "default"))
+    theta = rope.number("rope_theta", default=config.number("rope_theta", default=10000.0))
+    kind = rope.get("rope_type", "type", default="default")
     if kind == "default":
         return theta, None
     if kind == "linear":
@@ -246,6 +173,6 @@ def _rope(config: _Config, max_positions: int) -> tuple[float, RopeScaling | Non
             rope.number("factor"),
             rope.number("low_freq_factor"),
             rope.number("high_freq_factor"),
-            rope.size("original_max_position_embeddings", max_positions),
+            rope.size("original_max_position_embeddings", default=max_positions),
         )
     raise config.error(f"unsupported rope type '{kind}': supported: default, linear, llama3")

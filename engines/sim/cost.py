@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engines.core.errors import UserError
 from engines.core.models import ModelSpec
 from engines.sim.profile import DeviceProfile
 
@@ -34,12 +33,13 @@ class Work:
 class StepCost:
     """Step times of a model on `tensor_parallel` devices, with all constants precomputed.
 
-    With P parameters, L layers, H hidden size, s bytes per element, T = prompt tokens + decoding
-    sequences:
+    With P parameters, L layers, H hidden size, A and K widths of all heads' queries and keys, s
+    bytes per element, T = prompt tokens + decoding sequences (in the paper's models H = A = K):
 
     - linear = max(s*P / (tp*weight_bandwidth), 2*P*T / (tp*flops))
-    - decode = context tokens * 2*L*H*s / (tp*kv_bandwidth)
-    - prefill = sum of 2*L*H*len^2 / (tp*attention_flops)
+    - decode = context tokens * 2*L*K*s / (shards*kv_bandwidth); shards = tp, or at most the
+      number of KV heads
+    - prefill = sum of 2*L*A*len^2 / (tp*attention_flops)
     - allreduce = 2*L*(link_latency + 2*(tp-1)/tp * T*H*s / link_bandwidth), 0 if tp is 1
     - copies = 2 * copied bytes / copy_bandwidth + copy transfers * copy_latency
     - swap = swapped bytes / pcie_bandwidth + transfers * pcie_latency
@@ -57,18 +57,14 @@ class StepCost:
         block_size: int,
         python_host: bool,
     ) -> None:
-        if tensor_parallel < 1 or model.num_heads % tensor_parallel:
-            raise UserError(
-                f"tensor-parallel degree {tensor_parallel} does not divide the "
-                f"{model.num_heads} heads of {model.name}"
-            )
+        shards = model.kv_shards(tensor_parallel)
         tp, layers, hidden = tensor_parallel, model.num_layers, model.hidden_size
         parameters, size = model.num_parameters, model.dtype_bytes
         efficiency = profile.kv_block_efficiency.get(block_size, 1.0)
         self._read_weights_s = size * parameters / (tp * profile.weight_bandwidth)
         self._token_flops_s = 2 * parameters / (tp * profile.flops)
-        self._context_s = model.kv_bytes_per_token / (tp * profile.kv_bandwidth * efficiency)
-        self._square_s = 2 * layers * hidden / (tp * profile.attention_flops)
+        self._context_s = model.kv_bytes_per_token / (shards * profile.kv_bandwidth * efficiency)
+        self._square_s = 2 * layers * model.attention_size / (tp * profile.attention_flops)
         self._fixed_s = profile.step_overhead_s
         self._group_s = self._beam_s = self._sequence_s = 0.0
         self._reduce_token_s = 0.0

@@ -24,7 +24,7 @@ class SimExecutor:
     ) -> None:
         self._cost = cost
         self._beams = beams
-        token_bytes = model.kv_bytes_per_token / tensor_parallel
+        token_bytes = model.kv_bytes_per_token / model.kv_shards(tensor_parallel)
         self._token_bytes = token_bytes
         self._block_bytes = block_size * token_bytes
         self._block_size = block_size

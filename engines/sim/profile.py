@@ -1,4 +1,4 @@
-"""Device profiles: the rates of a simulated device, in SI units, read from TOML."""
+"""Device profiles: the rates of a simulated device and its host, in SI units, from TOML."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any
 
 from engines.core.errors import UserError, unknown_name
 
+_DATA = resources.files("engines.sim")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceProfile:
@@ -24,10 +26,11 @@ class DeviceProfile:
     `kv_bandwidth`. Host time of systems that drive workers, prepare inputs and sample in Python:
     `worker_overhead_s` per device, `group_overhead_s` per running request, plus `draw_overhead_s`
     unless it decodes greedily and `beam_overhead_s` if it uses beam search, and
-    `sequence_overhead_s` per sequence that gets a token.
+    `sequence_overhead_s` per sequence that gets a token. `host` names whose times these are.
     `copy_latency_s` is per transfer, one of a block's K or V in one layer, on the device.
-    `element_bytes` is the size of the type in which models are served (4: FP32).
-    `calibrated` maps each fitted parameter to the number that it was fitted on.
+    `element_bytes` is the size of the type in which models are served (2, or 4 for FP32), by
+    default the model's own. `calibrated` maps each fitted parameter to the number that it was
+    fitted on, `assumed` each that was taken from a data sheet to how.
     """
 
     name: str
@@ -48,9 +51,11 @@ class DeviceProfile:
     beam_overhead_s: float = 0.0
     sequence_overhead_s: float = 0.0
     copy_latency_s: float = 0.0
-    element_bytes: float = 2.0
+    element_bytes: float | None = None
     kv_block_efficiency: dict[int, float] = field(default_factory=dict, hash=False)
     calibrated: dict[str, str] = field(default_factory=dict, hash=False)
+    assumed: dict[str, str] = field(default_factory=dict, hash=False)
+    host: str = "the profile's own"
     sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -67,7 +72,7 @@ class DeviceProfile:
                 )
             if math.isinf(value) and spec.name in (*latencies, "memory_bytes"):
                 raise UserError(f"device profile '{self.name}': {spec.name} must be finite")
-        if self.element_bytes not in (2, 4):
+        if self.element_bytes not in (None, 2, 4):
             raise UserError(
                 f"device profile '{self.name}': element_bytes must be 2 or 4, got "
                 f"{self.element_bytes:g}"
@@ -81,50 +86,102 @@ class DeviceProfile:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-def profile_names() -> list[str]:
-    """Names of the profiles that ship with the project."""
-    folder = resources.files("engines.sim") / "profiles"
-    names = [file.name for file in folder.iterdir()]
+_FIELDS = {f.name: f for f in fields(DeviceProfile) if f.name != "sha256"}
+HOST_TERMS = [name for name in _FIELDS if name.endswith("overhead_s")]
+_TABLES = ("kv_block_efficiency", "calibrated", "assumed", "data_sheet", "shares")
+
+
+def names_of(folder: str) -> list[str]:
+    """Names of the "profiles" or "hosts" that ship with the project."""
+    names = [file.name for file in (_DATA / folder).iterdir()]
     return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
-def load_profile(name_or_path: str) -> DeviceProfile:
-    """Load a shipped profile by name, or one from a file; raises UserError if it is invalid."""
-    if name_or_path in profile_names():
-        folder = resources.files("engines.sim") / "profiles"
-        return _parse((folder / f"{name_or_path}.toml").read_bytes(), name_or_path)
-    path = Path(name_or_path)
-    if path.suffix != ".toml" and not os.path.isfile(path):
-        raise unknown_name("device profile", name_or_path, profile_names())
-    try:
-        return _parse(path.read_bytes(), str(path))
-    except OSError as error:
-        raise UserError(f"cannot read device profile {path}: {error.strerror}") from None
+def load_profile(name_or_path: str, host: str | None = None) -> DeviceProfile:
+    """Load a shipped profile by name, or one from a file; raises UserError if it is invalid.
 
-
-def _parse(text: bytes, source: str) -> DeviceProfile:
+    `host` replaces the profile's host: the name of a shipped one, or a TOML file with host times,
+    which may be another profile, such as one that `bench profile` has measured.
+    """
+    source = f"device profile {name_or_path}"
+    values, text = _read("device profile", "profiles", name_or_path)
     try:
-        values = tomllib.loads(text.decode())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"device profile {source} is not valid TOML: {error}") from None
-    known = {f.name: f for f in fields(DeviceProfile) if f.name != "sha256"}
-    tables = {"kv_block_efficiency", "calibrated"}
-    optional = tables | {name for name, spec in known.items() if spec.default is not MISSING}
-    missing = sorted(known.keys() - optional - values.keys())
-    unknown = sorted(values.keys() - known.keys())
-    if missing or unknown:
-        problem = f"lacks {', '.join(missing)}" if missing else f"has unknown {', '.join(unknown)}"
-        raise UserError(f"device profile {source} {problem}")
-    for name, value in values.items():
-        wanted = str if name == "name" else dict if name in tables else (int, float)
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            raise UserError(f"device profile {source}: {name} has the wrong type: {value!r}")
-    if "kv_block_efficiency" in values:
-        values["kv_block_efficiency"] = _block_table(values["kv_block_efficiency"], source)
-    try:
-        return DeviceProfile(**values, sha256=hashlib.sha256(text).hexdigest())
+        if "data_sheet" in values:
+            values = _from_data_sheet(values, source)
+        if host is not None:
+            values = _without_host(values) | {"host": host}
+        if "host" in values:
+            terms, more = _read("host", "hosts", values["host"])
+            values, text = _with_host(values, terms), text + more
+        if "kv_block_efficiency" in values:
+            values["kv_block_efficiency"] = _block_table(values["kv_block_efficiency"], source)
+        return _build(values, source, hashlib.sha256(text).hexdigest())
     except OverflowError:
-        raise UserError(f"device profile {source} has a whole number beyond 1e308") from None
+        raise UserError(f"{source} has a whole number beyond 1e308") from None
+
+
+def _build(values: dict[str, Any], source: str, sha256: str) -> DeviceProfile:
+    required = {name for name, f in _FIELDS.items() if f.default is f.default_factory is MISSING}
+    if missing := sorted(required - values.keys()):
+        raise UserError(f"{source} lacks {', '.join(missing)}")
+    return DeviceProfile(**values, sha256=sha256)
+
+
+def _read(kind: str, folder: str, name_or_path: str) -> tuple[dict[str, Any], bytes]:
+    """The values of a shipped TOML file or of the user's, checked by type, and its text."""
+    known, path, source = names_of(folder), Path(name_or_path), f"{kind} {name_or_path}"
+    shipped = name_or_path in known
+    if not shipped and path.suffix != ".toml" and not os.path.isfile(path):
+        raise unknown_name(kind, name_or_path, known)
+    try:
+        text = (_DATA / folder / f"{name_or_path}.toml" if shipped else path).read_bytes()
+        values = tomllib.loads(text.decode())
+    except OSError as error:
+        raise UserError(f"cannot read {source}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source} is not valid TOML: {error}") from None
+    if unknown := sorted(values.keys() - _FIELDS.keys() - set(_TABLES)):
+        raise UserError(f"{source} has unknown {', '.join(unknown)}")
+    for name, value in values.items():
+        wanted = str if name in ("name", "host") else dict if name in _TABLES else (int, float)
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise UserError(f"{source}: {name} has the wrong type: {value!r}")
+    return values, text
+
+
+def _from_data_sheet(values: dict[str, Any], source: str) -> dict[str, Any]:
+    """Fill in rates as shares of the data sheet's numbers, and what such devices have in common."""
+    filled = tomllib.loads((_DATA / "data_sheet.toml").read_text(encoding="utf-8"))
+    rules, filled["assumed"] = filled.pop("rules"), {}
+    sheet, shares = values.pop("data_sheet"), values.pop("shares", {})
+    allowed = {"data_sheet": {rule["of"] for rule in rules.values()}, "shares": set(rules)}
+    for table, given in (("data_sheet", sheet), ("shares", shares)):
+        for name, value in given.items():
+            if name not in allowed[table]:
+                raise UserError(f"{source}: {table} has unknown {name}")
+            if type(value) not in (int, float) or not value > 0:
+                raise UserError(f"{source}: {table}.{name} must be positive, got {value!r}")
+    for name in [name for name in rules if name not in values]:
+        rule = rules[name]
+        if rule["of"] not in sheet:
+            raise UserError(f"{source}: data_sheet lacks {rule['of']}")
+        share = shares.get(name, rule["share"])
+        filled[name] = share * sheet[rule["of"]]
+        filled["assumed"][name] = f"{share:.3g} of {rule['of']}; kernels reach {rule['range']}"
+    return filled | values
+
+
+def _without_host(values: dict[str, Any]) -> dict[str, Any]:
+    fitted = values.get("calibrated", {})
+    kept = {name: value for name, value in values.items() if name not in HOST_TERMS}
+    return kept | {"calibrated": {n: what for n, what in fitted.items() if n not in HOST_TERMS}}
+
+
+def _with_host(values: dict[str, Any], terms: dict[str, Any]) -> dict[str, Any]:
+    """Add a host's terms to a profile, which may have some of its own."""
+    fitted = {n: what for n, what in terms.get("calibrated", {}).items() if n in HOST_TERMS}
+    host = {"step_overhead_s": 0.0} | {n: terms[n] for n in HOST_TERMS if n in terms}
+    return {**host, **values, "calibrated": fitted | values.get("calibrated", {})}
 
 
 def _block_table(table: dict[str, Any], source: str) -> dict[int, float]:

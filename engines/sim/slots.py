@@ -31,10 +31,11 @@ def paper_server(model: ModelSpec) -> tuple[str, int]:
 def activation_bytes(model: ModelSpec, tensor_parallel: int, num_tokens: int) -> int:
     """Bytes of the largest tensors alive at once on a device, by the original's estimate.
 
-    Twice the larger of the fused QKV and the FFN's inner activation, or twice the logits of
-    every token if that is more.
+    Twice the larger of the fused QKV and the FFN's inner activation (a gated one has two), or
+    twice the logits of every token if that is more.
     """
-    inner = max(3 * model.hidden_size, model.ffn_size) * num_tokens // tensor_parallel
+    widest = max(outputs for outputs, _ in model.layer_products)
+    inner = widest * num_tokens // tensor_parallel
     logits = model.vocab_size * num_tokens
     return 2 * max(inner, logits) * model.dtype_bytes
 
@@ -54,7 +55,8 @@ def slots_from_memory(
     parameters = model.num_parameters * model.dtype_bytes
     overhead = WORKSPACE_BYTES + activation_bytes(model, tensor_parallel, num_tokens)
     left = usable - parameters - tensor_parallel * overhead
-    slots = left // model.kv_bytes_per_token
+    copies = tensor_parallel // model.kv_shards(tensor_parallel)
+    slots = left // (copies * model.kv_bytes_per_token)
     if not slots <= MOST_KV_SLOTS:  # NaN too
         raise UserError(
             f"{tensor_parallel} x {profile.name} hold more than {MOST_KV_SLOTS:,} KV slots of "

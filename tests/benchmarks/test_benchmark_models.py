@@ -85,5 +85,5 @@ def test_a_contestant_that_fails_is_one_line(tmp_path: Path) -> None:
     from benchmarks.contestants import Setup, Worker
 
     setup = Setup(tmp_path / "nowhere", 1, 16, 4)
-    with pytest.raises(UserError, match=r"ours: .*nowhere is not a directory"):
+    with pytest.raises(UserError, match=r"ours: .*nowhere does not exist"):
         Worker("ours", setup)

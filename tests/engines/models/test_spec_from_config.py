@@ -91,7 +91,7 @@ def test_old_spelling_of_linear_rope(tmp_path):
         (OPT, {"model_type": "absent"}, "unsupported model_type 'None'"),
         (OPT, {"activation_function": "gelu"}, "unsupported activation_function 'gelu'"),
         (OPT, {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine False"),
-        (OPT, {"ffn_dim": "absent"}, "ffn_dim is missing"),
+        (OPT, {"ffn_dim": "absent"}, "intermediate_size or ffn_dim or n_inner is missing"),
         (OPT, {"hidden_size": 770}, "12 heads do not divide hidden_size 770"),
         (OPT, {"vocab_size": -1}, "vocab_size must be a positive integer, got -1"),
         (OPT, {"vocab_size": "many"}, "vocab_size must be a positive integer, got 'many'"),

@@ -43,8 +43,9 @@ def test_defaults_are_table1_on_the_papers_servers(name: str, slots: int, tolera
 def test_every_model_fits_its_default_server(name: str) -> None:
     model = find_model(name)
     profile, degree = paper_server(model)
-    if name == "opt-30b":  # 60 GB of parameters: not in the paper, and no A100-40GB holds it
-        with pytest.raises(UserError, match="opt-30b does not fit"):
+    memory_bytes = degree * load_profile(profile).memory_bytes
+    if model.num_parameters * 2 > memory_bytes:  # those of 30b and more that are not the paper's
+        with pytest.raises(UserError, match=f"{name} does not fit"):
             default_slots(model, load_profile(profile), degree)
         return
     assert default_slots(model, load_profile(profile), degree) > model.max_positions

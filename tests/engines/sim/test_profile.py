@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engines.core.errors import UserError
-from engines.sim.profile import load_profile, profile_names
+from engines.sim.profile import load_profile, names_of
 
 GOOD = """
 name = "mine"
@@ -34,14 +34,14 @@ def write(folder: Path, text: str | bytes) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["a100-40gb", "a100-80gb", "h200"])
+@pytest.mark.parametrize("name", names_of("profiles"))
 def test_shipped_profiles_load(name: str) -> None:
-    """They carry their own name, the hash of their file, and what was calibrated on what."""
-    assert name in profile_names()
+    """They carry their own name, the hash of their files, and what was calibrated on what."""
     profile = load_profile(name)
-    file = resources.files("engines.sim") / "profiles" / f"{name}.toml"
-    assert profile.name == name
-    assert profile.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    data = resources.files("engines.sim")
+    files = (data / "profiles" / f"{name}.toml", data / "hosts" / "paper.toml")
+    assert (profile.name, profile.host) == (name, "paper")
+    assert profile.sha256 == hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
     assert set(profile.calibrated) <= profile.values.keys()
     assert all(math.isfinite(v) for v in profile.values.values() if isinstance(v, float))
 
@@ -60,7 +60,7 @@ def test_file_of_ones_own(tmp_path: Path) -> None:
     ("old", "new", "problem"),
     [
         ("flops = 1e13\n", "", "lacks flops"),
-        ("flops = 1e13", "flop = 1e13", "lacks flops"),
+        ("flops = 1e13", "flop = 1e13", "has unknown flop"),
         ("memory_bytes", 'colour = "red"\nmemory_bytes', "has unknown colour"),
         ("memory_bytes = 8e9", 'memory_bytes = "8e9"', "memory_bytes has the wrong type: '8e9'"),
         ("memory_bytes = 8e9", "memory_bytes = true", "memory_bytes has the wrong type: True"),
