@@ -62,9 +62,10 @@ def locks() -> tuple[Lock, ...]:
         """The newest torch that is admitted, in one of its builds."""
         return tuple(re.sub(r"^torch>=.*<=(.*)", rf"torch==\1{build}", name) for name in runs)
 
+    with_cuda = (*with_torch(""), *extras["cuda"])
     return (
         Lock("cpu", "3.11", with_torch("+cpu")),  # Debian 12
-        Lock("cuda", "3.12", with_torch("")),  # Ubuntu 24.04, and uv's where the base's is too old
+        Lock("cuda", "3.12", with_cuda),  # Ubuntu 24.04, and uv's where the base's is too old
         Lock("uv", "3.8", tuple(extras["lock"])),
     )
 

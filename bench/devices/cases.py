@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from bench.devices.timing import Run
 from engines.core.models import ModelSpec
+from engines.execution import varlen
+from engines.execution.varlen import Attend, Lengths
 from engines.kernels.interface import ContiguousContext, NewTokens, PagedContext
 from engines.kernels.library import load_kernels
 from engines.kernels.swap import SwapSpace
@@ -86,7 +87,8 @@ def prompt_attention(subject: Subject, length: int) -> Run:
     """Causal attention over one prompt, as serving computes it: our kernel on a CPU."""
     if subject.device != "cpu":
         heads = _heads(subject.spec, subject.draw(length, sum(_qkv_widths(subject.spec))))
-        return lambda: _attend(subject.spec, *heads)
+        attend = _dense_attention(subject, length)
+        return lambda: attend(*heads)
     blocks = -(-length // _PROMPT_BLOCK)
     tables = torch.arange(blocks, dtype=torch.int32)[None]
     lengths = torch.tensor([length], dtype=torch.int32)
@@ -105,15 +107,18 @@ def _qkv_widths(spec: ModelSpec) -> list[int]:
 
 
 def _heads(spec: ModelSpec, state: Tensor) -> tuple[Tensor, ...]:
-    """Queries, keys and values [1, heads, num_tokens, head_size] of [num_tokens, all of them]."""
+    """Queries, keys and values [num_tokens, heads, head_size] of [num_tokens, all of them]."""
     parts = torch.split(state, _qkv_widths(spec), dim=1)
-    return tuple(p.view(len(state), -1, spec.head_size).transpose(0, 1)[None] for p in parts)
+    return tuple(p.view(len(state), -1, spec.head_size) for p in parts)
 
 
-def _attend(spec: ModelSpec, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """PyTorch's causal attention over one prompt."""
-    grouped = spec.kv_heads != spec.num_heads
-    return scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+def _dense_attention(subject: Subject, length: int) -> Attend:
+    """Causal attention over one prompt: on a GPU as serving computes it, else PyTorch's."""
+    device = torch.device(subject.device)
+    chosen = varlen.choose(device, subject.torch_dtype, subject.spec.head_size)
+    starts = torch.tensor([0, length], dtype=torch.int32, device=device)
+    implementation = varlen.IMPLEMENTATIONS[chosen] if chosen else varlen.per_sequence
+    return implementation(Lengths([length], [length], starts, starts))
 
 
 @dataclass(frozen=True)
@@ -162,12 +167,13 @@ def forward_pass(subject: Subject, num_tokens: int) -> Run:
     """
     spec, linears = subject.spec, Linears.of(subject)
     tokens = subject.draw(num_tokens, spec.hidden_size)
+    attend = _dense_attention(subject, num_tokens)
 
     def run() -> None:
         state = tokens
         for i in range(spec.num_layers):
             qkv, mix, up, down = linears.layers[i % len(linears.layers)]
-            attended = _attend(spec, *_heads(spec, qkv(state)))[0].transpose(0, 1)
+            attended = attend(*_heads(spec, qkv(state)))
             wide = up(mix(attended.reshape(num_tokens, spec.hidden_size)))
             state = down(torch.relu(wide)[:, : spec.ffn_size])
 
@@ -188,7 +194,7 @@ def swap(
         for _ in range(subject.spec.num_layers)
         for cache in subject.draw_cache(2 * blocks, block_size)
     ]
-    space = SwapSpace(caches, blocks, staged=staged)
+    space = SwapSpace(load_kernels(subject.device), caches, blocks, staged=staged)
     pairs = torch.stack([torch.randperm(2 * blocks)[:blocks], torch.arange(blocks)], dim=1)
     if into == "host":
         return lambda: space.swap_out(pairs)

@@ -50,7 +50,11 @@ def load_platform(spec: PointSpec, communicator: Communicator | None = None) -> 
     return ModelPlatform(
         model=loaded.spec,
         device=loaded.device_name,
-        inputs={"dtype": loaded.dtype_name, "compiled_kernels": loaded.compiled_kernels},
+        inputs={
+            "dtype": loaded.dtype_name,
+            "compiled_kernels": loaded.compiled_kernels,
+            "prompt_attention": loaded.prompt_attention,
+        },
         default_slots=partial(
             loaded.default_slots,
             gpu_memory_bytes=None if spec.gpu_memory is None else spec.gpu_memory.num_bytes,
@@ -59,7 +63,7 @@ def load_platform(spec: PointSpec, communicator: Communicator | None = None) -> 
         create_executor=lambda config, seed: loaded.executor(config, options=Options(seed=seed)),
         create_clock=loaded.clock,  # the wall's; rank 0's on all ranks
         host_us_per_step=lambda executor, wall_s, steps: executor.timing.host_us_per_step,
-        swap_bytes=loaded.swap_bytes(int(spec.swap_space_gib * GIB)),
+        swap_bytes=loaded.swap_bytes(int(spec.swap_space_gib * GIB), spec.block_size),
         loaded=loaded,
     )
 

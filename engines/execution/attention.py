@@ -6,112 +6,74 @@ may read a prefix which another prompt of the same step computes.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from collections.abc import Callable
 
+from torch import Tensor
+
+from engines.execution import varlen
 from engines.execution.kv_cache import KVCache, RowView
 from engines.execution.prompts import PromptBatch
+from engines.execution.varlen import Attend, Lengths
 from engines.kernels.interface import Kernels, NewTokens
+
+AttendPrompts = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""Attends causally in a layer with the prompts' new q, k, v, which are in the cache already."""
 
 
 class StepAttention:
     """The attention backend of one forward pass: `decodes` are its first tokens, then prompts."""
 
     def __init__(
-        self,
-        cache: KVCache,
-        kernels: Kernels,
-        slots: Tensor,
-        *,
-        decodes: RowView,
-        prompts: PromptBatch | None,
+        self, cache: KVCache, slots: Tensor, decodes: RowView, prompts: AttendPrompts | None
     ) -> None:
         self._cache = cache
         self._slots = slots
         self._decodes = decodes
-        self._num_decodes = len(decodes.context_lens)
-        self._prompts: FlatPrompts | PaddedPrompts | None = None
-        if prompts is not None and cache.pads_prompts:
-            self._prompts = PaddedPrompts(prompts)
-        elif prompts is not None:
-            self._prompts = FlatPrompts(prompts, cache, kernels)
+        self._attend_prompts = prompts
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `AttentionBackend.attend`."""
-        out = q.new_empty(q.shape)
         self._cache.write(layer, k, v, self._slots)
-        count = self._num_decodes
-        if count:
-            self._cache.attend(layer, out[:count], q[:count], self._decodes)
-        if self._prompts is not None:
-            self._prompts.attend(layer, out[count:], q[count:], k[count:], v[count:])
+        count = len(self._decodes.context_lens)
+        if self._attend_prompts is not None and not count:
+            return self._attend_prompts(layer, q, k, v)
+        out = q.new_empty(q.shape)
+        self._cache.attend(layer, out[:count], q[:count], self._decodes)
+        if self._attend_prompts is not None:
+            out[count:] = self._attend_prompts(layer, q[count:], k[count:], v[count:])
         return out
 
 
-class FlatPrompts:
-    """Prompts one after another without padding; those with a cached prefix are the last."""
+def prompt_attention(
+    prompts: PromptBatch, cache: KVCache, kernels: Kernels, chosen: str | None
+) -> AttendPrompts:
+    """One call for all prompts: of `chosen` in `varlen.IMPLEMENTATIONS`, or else of our kernel.
 
-    def __init__(self, prompts: PromptBatch, cache: KVCache, kernels: Kernels) -> None:
-        self._cache = cache
-        self._kernels = kernels
-        lengths = [span.num_new for span in prompts.spans]
-        # The CPU's own kernel takes all prompts at once; CUDA has faster ones for whole prompts.
-        on_cpu = prompts.slots.device.type == "cpu"
-        first = 0 if on_cpu and kernels.compiled else prompts.num_uncached
-        self._plain_lengths = lengths[:first]
-        self._plain_tokens = sum(self._plain_lengths)
-        self._rest = None
-        if first < len(lengths):
-            self._rest = RowView(
-                prompts.tables[first:],
-                prompts.context_lens[first:],
-                prompts.padding[first:],
-                max(span.num_tokens for span in prompts.spans[first:]),
-            )
-            starts = prompts.starts[first:] - self._plain_tokens
-            self._new = NewTokens(starts, max(lengths[first:]))
+    Our kernel reads the cache and takes no padding, for which there is a call for each prompt.
+    """
+    if chosen is not None:
+        return _dense(prompts, cache, varlen.IMPLEMENTATIONS[chosen])
+    if cache.pads_prompts:
+        return _dense(prompts, cache, varlen.per_sequence)
+    lengths = prompts.lengths
+    rows = RowView(prompts.tables, prompts.context_lens, max(lengths.keys))
+    new = NewTokens(lengths.query_starts, max(lengths.queries))
 
-    def attend(self, layer: int, out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> None:
-        """Attend causally; keys and values are in the cache already."""
-        plain = self._plain_tokens
-        if plain:
-            self._attend_plain(*(t[:plain] for t in (out, q, k, v)))
-        if self._rest is not None:
-            context = self._cache.context(layer, self._rest)
-            scale = q.shape[-1] ** -0.5
-            self._kernels.prefix_attention(out[plain:], q[plain:], context, self._new, scale)
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = q.new_empty(q.shape)
+        context = cache.context(layer, rows)
+        kernels.prefix_attention(out, q, context, new, q.shape[-1] ** -0.5)
+        return out
 
-    def _attend_plain(self, out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> None:
-        """Whole prompts: their keys and values are at hand and need no table."""
-        parts = zip(*(t.split_with_sizes(self._plain_lengths) for t in (out, q, k, v)), strict=True)
-        for one_out, *one in parts:
-            query, key, value = (t.transpose(0, 1)[None] for t in one)
-            result = functional.scaled_dot_product_attention(
-                query, key, value, is_causal=True, enable_gqa=q.shape[1] != k.shape[1]
-            )
-            one_out.copy_(result[0].transpose(0, 1))
+    return attend
 
 
-class PaddedPrompts:
-    """FasterTransformer's prompts: a rectangle [rows, length], padded on the left."""
-
-    def __init__(self, prompts: PromptBatch) -> None:
-        self._num_rows = len(prompts.spans)
-        length = prompts.spans[0].num_tokens
-        place = torch.arange(length, device=prompts.padding.device)
-        causal = place[:, None] >= place
-        real = place >= prompts.padding[:, None, None]
-        # Padding attends to itself, which nobody reads and which keeps its softmax finite.
-        self._mask = ((causal & real) | (place[:, None] == place))[:, None]
-
-    def attend(self, layer: int, out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> None:
-        """Attend causally to all that is no padding."""
-        del layer
-        query, key, value = (
-            t.reshape(self._num_rows, -1, *t.shape[1:]).transpose(1, 2) for t in (q, k, v)
-        )
-        result = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=self._mask, enable_gqa=q.shape[1] != k.shape[1]
-        )
-        out.copy_(result.transpose(1, 2).flatten(0, 1))
+def _dense(
+    prompts: PromptBatch, cache: KVCache, implementation: Callable[[Lengths], Attend]
+) -> AttendPrompts:
+    """Attention to keys that lie one after another: new ones do, others are gathered."""
+    attend, slots = implementation(prompts.lengths), prompts.context_slots
+    if slots is None:
+        return lambda layer, q, k, v: attend(q, k, v)
+    places = cache.locate(slots)
+    return lambda layer, q, k, v: attend(q, *cache.gather(layer, places))

@@ -22,7 +22,7 @@ from engines.core.executor import Fork, StepResult
 from engines.core.request import SequenceGroup
 from engines.execution.kv_cache import KVCache
 from engines.execution.rows import Rows
-from engines.execution.transfer import send
+from engines.execution.transfer import send_all
 from engines.models.interfaces import Communicator
 
 
@@ -133,8 +133,9 @@ class RunningBeams:
         for (width, count), groups in shapes.items():
             places = [self._rows.row_of(s) for g in groups for s in g.running[:width]]
             scores = np.array([self._search_of(g).scores for g in groups], dtype=np.float32)
-            chosen = logits[send(source[places], logits.device)].view(len(groups), width, -1)
-            total = chosen.float().log_softmax(-1) + send(scores, logits.device)[:, :, None]
+            index, before = send_all((source[places], scores), logits.device)
+            chosen = logits[index].view(len(groups), width, -1)
+            total = chosen.float().log_softmax(-1) + before[:, :, None]
             flat = total.flatten(1)
             best = flat.topk(min(count, flat.shape[1]), dim=1)
             agree = self._communicator.agree

@@ -2,7 +2,9 @@
 
 A graph is captured for a number of rows and a bound on context lengths, both rounded up, the
 second time that such a step is run. Its inputs are the rows' own tensors, so there is nothing to
-copy; rows beyond those in use hold no tokens, write nowhere and are ignored.
+copy; rows beyond those in use hold no tokens, write nowhere and are ignored. FasterTransformer's
+cache is divided anew for each batch, whose steps are then all of one shape: one capture serves the
+hundreds of steps of a batch.
 
 With a model's slice the graph holds the collectives too. Ranks capture and replay the same graphs
 in the same order, since what to capture follows from the rows, which are alike on all.
@@ -17,7 +19,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from engines.execution.rows import Rows
+from engines.execution.kv_cache import KVCache
 from engines.kernels.interface import Kernels
 
 MAX_ROWS = 512  # larger batches keep the device busy without
@@ -35,27 +37,24 @@ def can_capture(device: torch.device, kernels: Kernels) -> bool:
 class DecodeGraphs:
     """Graphs of a decode function, which takes the number of rows and the longest context."""
 
-    def __init__(self, decode: Decode, device: torch.device) -> None:
+    def __init__(self, decode: Decode, cache: KVCache, *, max_rows: int) -> None:
         self._decode = decode
-        self._device = device
-        self._pool = torch.cuda.graph_pool_handle()
-        self._capacity = 0
-        self._warm: set[tuple[int, int]] = set()
-        self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
-        self._logits: Tensor | None = None  # [MAX_ROWS, vocab], of whichever graph ran last
+        self._cache = cache
+        self._max_rows = min(max_rows, MAX_ROWS)
+        self._logits: Tensor | None = None  # [max_rows, vocab], of whichever graph ran last
+        self._forget()
 
-    def run(self, rows: Rows, longest: int) -> Tensor:
-        """Return the logits of every row's token.
-
-        The result holds at least as many rows as are in use, and is overwritten by the next run.
+    def run(self, num_rows: int, longest: int) -> Tensor:
+        """Return the logits of at least the first `num_rows` rows, whose contexts are of up to
+        `longest` tokens; the next run overwrites them.
         """
-        if rows.capacity != self._capacity:  # their tensors are new ones
-            self._graphs.clear()
-            self._pool = torch.cuda.graph_pool_handle()  # a pool ends with the last of its graphs
-            self._capacity = rows.capacity
-        if len(rows) > MAX_ROWS:
-            return self._decode(len(rows), longest)
-        key = (min(padded_rows(len(rows)), rows.capacity), padded_context(longest))
+        if self._version != self._cache.version:
+            self._forget()
+        if num_rows > self._max_rows:
+            return self._decode(num_rows, longest)
+        key = (min(padded_rows(num_rows), self._max_rows), padded_context(longest))
+        if self._cache.pads_prompts:  # as many rows as the batch has, up to their end
+            key = (num_rows, self._cache.block_size)
         if key not in self._graphs:
             if key not in self._warm:
                 return self._run_first(key)
@@ -64,12 +63,19 @@ class DecodeGraphs:
         assert self._logits is not None
         return self._logits
 
+    def _forget(self) -> None:
+        """Begin without graphs: the memory that they read is divided anew."""
+        self._version = self._cache.version
+        self._warm: set[tuple[int, int]] = set()
+        self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+        self._pool = torch.cuda.graph_pool_handle()  # a pool ends with the last of its graphs
+
     def _run_first(self, key: tuple[int, int]) -> Tensor:
         """Run without a graph, which also shows how large a row of logits is."""
         self._warm.add(key)
         logits = self._decode(*key)
         if self._logits is None:
-            self._logits = logits.new_empty((MAX_ROWS, logits.shape[1]))
+            self._logits = logits.new_empty((self._max_rows, logits.shape[1]))
         return logits
 
     def _capture(self, key: tuple[int, int]) -> torch.cuda.CUDAGraph:
@@ -78,7 +84,7 @@ class DecodeGraphs:
         """
         assert self._logits is not None
         graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize(self._device)
+        torch.cuda.synchronize(self._logits.device)
         # NCCL's watchdog asks for the state of events on a thread of its own, which the default
         # mode would take for a mistake in this capture.
         mode = "thread_local"

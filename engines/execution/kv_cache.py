@@ -57,8 +57,8 @@ class RowView:
 
     tables: Tensor  # int32 [rows, table width]
     context_lens: Tensor  # int32 [rows]
-    start_offsets: Tensor  # int32 [rows]
     max_context_len: int
+    start_offsets: Tensor | None = None  # int32 [rows]; None: no padding
 
 
 class KVCache:
@@ -68,7 +68,8 @@ class KVCache:
     block b begins at slot `stride` * b. Slots are written to `writable`, the same memory.
     """
 
-    pads_prompts = False  # whether prompts of a step are computed as one padded rectangle
+    pads_prompts = False  # whether prompts hold padding, which only dense attention can leave out
+    version = 0  # changes whenever the memory is divided anew
     table_width: int
     block_size: int
     stride: int
@@ -107,6 +108,17 @@ class KVCache:
         keys, values = self.writable[2 * layer], self.writable[2 * layer + 1]
         self._kernels.write_kv(key, value, keys, values, slots)
 
+    def locate(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """What `gather` takes: block and offset of each of the slots int64 [tokens]."""
+        size = self.writable[0].shape[2]
+        return slots // size, slots % size
+
+    def gather(self, layer: int, places: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Keys and values [tokens, kv_heads, head_size] from their places."""
+        block, offset = places
+        keys, values = self.writable[2 * layer], self.writable[2 * layer + 1]
+        return keys[block, :, offset], values[block, :, offset]
+
     def context(self, layer: int, rows: RowView) -> PagedContext:
         """What a kernel reads of the rows."""
         keys, values = self.layers[2 * layer], self.layers[2 * layer + 1]
@@ -140,9 +152,9 @@ class PagedCache(KVCache):
         self.block_size = self.stride = size = config.block_size
         self.table_width = -(-config.max_model_len // size)
         memory = shape.allocate(config.num_blocks, shape.kv_heads, size, shape.head_size)
-        self.layers = self.writable = list(memory.unbind())
-        self._num_swap_blocks = config.num_swap_blocks
-        self._swap_space: SwapSpace | None = None
+        self.layers = self.writable = layers = list(memory.unbind())
+        # Now: pinning memory takes long and would be part of the step that swaps first.
+        self._swap_space = SwapSpace(kernels, layers, config.num_swap_blocks)
 
     def fill_table(self, table: NDArray[np.int32], sequence: Output) -> None:
         """List the blocks."""
@@ -158,18 +170,12 @@ class PagedCache(KVCache):
     def swap_out(self, swaps: Sequence[Swap]) -> None:
         """Move blocks to the host."""
         if swaps:
-            self._space().swap_out(torch.tensor(swaps))
+            self._swap_space.swap_out(torch.tensor(swaps))
 
     def swap_in(self, swaps: Sequence[Swap]) -> None:
         """Move blocks back."""
         if swaps:
-            self._space().swap_in(torch.tensor(swaps))
-
-    def _space(self) -> SwapSpace:
-        """Host memory is pinned at the first swap: many runs never do, and pinning takes long."""
-        if self._swap_space is None:
-            self._swap_space = SwapSpace(list(self.layers), self._num_swap_blocks)
-        return self._swap_space
+            self._swap_space.swap_in(torch.tensor(swaps))
 
 
 class ChunkCache(KVCache):
@@ -222,6 +228,7 @@ class PaddedCache(KVCache):
         self.block_size = self.stride = row_len = batch.prompts[0].num_tokens + longest
         used = self._memory[:, : batch.num_seqs * row_len * heads * size]
         self._rows = used.view(-1, batch.num_seqs, heads, row_len, size)
+        self.version += 1
         self.layers = self.writable = self._rows.unbind()
 
     def fill_table(self, table: NDArray[np.int32], sequence: Output) -> None:

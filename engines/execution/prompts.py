@@ -1,4 +1,4 @@
-"""The prompts of a step as one run of tokens without padding (or, for FT, one padded rectangle)."""
+"""The prompts of a step as one run of tokens; FasterTransformer's hold padding on the left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from engines.core.batch import Prompt
 from engines.core.request import Request
 from engines.execution.kv_cache import KVCache
 from engines.execution.rows import Rows
-from engines.execution.transfer import send
+from engines.execution.transfer import send_all
+from engines.execution.varlen import Lengths
 
 _PREFIX_STREAM = 1
 _PROMPT_STREAM = 2
@@ -62,68 +63,67 @@ class Span:
         """Tokens to compute."""
         return self.num_tokens - self.num_cached
 
-    @property
-    def places(self) -> NDArray[np.int64]:
-        """Places of the new tokens in the context."""
-        return np.arange(self.num_cached, self.num_tokens)
-
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """The prompts of a step, those without a cached prefix first.
+    """The prompts of a step.
 
     `token_ids`, `positions` and `slots` are int64 [tokens] on the device, `last` [spans] the index
     of each span's last token among them. `logits_of[i]` says which span holds the logits of the
-    i-th sequence that joined with a prompt.
+    i-th sequence that joined with a prompt. `lengths` are the spans', or of padded ones the lengths
+    of padding and prompt in turn, so that nothing attends to padding but padding. `context_slots`
+    are int64 [all spans' tokens], where they lie in the cache, if any were there before.
     """
 
-    spans: tuple[Span, ...]
     token_ids: Tensor
     positions: Tensor
     slots: Tensor
     last: Tensor
     logits_of: NDArray[np.int64]
-    starts: Tensor  # int32 [spans + 1], where each span's tokens begin
-    context_lens: Tensor  # int32 [spans]
+    lengths: Lengths
     tables: Tensor  # int32 [spans, table width]
-    padding: Tensor  # int32 [spans], slots of padding on the left
-
-    @property
-    def num_uncached(self) -> int:
-        """Spans of which nothing was cached; they come first."""
-        return sum(span.num_cached == 0 for span in self.spans)
+    context_lens: Tensor  # int32 [spans]
+    context_slots: Tensor | None
 
 
 def build_prompts(
     prompts: Sequence[Prompt], rows: Rows, cache: KVCache, tokens: PromptTokens
 ) -> PromptBatch:
-    """Flatten the prompts of a step, whose sequences have the last rows."""
-    spans = sorted(_spans(prompts, rows), key=lambda span: span.num_cached > 0)
+    """Flatten the prompts of a step, whose sequences have the last rows; one upload."""
+    spans = list(_spans(prompts, rows))
     first = min(row for span in spans for row in span.rows)
     logits_of = np.empty(len(rows) - first, dtype=np.int64)
     for number, span in enumerate(spans):
         logits_of[np.array(span.rows) - first] = number
-    device = rows.device.tables.device
-
-    def to_device(*parts: NDArray[np.generic]) -> Tensor:
-        return send(np.concatenate(parts), device)
-
-    starts = np.cumsum([0, *(span.num_new for span in spans)])
-    span_rows = np.array([span.row for span in spans])
-    padding = rows.start_offsets[span_rows]
-    return PromptBatch(
-        spans=tuple(spans),
-        token_ids=to_device(*(_tokens_of(span, rows, tokens) for span in spans)),
-        positions=to_device(
-            *(np.maximum(s.places - pad, 0) for s, pad in zip(spans, padding, strict=True))
+    span_rows = [span.row for span in spans]
+    padding = rows.start_offsets[span_rows].tolist()
+    slots = [cache.prompt_slots(rows.tables[s.row], np.arange(s.num_tokens)) for s in spans]
+    queries, keys = _lengths(spans, padding)
+    cached = any(span.num_cached for span in spans)
+    ids, positions, new_slots, last, *starts, lens, tables, context = send_all(
+        (
+            np.concatenate([_tokens_of(span, rows, tokens) for span in spans]),
+            np.concatenate([_positions_of(*each) for each in zip(spans, padding, strict=True)]),
+            np.concatenate([_new_slots(*each) for each in zip(spans, padding, slots, strict=True)]),
+            np.cumsum([span.num_new for span in spans]) - 1,
+            np.cumsum([0, *queries], dtype=np.int32),
+            np.cumsum([0, *keys], dtype=np.int32),
+            np.array([span.num_tokens for span in spans], dtype=np.int32),
+            rows.tables[span_rows],
+            np.concatenate(slots) if cached else np.empty(0, dtype=np.int64),
         ),
-        slots=to_device(*(_slots_of(span, rows, cache) for span in spans)),
-        last=to_device(starts[1:] - 1),
+        rows.device.tables.device,
+    )
+    return PromptBatch(
+        token_ids=ids,
+        positions=positions,
+        slots=new_slots,
+        last=last,
         logits_of=logits_of,
-        starts=to_device(starts.astype(np.int32)),
-        context_lens=to_device(np.array([s.num_tokens for s in spans], dtype=np.int32)),
-        tables=to_device(rows.tables[span_rows]),
-        padding=to_device(padding),
+        lengths=Lengths(queries, keys, *starts),
+        tables=tables,
+        context_lens=lens,
+        context_slots=context if cached else None,
     )
 
 
@@ -146,6 +146,21 @@ def _tokens_of(span: Span, rows: Rows, tokens: PromptTokens) -> NDArray[np.int64
     return whole[span.num_cached :]
 
 
-def _slots_of(span: Span, rows: Rows, cache: KVCache) -> NDArray[np.int64]:
-    slots = cache.prompt_slots(rows.tables[span.row], span.places)
-    return np.where(span.places < rows.start_offsets[span.row], -1, slots)
+def _lengths(spans: Sequence[Span], padding: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Queries and keys of each run that attends to itself alone: padding, then a prompt."""
+    pairs = []
+    for span, pad in zip(spans, padding, strict=True):
+        pairs += [(pad, pad)] if pad else []
+        pairs.append((span.num_new - pad, span.num_tokens - pad))
+    queries, keys = zip(*pairs, strict=True)
+    return list(queries), list(keys)
+
+
+def _positions_of(span: Span, padding: int) -> NDArray[np.int64]:
+    return np.maximum(np.arange(span.num_cached, span.num_tokens) - padding, 0)
+
+
+def _new_slots(span: Span, padding: int, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Slots of the new tokens; padding is not kept."""
+    kept = np.where(np.arange(span.num_tokens) < padding, -1, slots)
+    return kept[span.num_cached :]

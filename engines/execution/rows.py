@@ -7,8 +7,9 @@ by the last. A decode step in which nothing changes therefore costs a few vector
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,9 +19,9 @@ from torch import Tensor
 from engines.core.batch import Batch
 from engines.core.request import Sequence as Output
 from engines.execution.kv_cache import KVCache, RowView
-from engines.execution.transfer import send
+from engines.execution.transfer import send_all
 
-_FIRST_CAPACITY = 16
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -41,28 +42,40 @@ class Rows:
 
     `outputs` [capacity, max_len] are the tokens chosen so far, `num_outputs` of at most
     `max_outputs`. A row that has all of them is complete: it is carried along (in a padded batch)
-    but takes no more tokens.
+    but takes no more tokens. There is room for `capacity` sequences, from the start: the device's
+    tensors stay the same.
     """
 
-    def __init__(self, cache: KVCache, *, max_len: int, device: torch.device) -> None:
+    def __init__(
+        self, cache: KVCache, *, capacity: int, max_len: int, device: torch.device
+    ) -> None:
         self.sequences: list[Output] = []
         self.num_sampled = 0  # rows with a temperature
         self._cache = cache
-        self._max_len = max_len
-        self._device = device
         self._apart = device.type != "cpu"  # whether the device's rows are copies of the host's
         self._row_of: dict[Output, int] = {}
         self._stale_rows: set[int] = set()  # of which the device has no copy yet
-        self._stale_cells: list[tuple[int, int]] = []  # of `tables`
-        self._allocate(_FIRST_CAPACITY)
+        self._stale_cells: list[int] = []  # places in `tables`, row by row
+
+        def zeros(dtype: type[_Number], *width: int) -> NDArray[_Number]:
+            return np.zeros((capacity, *width), dtype=dtype)
+
+        self.tables = zeros(np.int32, cache.table_width)
+        self.context_lens, self.start_offsets = zeros(np.int32), zeros(np.int32)
+        self.outputs, self.num_outputs = zeros(np.int32, max_len), zeros(np.int32)
+        self.max_outputs, self.logprobs = zeros(np.int32), zeros(np.float64)
+        self.temperatures, self.top_ps = zeros(np.float32), zeros(np.float64)
+        self.stops_early, self.keys = zeros(np.bool_), zeros(np.uint64)
+        self._last_tokens = zeros(np.int64)  # on a CPU the device's, else unused
+        shared = (self.tables, self.context_lens, self.start_offsets, self._last_tokens)
+        self.device = DeviceRows(*(torch.from_numpy(a).to(device) for a in shared))
+        self._arrays = (
+            *shared, self.outputs, self.num_outputs, self.max_outputs, self.logprobs,
+            self.temperatures, self.top_ps, self.stops_early, self.keys,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.sequences)
-
-    @property
-    def capacity(self) -> int:
-        """Rows for which there is room; when it grows, the device's tensors are new ones."""
-        return len(self.context_lens)
 
     def row_of(self, sequence: Output) -> int:
         """A running sequence's row."""
@@ -75,11 +88,9 @@ class Rows:
         for sequence in batch.forked:
             if sequence in self._row_of:
                 self._place(self._row_of[sequence], sequence)
-        if batch.joined:
-            self._reserve(len(self) + len(batch.joined))
-            prompted = {prompt.group for prompt in batch.prompts}
-            for sequence in batch.joined:
-                self._add(sequence, batch.step, decodes=sequence.group not in prompted)
+        prompted = {prompt.group for prompt in batch.prompts}
+        for sequence in batch.joined:
+            self._add(sequence, batch.step, decodes=sequence.group not in prompted)
         for sequence in batch.changed:
             self._change_last(sequence)
 
@@ -94,7 +105,7 @@ class Rows:
         """The device's first `count` rows, of which no context is longer than `longest`."""
         device = self.device
         lens, starts = device.context_lens[:count], device.start_offsets[:count]
-        return RowView(device.tables[:count], lens, starts, longest)
+        return RowView(device.tables[:count], lens, longest, starts)
 
     def append(self, tokens: NDArray[np.int64]) -> NDArray[np.intp]:
         """Append a chosen token to every row that is not complete; returns these rows."""
@@ -179,67 +190,30 @@ class Rows:
         if row is not None:
             last = sequence.num_blocks - 1
             self.tables[row, last] = sequence.blocks[-1]
-            self._stale_cells.append((row, last))
-
-    @property
-    def _arrays(self) -> Iterable[NDArray[np.generic]]:
-        return (self.tables, self.context_lens, self.start_offsets, self.outputs, self.num_outputs,
-                self.max_outputs, self.logprobs, self.temperatures, self.top_ps, self.stops_early,
-                self.keys, self._last_tokens)  # fmt: skip
-
-    def _allocate(self, capacity: int) -> None:
-        self.tables = np.zeros((capacity, self._cache.table_width), dtype=np.int32)
-        self.context_lens = np.zeros(capacity, dtype=np.int32)
-        self.start_offsets = np.zeros(capacity, dtype=np.int32)
-        self.outputs = np.zeros((capacity, self._max_len), dtype=np.int32)
-        self.num_outputs = np.zeros(capacity, dtype=np.int32)
-        self.max_outputs = np.zeros(capacity, dtype=np.int32)
-        self.logprobs = np.zeros(capacity, dtype=np.float64)
-        self.temperatures = np.zeros(capacity, dtype=np.float32)
-        self.top_ps = np.ones(capacity, dtype=np.float64)
-        self.stops_early = np.zeros(capacity, dtype=np.bool_)
-        self.keys = np.zeros(capacity, dtype=np.uint64)
-        self._last_tokens = np.zeros(capacity, dtype=np.int64)  # on a CPU the device's, else unused
-        shared = (self.tables, self.context_lens, self.start_offsets, self._last_tokens)
-        self.device = DeviceRows(*(torch.from_numpy(a).to(self._device) for a in shared))
-
-    def _reserve(self, count: int) -> None:
-        if count <= self.capacity:
-            return
-        before = list(self._arrays)
-        used = len(self)
-        self._allocate(max(count, 2 * self.capacity))
-        for old, new in zip(before, self._arrays, strict=True):
-            new[:used] = old[:used]
-        self._stale_rows.update(range(used))
+            self._stale_cells.append(row * self._cache.table_width + last)
 
     def _upload(self) -> None:
-        """Bring the device's copy up to date; on a CPU there is none."""
-        if self._apart:
-            self._upload_rows()
-            self._upload_cells()
-        self._stale_rows.clear()
+        """Bring the device's copy up to date by one upload; on a CPU there is none."""
+        stale, width = self._stale_rows, self._cache.table_width
+        if self._apart and (stale or self._stale_cells):
+            rows = np.array(sorted(stale), dtype=np.int64)
+            cells = [cell for cell in self._stale_cells if cell // width not in stale]
+            self._send(rows, np.array(cells, dtype=np.int64))
+        stale.clear()
         self._stale_cells.clear()
 
-    def _upload_rows(self) -> None:
-        if not self._stale_rows:
-            return
-        rows = np.array(sorted(self._stale_rows))
+    def _send(self, rows: NDArray[np.int64], cells: NDArray[np.int64]) -> None:
+        """Copy whole rows and single entries of the tables."""
+        device = self.device
+        targets = (device.tables, device.context_lens, device.start_offsets, device.last_tokens)
         last = np.maximum(self.num_outputs[rows] - 1, 0)
-        device, index = self.device, send(rows, self._device)
-        for target, values in (
-            (device.tables, self.tables[rows]),
-            (device.context_lens, self.context_lens[rows]),
-            (device.start_offsets, self.start_offsets[rows]),
-            (device.last_tokens, self.outputs[rows, last].astype(np.int64)),
-        ):
-            target.index_copy_(0, index, send(values, self._device))
-
-    def _upload_cells(self) -> None:
-        cells = [cell for cell in self._stale_cells if cell[0] not in self._stale_rows]
-        if not cells:
-            return
-        rows, columns = np.array(cells).T
-        values = send(self.tables[rows, columns], self._device)
-        where = (send(rows, self._device), send(columns, self._device))
-        self.device.tables[where] = values
+        values = (
+            *(self.tables[rows], self.context_lens[rows], self.start_offsets[rows]),
+            self.outputs[rows, last].astype(np.int64),
+        )
+        arrays = (cells, self.tables.reshape(-1)[cells], rows, *values)
+        places, blocks, index, *sent = send_all(arrays, device.tables.device)
+        device.tables.view(-1).index_copy_(0, places, blocks)
+        if len(rows):
+            for target, new in zip(targets, sent, strict=True):
+                target.index_copy_(0, index, new)

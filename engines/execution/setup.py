@@ -11,6 +11,7 @@ from engines.core.clock import Clock, WallClock
 from engines.core.config import GIB, EngineConfig, System
 from engines.core.errors import UserError, unknown_name
 from engines.core.models import ModelSpec
+from engines.execution import varlen
 from engines.execution.collectives import RankClock
 from engines.execution.device import device_name
 from engines.execution.kv_cache import ORCA_BLOCK, CacheShape, create_cache
@@ -18,6 +19,7 @@ from engines.execution.torch_executor import Options, TorchExecutor
 from engines.kernels.interface import Kernels
 from engines.kernels.library import load_kernels
 from engines.kernels.reference import ReferenceKernels
+from engines.kernels.swap import usable_bytes
 from engines.models.interfaces import Communicator, Model, SingleProcess
 from engines.models.load import DTYPES, load_model
 from engines.models.memory import free_memory_bytes
@@ -98,16 +100,24 @@ class LoadedModel:
             )
         return slots
 
-    def swap_bytes(self, asked: int) -> int:
+    def swap_bytes(self, asked: int, block_size: int) -> int:
         """Host memory for swapped blocks of all ranks.
 
-        As asked for on each, but at most half of what is free.
+        As asked for on each, but what is pinned for them takes at most half of what is free.
         """
-        free = free_memory_bytes(torch.device("cpu"))
+        free, slot_bytes = free_memory_bytes(torch.device("cpu")), self.shape.slot_bytes
         if free is not None:
-            asked = min(asked, free // 2 // self.communicator.local_size)
-        slots = min(self.communicator.gather_values(asked // self.shape.slot_bytes))
+            limit = free // 2 // self.communicator.local_size
+            asked = min(asked, usable_bytes(limit, block_size * slot_bytes))
+        slots = min(self.communicator.gather_values(asked // slot_bytes))
         return asked if self.communicator.size == 1 else slots * self.spec.kv_bytes_per_token
+
+    @property
+    def prompt_attention(self) -> str:
+        """What computes prompts' attention: "flash", "xformers" or "own"."""
+        model = self.model
+        chosen = varlen.choose(model.device, model.dtype, model.spec.head_size)
+        return " / ".join(sorted(set(self.communicator.gather_values(chosen or "own"))))
 
     def clock(self) -> Clock:
         """A clock that starts now; the same on all ranks."""

@@ -20,14 +20,15 @@ from engines.core.config import EngineConfig
 from engines.core.errors import UserError
 from engines.core.executor import StepResult
 from engines.core.request import Status
-from engines.execution.attention import StepAttention
+from engines.execution import varlen
+from engines.execution.attention import StepAttention, prompt_attention
 from engines.execution.beams import RunningBeams
 from engines.execution.graphs import DecodeGraphs, can_capture
 from engines.execution.kv_cache import KVCache
 from engines.execution.prompts import PromptBatch, PromptTokens, build_prompts
 from engines.execution.rows import Rows
 from engines.execution.sampling import log_probabilities, sample, uniform_numbers
-from engines.execution.transfer import fetch, send
+from engines.execution.transfer import fetch, send, send_all
 from engines.kernels.interface import Kernels
 from engines.models.interfaces import Communicator, Model, SingleProcess
 from engines.sim.slots import activation_bytes
@@ -79,7 +80,13 @@ class TorchExecutor:
         communicator: Communicator | None = None,
     ) -> None:
         self.timing = Timing()
-        self.rows = Rows(cache, max_len=config.max_model_len, device=model.device)
+        # For all at once: a captured graph reads the rows' own tensors.
+        self.rows = Rows(
+            cache,
+            capacity=config.max_num_seqs,
+            max_len=config.max_model_len,
+            device=model.device,
+        )
         self._options = options or Options()
         self._communicator = communicator or SingleProcess()
         self._model = model
@@ -90,10 +97,12 @@ class TorchExecutor:
         self._prompts = PromptTokens(vocab_size=model.spec.vocab_size, seed=self._options.seed)
         eos = frozenset(model.arch.eos_token_ids)
         self._beams = RunningBeams(self.rows, cache, self._communicator, eos)
+        # cuDNN's attention plans every exact shape anew, which takes tens of milliseconds or more.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        self._varlen = varlen.choose(model.device, model.dtype, model.spec.head_size)
         self._graphs: DecodeGraphs | None = None
-        capture = self._options.graphs and not cache.pads_prompts
-        if capture and can_capture(model.device, kernels):
-            self._graphs = DecodeGraphs(self._decode, model.device)
+        if self._options.graphs and can_capture(model.device, kernels):
+            self._graphs = DecodeGraphs(self._decode, cache, max_rows=config.max_num_seqs)
 
     @torch.inference_mode()
     def execute(self, batch: Batch) -> StepResult:
@@ -158,7 +167,7 @@ class TorchExecutor:
             source[count:] = count + prompts.logits_of
         watch = Stopwatch(self._model.device)
         if prompts is None and self._graphs is not None:
-            logits = self._graphs.run(rows, longest)[:count]
+            logits = self._graphs.run(count, longest)[:count]
         else:
             logits = self._forward(count, longest, prompts)
         watch.stop()
@@ -174,15 +183,18 @@ class TorchExecutor:
         """
         view = self.rows.view(count, longest)
         tokens, slots = self.rows.device.last_tokens[:count], self._cache.slots(view)
-        positions = (view.context_lens - view.start_offsets - 1).clamp_(min=0)
+        starts = self.rows.device.start_offsets[:count]
+        positions = (view.context_lens - starts - 1).clamp_(min=0)
         last: Tensor | slice = slice(None)
+        attend_prompts = None
         if prompts is not None:
             tokens = torch.cat((tokens, prompts.token_ids))
             positions = torch.cat((positions, prompts.positions))
             slots = torch.cat((slots, prompts.slots))
             decodes = torch.arange(count, device=slots.device)
             last = torch.cat((decodes, prompts.last + count))
-        attention = StepAttention(self._cache, self._kernels, slots, decodes=view, prompts=prompts)
+            attend_prompts = prompt_attention(prompts, self._cache, self._kernels, self._varlen)
+        attention = StepAttention(self._cache, slots, view, attend_prompts)
         hidden = self._model.forward(tokens, positions, attention)
         return self._model.logits(hidden[last])
 
@@ -217,13 +229,17 @@ class TorchExecutor:
             self._options.seed, rows.keys[drawing], rows.num_outputs[drawing]
         )
         top_ps = rows.top_ps[drawing]
-        drawn = sample(
-            logits[send(source[drawing], device)],
-            send(uniforms, device),
-            temperatures=send(rows.temperatures[drawing].astype(np.float64), device),
-            top_ps=send(top_ps, device) if (top_ps < 1).any() else None,
+        temperatures = rows.temperatures[drawing].astype(np.float64)
+        places, index, uniform, heats, tops = send_all(
+            (drawing, source[drawing], uniforms, temperatures, top_ps), device
         )
-        tokens[send(drawing, device)] = self._communicator.agree(drawn)
+        drawn = sample(
+            logits[index],
+            uniform,
+            temperatures=heats,
+            top_ps=tops if (top_ps < 1).any() else None,
+        )
+        tokens[places] = self._communicator.agree(drawn)
 
     def _end_rows(
         self, appended: NDArray[np.intp], chosen: NDArray[np.int64], result: StepResult

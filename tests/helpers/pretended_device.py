@@ -63,8 +63,8 @@ def _capture(graph: Graph, **_: object) -> Iterator[None]:
 class ApartRows(Rows):
     """Rows of which the device has copies of its own."""
 
-    def _allocate(self, capacity: int) -> None:
-        super()._allocate(capacity)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         shared = self.device
         self.device = DeviceRows(
             shared.tables.clone(),

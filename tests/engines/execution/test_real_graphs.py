@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from typing import NoReturn
 
+import numpy as np
 import pytest
 import torch
 from exact_tokens import SPECS, wrong_configs
+from numpy.typing import NDArray
 from pretended_device import Graph, pretended_device
 from real_serving import checkpoint, engine_over, request, serve
 
 from engines.core.config import EngineConfig, System
+from engines.execution import prompts, rows, torch_executor
 from engines.execution.graphs import can_capture, padded_context, padded_rows
+from engines.execution.transfer import pack, unpack
 from engines.kernels.interface import Kernels
 from engines.kernels.library import load_kernels
 from engines.kernels.reference import ReferenceKernels
@@ -31,7 +36,7 @@ def kernels() -> Kernels:
 def test_every_system_chooses_the_same_tokens_from_captured_steps(
     pretended_device: type[Graph], kernels: Kernels
 ) -> None:
-    """Sequences join, leave, fork, are preempted and swapped; the rows outgrow their room."""
+    """Sequences join, leave, fork, are preempted and swapped; FT's batches follow each other."""
     for kind in SPECS:
         for sampling in ("n1", "beam4"):
             assert wrong_configs("cpu", kernels, kind, sampling) == []
@@ -42,9 +47,71 @@ def test_a_batch_that_fills_its_rows_is_captured(
     pretended_device: type[Graph], kernels: Kernels
 ) -> None:
     """Forty sequences that join at once have room for forty rows, and no more."""
-    engine = engine_over(checkpoint("opt"), EngineConfig(system=System.ASTRA, num_slots=4096))
-    serve(engine, [request(i, (5 + i, 7), 12) for i in range(40)])
+    config = EngineConfig(system=System.ASTRA, num_slots=4096, max_num_seqs=40)
+    serve(engine_over(checkpoint("opt"), config), [request(i, (5 + i, 7), 12) for i in range(40)])
     assert (pretended_device.captures, pretended_device.replays) == (1, 10)
+
+
+def test_a_graph_is_captured_once_for_each_number_of_rows(
+    pretended_device: type[Graph], kernels: Kernels
+) -> None:
+    """Sixty sequences join two by two, and leave: graphs for 8, 16, 32 and 64 rows serve all."""
+    engine = engine_over(checkpoint("opt"), EngineConfig(system=System.ASTRA, num_slots=4096))
+    serve(engine, [request(i, (5 + i, 7), 55, arrival=i // 2 * 3) for i in range(60)])
+    assert pretended_device.captures == 4
+    assert pretended_device.replays > 60
+
+
+def test_each_batch_of_ft_is_captured_once(pretended_device: type[Graph], kernels: Kernels) -> None:
+    """A prompt's step and one that shows the shape come first; all others are replayed."""
+    config = EngineConfig(system=System.FT, num_slots=1024, max_batch_size=4)
+    engine = engine_over(checkpoint("opt"), config)
+    serve(engine, [request(i, (5 + i, 7), 12) for i in range(12)])
+    assert (pretended_device.captures, pretended_device.replays) == (3, 3 * 10)
+
+
+def test_a_decode_step_uploads_once(
+    pretended_device: type[Graph], kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most steps give somebody a block or let somebody leave; none uploads twice."""
+    uploads: list[int] = []
+
+    def counted(arrays: Sequence[NDArray[np.generic]], device: torch.device) -> list[torch.Tensor]:
+        uploads.append(len(arrays))
+        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+        return unpack(pack(tensors, pinned=False).clone(), tensors)
+
+    for module in (rows, prompts, torch_executor):
+        monkeypatch.setattr(module, "send_all", counted)
+    config = EngineConfig(system=System.ASTRA, num_slots=1024, block_size=4)
+    engine = engine_over(checkpoint("opt"), config)
+    lengths = [(i, 8 + 5 * i) for i in range(8)]
+    for i, output_len in lengths:
+        engine.add_request(request(i, tuple(range(3, 5 + 2 * i)), output_len))
+    engine.step()
+    uploads.clear()
+    per_step = []
+    while engine.has_work:
+        engine.step()
+        per_step.append(len(uploads))
+        uploads.clear()
+    assert max(per_step) == 1
+    assert sum(per_step) > 20
+
+
+def test_packed_arrays_are_found_in_a_copy() -> None:
+    """Types of all sizes, empty arrays and odd lengths among them."""
+    arrays = [
+        torch.arange(5, dtype=torch.int32), torch.arange(6.0).double().view(2, 3),
+        torch.empty(0, 4, dtype=torch.int64), torch.tensor([True, False, True]),
+        torch.tensor([2**40, -1]),
+    ]  # fmt: skip
+    packed = pack(arrays, pinned=False)
+    found = unpack(packed.clone(), arrays)
+    assert len(packed) == 24 + 48 + 0 + 8 + 16
+    for array, copy in zip(arrays, found, strict=True):
+        assert torch.equal(array, copy)
+        assert array.dtype == copy.dtype
 
 
 def test_garbage_is_collected_again_after_a_capture_that_fails(

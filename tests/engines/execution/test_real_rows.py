@@ -27,7 +27,7 @@ class Recorder:
     def __init__(self, config: EngineConfig) -> None:
         shape = CacheShape(1, 1, 4, torch.float32, torch.device("cpu"))
         cache = create_cache(shape, config, ReferenceKernels())
-        self.rows = Rows(cache, max_len=MAX_LEN, device=torch.device("cpu"))
+        self.rows = Rows(cache, capacity=60, max_len=MAX_LEN, device=torch.device("cpu"))
         self.chosen: dict[object, list[int]] = {}
         self.random = random.Random(5)
         self.num_checked = 0

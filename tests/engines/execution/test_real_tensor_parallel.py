@@ -234,7 +234,7 @@ def test_slots_are_what_every_rank_has_room_for(two: Ranks) -> None:
 
     def ask(loaded: LoadedModel, sizes: dict[str, int]) -> tuple[Any, ...]:
         slots = loaded.default_slots(**sizes)
-        return loaded.device_name, loaded.spec, slots, loaded.swap_bytes(1 << 20)
+        return loaded.device_name, loaded.spec, slots, loaded.swap_bytes(1 << 20, 16)
 
     name, spec, slots, swap_bytes = on_ranks(two, "llama-wide", ask, sizes)
     # Each rank holds half of a slot and half of the weights, of the same memory.

@@ -12,9 +12,11 @@ pytest.importorskip("torch", reason="torch is not installed")
 import torch
 from kernel_cases import Target
 
+from engines.core.config import GIB
 from engines.core.errors import UserError
+from engines.kernels import swap
 from engines.kernels.interface import OPERATIONS, ContiguousContext, NewTokens, PagedContext
-from engines.kernels.swap import SwapSpace
+from engines.kernels.reference import ReferenceKernels
 
 LENGTHS = (1, 15, 200, 97)
 
@@ -89,22 +91,56 @@ def test_nothing_is_done_for_an_empty_batch(cpu_target: Target) -> None:
     cpu_target.kernels.copy_blocks([cache], none)
 
 
-def test_swap_space_brings_back_what_it_took(cpu_target: Target) -> None:
-    caches = [torch.randn(6, 2, 4, 64) for _ in range(3)]
+def test_swap_space_brings_back_what_it_took(
+    cpu_target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two blocks a slab: what is moved is in all three slabs."""
+    monkeypatch.setattr(swap, "SLAB_BYTES", 2 * 3 * 2 * 4 * 64 * 4 + 1)
+    caches = [torch.randn(7, 2, 4, 64) for _ in range(3)]
     before = [cache.clone() for cache in caches]
-    space = SwapSpace(caches, 4)
-    space.swap_out(torch.tensor([[5, 1], [2, 0]]))
+    space = swap.SwapSpace(cpu_target.kernels, caches, 5)
+    space.swap_out(torch.tensor([[5, 4], [2, 0], [6, 3]]))
     for cache in caches:
-        cache[[5, 2]] = float("nan")
-    space.swap_in(torch.tensor([[1, 3], [0, 2]]))
+        cache[[5, 2, 6]] = float("nan")
+    space.swap_in(torch.tensor([[4, 3], [0, 2], [3, 1]]))
     for cache, old in zip(caches, before, strict=True):
-        assert torch.equal(cache[[3, 2]], old[[5, 2]])
-        assert torch.equal(cache[[0, 1, 4]], old[[0, 1, 4]])
+        assert torch.equal(cache[[3, 2, 1]], old[[5, 2, 6]])
+        assert torch.equal(cache[[0, 4]], old[[0, 4]])
+
+
+class PowersOfTwo:
+    """Allocates as PyTorch pins memory, of which it has some."""
+
+    def __init__(self, free_bytes: int) -> None:
+        self.free_bytes = free_bytes
+        self.sizes: list[int] = []
+
+    def __call__(self, rows: int, row: int, dtype: torch.dtype, pinned: bool) -> torch.Tensor:
+        self.sizes.append(1 << (rows * row * dtype.itemsize - 1).bit_length())
+        if sum(self.sizes) > self.free_bytes:
+            raise RuntimeError("CUDA error: out of memory")
+        return torch.empty(rows, row, dtype=dtype, device="meta")
+
+
+@pytest.mark.parametrize("limit", [0, 1000, GIB - 1, GIB, 5 * GIB // 2, 20 * GIB + 123])
+@pytest.mark.parametrize("row_bytes", [4096, 13_107_200, 209_715_200, 5 * GIB // 4])
+def test_what_is_pinned_stays_within_the_limit(limit: int, row_bytes: int) -> None:
+    """Blocks of OPT-13B among them: 16 slots and 256 slots."""
+    usable = swap.usable_bytes(limit, row_bytes)
+    assert usable % row_bytes == 0
+    cache, memory = torch.empty(1, row_bytes // 4, device="meta"), PowersOfTwo(limit)
+    swap.SwapSpace(ReferenceKernels(), [cache], usable // row_bytes, allocate=memory)
+    assert all(size <= GIB or size < 2 * row_bytes for size in memory.sizes)
+    if row_bytes < GIB:
+        assert usable > limit / 2 - row_bytes
+        assert limit < GIB or row_bytes > 2**24 or usable > 0.94 * (limit - limit % GIB)
 
 
 def test_swap_space_beyond_the_hosts_memory_is_one_line(cpu_target: Target) -> None:
-    with pytest.raises(UserError, match=r"no 32768\.0 GiB of host memory .* lower --swap-space"):
-        SwapSpace([torch.zeros(1, 2, 4, 64)], 1 << 34)
+    with pytest.raises(UserError, match=r"no 4\.0 GiB of host memory .* lower --swap-space"):
+        swap.SwapSpace(
+            cpu_target.kernels, [torch.zeros(1, 2, 4, 64)], 1 << 21, allocate=PowersOfTwo(3 * GIB)
+        )
 
 
 def opcheck(operation: Callable[..., None], arguments: tuple[object, ...]) -> None:
