@@ -89,13 +89,14 @@ test: install-test  ## install what the tests need and run them, linters first
 benchmark: $(STAMP)  ## host time of the engine, with its limits
 	@$(VENV)/bin/python -m benchmarks.engine
 
-gpu-check:  ## check and time, in one JSON file, everything that needs a GPU
-	@$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m benchmarks.gpu_check \
-	  --out $(or $(OUT),$(ARTIFACTS)/gpu-check)
+GPU_CHECK = $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m benchmarks.gpu_check \
+            $(if $(LIBRARY),--library $(LIBRARY)) --out $(or $(OUT),$(ARTIFACTS)/$@)
 
-gpu-point:  ## one point of Fig. 12 on the GPU, and the simulation's error there; six minutes
-	@$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m benchmarks.gpu_check \
-	  --only build profile point-astra point-orca-oracle --out $(or $(OUT),$(ARTIFACTS)/gpu-point)
+gpu-check:  ## check and time everything that needs a GPU: ONLY=, SKIP="PART ...", LIBRARY=FILE
+	@$(GPU_CHECK) $(if $(ONLY),--only $(ONLY)) $(if $(SKIP),--skip $(SKIP))
+
+gpu-point:  ## one point of Fig. 12 on the GPU, and the simulation's error there
+	@$(GPU_CHECK) --only library profile point --duration 120 --systems astra orca-oracle
 
 benchmark-models: install-test  ## tokens/s on the CPU: ours, transformers, CTranslate2
 	@$(VENV)/bin/python -m pip install --quiet --editable ".[benchmark]"

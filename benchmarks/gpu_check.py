@@ -1,94 +1,59 @@
 """Checks and times everything that needs a GPU, in one command: `python -m benchmarks.gpu_check`.
 
-Only what `bench` needs, torch, pytest and (unless a built library is there) nvcc are needed, and no
-network. Parts follow each other; one that fails is recorded and the rest goes on. Everything goes
-into one JSON file, written after each part: a device that hangs or a run that is killed leaves the
-rest. Exit status: 0 if every part passes, 1 if one fails or was not finished, 2 without the device.
+Only what `bench` needs, torch, pytest and (unless the library is given) nvcc are needed, and no
+network. Each part runs in a process of its own for no longer than its budget, and its result is in
+the JSON file as soon as it ends: one that crashes or hangs costs no other. Exit status: 0 if every
+part passes, 1 if one fails or was not finished, 2 without the device, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
-import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bench.files import json_bytes, write_file
 from bench.results.provenance import environment
-from benchmarks.gpu_parts import PARTS, Part, Run, release
+from benchmarks import gpu_checks, gpu_times
+from benchmarks.gpu_run import SHORT_S, Part, Run, isolate
 from engines.core.errors import UserError
 
 FILE = "gpu-check.json"
-TOTAL_S = 450.0  # of all usual parts; below the eight minutes that are allowed, the start included
-
-
-def run_part(part: Part, run: Run) -> dict[str, Any]:
-    """Run one part; whatever goes wrong in it becomes its record."""
-    import torch
-
-    started, threads = time.monotonic(), torch.get_num_threads()
-    if run.left_s < part.needs_s:
-        return {"passed": False, "error": "not started: the time was used up", "seconds": 0.0}
-    deadline = min(run.deadline, started + part.budget_s)
-    try:
-        record = {"passed": True, **part.run(replace(run, deadline=deadline))}
-    except Exception as error:  # a part must not keep the others from running
-        lines = [] if isinstance(error, UserError) else traceback.format_exc().splitlines()
-        record = {"passed": False, "error": f"{type(error).__name__}: {error}", "traceback": lines}
-    torch.set_num_threads(threads)
-    try:
-        release(run.device)
-    except RuntimeError as error:  # a kernel's illegal access is met again by whoever asks next
-        record = {"error": f"the device is lost: {error}", **record, "passed": False}
-    return {**record, "seconds": time.monotonic() - started}
-
-
-def describe_machine(device: str) -> dict[str, Any]:
-    """Sources, packages, machine, and of a GPU its name, driver, memory and compiler."""
-    import torch
-
-    from engines.execution.device import device_name
-    from engines.kernels.build import find_compiler
-
-    found = environment(gpu=device == "cuda")
-    found["torch"], found["cuda"] = torch.__version__, torch.version.cuda
-    found["device"] = device_name(torch.device(device))
-    if device == "cuda":
-        query = ("nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader")
-        found["driver"] = _first_line(*query)
-        found["nvcc"] = find_compiler("cuda")
-        found["capability"] = list(torch.cuda.get_device_capability())
-    return found
-
-
-def _first_line(*command: str) -> str | None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return next(iter(done.stdout.splitlines()), None)
+TOTAL_S = 530.0  # of all parts: under nine minutes with the start. Compiling takes from the last.
+PARTS = (
+    Part("library", gpu_checks.bring_library, 240),
+    Part("versions", gpu_checks.check_versions, 20),
+    Part("tokens", gpu_checks.check_tokens, 90),
+    Part("kernel-grid", gpu_checks.check_grid, 60),
+    Part("prompt-times", gpu_times.time_prompts, 30),
+    Part("kernel-times", gpu_times.time_kernels, 60),
+    Part("decode-times", gpu_times.time_decode, 60),
+    Part("decode-kernels", gpu_times.profile_steps, 30),
+    Part("swap", gpu_checks.force_swap, 30),
+    Part("profile", gpu_times.measure_device, 60),
+    Part("point", gpu_times.serve_points, 0, per_arrival_s=3),
+)
 
 
 def check_device(run: Run, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
     """Run parts; yields the record after each, whole after the last."""
     started = datetime.now(UTC)
-    machine = describe_machine(run.device)  # now: a device that is lost answers nothing
+    machine = environment(gpu=run.device == "cuda")
     records: dict[str, dict[str, Any]] = {}
     for part in parts:
-        records[part.name] = record = run_part(part, run)
+        records[part.name] = record = isolate(part, run)
         state = "ok" if record["passed"] else f"FAILED {record.get('error', '')}"
         print(f"{part.name:18} {record['seconds']:6.1f} s  {state}", flush=True)
         complete = len(records) == len(parts)
         yield {
-            "format": 2,
+            "format": 3,
             "quick": run.quick,
             "passed": complete and all(each["passed"] for each in records.values()),
             "parts": records,
@@ -101,52 +66,82 @@ def check_device(run: Run, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
 
 
 def print_results(record: dict[str, Any]) -> None:
-    """Print what is held against a target, the host's time in a decode step, the point's errors."""
+    """Print what is held against a target, prompts' first calls, and the points' errors."""
     for part in record["parts"].values():
         for target in part.get("targets", ()):
             state = {None: "not measured", True: "met", False: "MISSED"}[target["met"]]
             value = "" if target["value"] is None else f"{target['value']:.3f}, "
             print(f"{target['name']}: {value}{target['limit']}: {state}")
-        for name, error in part.get("error_pct", {}).items():
-            told = "-" if error is None else f"{error:+.1f} %"
-            print(f"{part['system']} at {part['rate']:g} req/s, simulated {name}: {told}")
+        for point in part.get("points", ()):
+            for name, error in point["error_pct"].items():
+                told = "-" if error is None else f"{error:+.1f} %"
+                print(f"{point['system']} at {point['rate']:g} req/s, simulated {name}: {told}")
+    for cudnn in (True, False):
+        rows = record["parts"].get("prompt-times", {}).get("rows", [])
+        if each := [row for row in rows if row["cudnn"] is cudnn]:
+            first, again = (statistics.median(r[n] for r in each) for n in ("first_s", "again_s"))
+            kernels = "cuDNN allowed" if cudnn else "without cuDNN"
+            print(f"a prompt's attention, {kernels}: {1e3 * first:.2f} ms, again {1e3 * again:.2f}")
     rows = record["parts"].get("decode-times", {}).get("rows", [])
     if rows:
         print(f"host time of a decode step: {statistics.median(r['host_us'] for r in rows):.0f} us")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Check from the command line."""
+def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command."""
     parser = argparse.ArgumentParser(description="Check and time everything that needs a GPU.")
+    names = [part.name for part in PARTS]
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=Path("artifacts") / "gpu-check")
     parser.add_argument("--quick", action="store_true", help="little of everything, as a test")
+    parser.add_argument("--only", nargs="+", choices=names, help="these parts, without a total")
+    parser.add_argument("--skip", nargs="+", choices=names, default=[], help="all other parts")
+    parser.add_argument("--library", type=Path, help="kernels that were compiled elsewhere")
+    parser.add_argument("--sanitize", action="store_true", help="grid under compute-sanitizer")
     parser.add_argument(
-        "--only",
-        nargs="+",
-        choices=[part.name for part in PARTS],
-        help="these parts, for as long as they take (default: those that fit eight minutes)",
+        "--duration", type=float, default=SHORT_S, help="seconds of arrivals of a point"
     )
-    options = parser.parse_args(arguments)
-    parts = [part for part in PARTS if (part.name in options.only if options.only else part.usual)]
-    deadline = float("inf") if options.only else time.monotonic() + TOTAL_S
-    run = Run(options.device, options.quick, options.out, deadline)
-    try:
-        from engines.kernels.driver import require_cuda
+    parser.add_argument("--systems", nargs="+", default=["astra"], help="whose points to serve")
+    return parser.parse_args(arguments)
 
-        if options.device == "cuda":
-            require_cuda()
-        content = b""
-        for record in check_device(run, parts):
-            content = json_bytes(record)
-            write_file(options.out / FILE, content)
+
+def check(options: argparse.Namespace) -> dict[str, Any]:
+    """Run the parts that were chosen and write the record after each; returns it."""
+    from engines.kernels.driver import require_cuda
+
+    if options.device == "cuda":
+        require_cuda()
+    parts = [
+        p for p in PARTS if p.name in (options.only or [p.name]) and p.name not in options.skip
+    ]
+    total_s = math.inf if options.only or options.device == "cpu" else TOTAL_S
+    names = ("device", "out", "quick", "library", "sanitize")
+    run = Run(
+        **{name: getattr(options, name) for name in names},
+        deadline=time.monotonic() + total_s,
+        duration_s=options.duration,
+        systems=tuple(options.systems),
+    )
+    content = b"{}"
+    for record in check_device(run, parts):
+        content = json_bytes(record)
+        write_file(run.out / FILE, content)
+    return dict(json.loads(content))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check from the command line."""
+    options = read_arguments(arguments)
+    try:
+        record = check(options)
     except ImportError as error:
         print(f"error: {error}: torch and what bench needs must be installed", file=sys.stderr)
         return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    record = json.loads(content)
+    except KeyboardInterrupt:
+        return 130
     print_results(record)
     print(f"{'all parts pass' if record['passed'] else 'PARTS FAILED'}: {options.out / FILE}")
     return 0 if record["passed"] else 1

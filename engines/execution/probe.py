@@ -114,9 +114,22 @@ def time_decode_steps(
 
     Neither steps with prompts nor the first WARM_STEPS without count.
     """
+    engine, executor = start_decoding(
+        model, kernels, num_seqs=num_seqs, context_len=context_len, steps=WARM_STEPS + steps
+    )
+    samples = [_time_step(engine, executor) for _ in range(WARM_STEPS + steps)][WARM_STEPS:]
+    assert len(engine.scheduler.running) == num_seqs, "a sequence ended while steps were timed"
+    step_s, model_s = zip(*samples, strict=True)
+    return StepTimes(num_seqs, context_len, step_s, model_s)
+
+
+def start_decoding(
+    model: Model, kernels: Kernels, *, num_seqs: int, context_len: int, steps: int
+) -> tuple[Engine, TorchExecutor]:
+    """Return Astra with `num_seqs` sequences whose next `steps` steps decode all of them."""
     batched = max(2560, context_len + num_seqs)
     admissions = -(-num_seqs // max(1, (batched - num_seqs) // context_len))
-    output_len = admissions + WARM_STEPS + steps + 1
+    output_len = admissions + steps + 1
     blocks = num_seqs * (-(-(context_len + output_len) // 16) + 1)
     config = EngineConfig(
         system=System.ASTRA,
@@ -130,10 +143,7 @@ def time_decode_steps(
         engine.add_request(Request(i, 0.0, context_len, output_len))
     while engine.scheduler.waiting:
         engine.step()
-    samples = [_time_step(engine, executor) for _ in range(WARM_STEPS + steps)][WARM_STEPS:]
-    assert len(engine.scheduler.running) == num_seqs, "a sequence ended while steps were timed"
-    step_s, model_s = zip(*samples, strict=True)
-    return StepTimes(num_seqs, context_len, step_s, model_s)
+    return engine, executor
 
 
 def _time_step(engine: Engine, executor: TorchExecutor) -> tuple[float, float]:

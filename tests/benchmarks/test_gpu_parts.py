@@ -1,0 +1,251 @@
+"""What the check of a GPU measures and checks, on the CPU and in small."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_devices import write_profile
+
+pytest.importorskip("torch")
+
+import torch
+from pretended_device import Graph, pretended_device
+
+from bench.point.serve import Outcome
+from bench.point.serve import run_point as real_run_point
+from bench.point.spec import PointSpec
+from benchmarks import gpu_check, gpu_checks, gpu_times
+from benchmarks.gpu_run import Run, perform
+from engines.core.errors import UserError
+
+__all__ = ["pretended_device"]
+
+ROOT = gpu_checks.ROOT
+
+
+def quick(out: Path, *, deadline: float = math.inf) -> Run:
+    return Run("cpu", out, deadline, quick=True, duration_s=4, systems=("astra", "orca-oracle"))
+
+
+def test_everything_runs_and_is_recorded(
+    small_device: None, pretended_device: type[Graph], tmp_path: Path
+) -> None:
+    """All but the tests and the library, on a CPU that passes for a GPU where it decodes."""
+    left_out = ("library", "tokens", "kernel-grid")
+    parts = [part for part in gpu_check.PARTS if part.name not in left_out]
+    found = {part.name: perform(part, quick(tmp_path)) for part in parts}
+    assert {name: part.get("error") for name, part in found.items() if not part["passed"]} == {}
+    assert found["versions"]["torch"] == torch.__version__
+    prompts = found["prompt-times"]["rows"]
+    assert [row["length"] for row in prompts if row["cudnn"]] == list(gpu_times.PROMPT_LENS)
+    assert len(prompts) == 2 * len(gpu_times.PROMPT_LENS)
+    assert {row["kind"] for row in found["kernel-times"]["attention"]} == {"paged", "contiguous"}
+    assert [row["num_seqs"] for row in found["decode-times"]["rows"]] == [1, 4]
+    assert all(0 < row["host_us"] < 1e6 * row["step_s"] for row in found["decode-times"]["rows"])
+    names = [row["name"] for row in found["decode-kernels"]["rows"]]
+    assert any("paged_attention" in name for name in names)
+    assert found["swap"]["preemptions"] > 0
+    text = (tmp_path / gpu_times.PROFILE).read_text()
+    assert text.splitlines() == found["profile"]["toml"]
+    astra, orca = found["point"]["points"]
+    assert (astra["system"], astra["predicted"]["backend"]) == ("astra", "sim")
+    assert set(orca["error_pct"]) == set(gpu_times.COMPARED)
+    assert pretended_device.replays > pretended_device.captures > 3
+
+
+def test_parts_run_in_processes_of_their_own(tmp_path: Path) -> None:
+    words = ["--device", "cpu", "--quick", "--only", "versions", "library", "prompt-times"]
+    assert gpu_check.main([*words, "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / gpu_check.FILE).read_text())
+    assert record["parts"]["library"]["library"].startswith("_cpu-")
+    assert record["parts"]["versions"]["paged_error"] < 1e-5
+
+
+def test_a_library_of_other_sources_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "_cpu-0123456789ab.so"
+    other.touch()
+    record = gpu_check.PARTS[0].run
+    with pytest.raises(UserError, match="is no library of these sources: its name must begin with"):
+        record(replace(quick(tmp_path), library=other))
+
+
+TESTS = """
+import pytest
+@pytest.mark.gpu
+def test_right(): pass
+@pytest.mark.gpu
+def test_wrong(): assert {wrong}
+@pytest.mark.gpu
+def test_absent(): {absent}
+def test_of_the_cpu(): raise AssertionError("is left out")
+"""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "absent", "left_s", "expected"),
+    [
+        ("True", "pass", math.inf, (True, 3, 0, 0)),
+        ("1 == 2", "pass", math.inf, (False, 2, 1, 0)),
+        ("True", "pytest.skip('no CUDA device')", math.inf, (False, 2, 0, 1)),
+        ("True", "pass", -math.inf, (False, 0, 0, 3)),
+    ],
+)
+def test_all_gpu_tests_must_run_and_pass(
+    tmp_path: Path, wrong: str, absent: str, left_s: float, expected: tuple[bool, int, int, int]
+) -> None:
+    file = tmp_path / "test_device.py"
+    file.write_text(TESTS.format(wrong=wrong, absent=absent))
+    record = gpu_checks.run_tests(quick(tmp_path, deadline=left_s), paths=[str(file)])
+    counts = (record["num_passed"], len(record["failed"]), len(record["skipped"]))
+    assert (record["passed"], *counts) == expected
+
+
+SLOW_TESTS = """
+import pytest, time
+@pytest.mark.gpu
+@pytest.mark.parametrize("part", range(4))
+def test_part(part): time.sleep(0.3)
+"""
+
+
+@pytest.mark.parametrize("sample", [True, False])
+def test_only_of_a_sample_may_tests_be_left_when_the_time_is_used_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample: bool
+) -> None:
+    (tmp_path / "test_slow.py").write_text(SLOW_TESTS)
+    left = iter([5.0, 5.0, 0.0, 0.0])
+    monkeypatch.setattr(Run, "left_s", property(lambda _run: next(left)))
+    paths = [str(tmp_path / "test_slow.py")]
+    record = gpu_checks.run_tests(quick(tmp_path), paths=paths, keyword="part", sample=sample)
+    assert (record["num_passed"], len(record["skipped"])) == (2, 2)
+    assert record["passed"] is sample
+
+
+SANITIZER = """#!/bin/sh
+echo "$@"
+echo "========= COMPUTE-SANITIZER"
+{script}
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "left_s", "passed", "finished"),
+    [
+        ("echo all well", 60, True, True),
+        ("echo '========= Invalid __global__ read of size 4 bytes'; exit 9", 60, False, True),
+        ("exit 3", 60, False, True),
+        ("exec sleep 30", 0, True, False),
+        ("echo '========= Invalid __shared__ write'; exec sleep 30", 0, False, False),
+    ],
+)
+def test_the_sanitizers_errors_fail_the_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, left_s: float, passed: bool,
+    finished: bool,
+) -> None:  # fmt: skip
+    program = tmp_path / "compute-sanitizer"
+    program.write_text(SANITIZER.format(script=script))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(Run, "left_s", property(lambda _run: left_s))
+    record = gpu_checks.check_grid(replace(quick(tmp_path), sanitize=True))
+    assert (record["passed"], record["finished"]) == (passed, finished)
+    assert len(record["errors"]) == ("Invalid" in script)
+    assert "-m pytest -m gpu" in record["log"][0]
+
+
+WITHOUT = """
+import sys
+sys.modules.update(dict.fromkeys({absent!r}))  # none of these can be imported
+from pathlib import Path
+import bench.devices.kernels, bench.devices.profile, bench.point.serve
+from benchmarks import gpu_check, gpu_checks
+from benchmarks.gpu_run import Run
+run = Run("cpu", Path("."))
+gpu_checks.check_versions(run)
+for part in (gpu_checks.check_tokens, gpu_checks.check_grid):
+    record = part(run)
+    assert record["failed"] == {{}} and record["num_passed"] == 0, record
+    assert len(record["skipped"]) > 10, record
+    assert all("no CUDA" in reason for reason in record["skipped"].values()), record
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="counts on the tests being skipped")
+def test_nothing_is_needed_that_a_machine_with_a_gpu_may_lack() -> None:
+    """It may have no network to install anything from, nor plugins of pytest."""
+    absent = ("PIL", "docker", "hypothesis", "jinja2", "matplotlib", "pytest_rerunfailures", "ray",
+              "safetensors", "transformers", "xdist", "xformers")  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(absent=absent)],
+        cwd=ROOT,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_rates_follow_the_speed_of_a_step(tmp_path: Path) -> None:
+    spec = PointSpec(system="astra", model="opt-13b", backend="cuda")
+
+    def rate(name: str, step_overhead_s: float, **terms: float) -> float:
+        profile = write_profile(tmp_path / f"{name}.toml", step_overhead_s=step_overhead_s, **terms)
+        return gpu_times.comparable_rate(spec, profile)
+
+    assert rate("fast", 0.01) == pytest.approx(10 * rate("slow", 0.1), rel=0.05)
+    two, four = (rate(f"{n}", 0.0, weight_bandwidth=1e12, element_bytes=n) for n in (2, 4))
+    assert two == pytest.approx(2 * four, rel=0.05)
+    assert gpu_times.comparable_rate(spec, Path("a100-40gb")) == gpu_times.PAPER_RATE
+
+
+def test_measured_and_simulated_stand_side_by_side_with_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is played by a simulation whose steps take a quarter longer."""
+    seen: list[PointSpec] = []
+    true = write_profile(tmp_path / "true.toml", step_overhead_s=0.0125)
+    write_profile(tmp_path / gpu_times.PROFILE, step_overhead_s=0.01)
+
+    def run_point(spec: PointSpec) -> Outcome:
+        seen.append(spec)
+        return real_run_point(
+            spec if spec.backend == "sim" else gpu_times.simulated(spec, true, 777)
+        )
+
+    monkeypatch.setattr("bench.point.serve.run_point", run_point)
+    run = replace(quick(tmp_path), systems=("orca-oracle",))
+    (point,) = gpu_times.serve_points(run)["points"]
+    assert [spec.backend for spec in seen] == ["cpu", "sim"]
+    assert (seen[1].kv_slots, seen[1].shrink, seen[1].timeout) == (777, 16, 6)
+    assert point["error_pct"]["mean_tpot_s"] == pytest.approx(-20, abs=3)
+
+
+def test_a_point_needs_the_measured_profile(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no .*profile\.toml: run the part profile first"):
+        gpu_times.serve_points(quick(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "measured", "error"),
+    [(1.5, 1.0, 50), (0.5, 1.0, -50), (None, 1.0, None), (1.0, None, None), (1.0, 0.0, None)],
+)
+def test_errors_are_relative_to_what_was_measured(
+    predicted: float | None, measured: float | None, error: float | None
+) -> None:
+    found = gpu_times.error_pct(predicted, measured)
+    assert found is error if error is None else found == pytest.approx(error)
+
+
+def test_settings_of_the_point_on_a_gpu() -> None:
+    settings = gpu_times.point_settings(Run("cuda", Path(), duration_s=120))
+    spec = PointSpec(system="astra", backend="cuda", **settings)
+    assert (spec.model, spec.dtype, spec.gpu_memory) == ("opt-13b", "float16", "40GiB")
+    assert (spec.duration, spec.timeout) == (120, 180)
