@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shown  # of junk only its ends
 from typing import Any
 
 from engines.core.errors import UserError
@@ -42,44 +43,44 @@ class ModelConfig:
         """A whole number from 1 to `most`."""
         value = self.get(*keys, default=default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self.error(f"{keys[0]} must be a positive integer, got {value!r}")
+            raise self.error(f"{keys[0]} must be a positive integer, got {shown(value)}")
         if value > most:
-            raise self.error(f"{keys[0]} must be at most {most:,}, got {value:,}")
+            raise self.error(f"{keys[0]} must be at most {most:,}, got {shown(value)}")
         return value
 
     def number(self, key: str, *, default: float | None = None) -> float:
         """A positive finite number."""
         value = self.get(key, default=default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise self.error(f"{key} must be a positive number, got {value!r}")
+            raise self.error(f"{key} must be a positive number, got {shown(value)}")
         if value > sys.float_info.max:
-            raise self.error(f"{key} must be finite, got {value!r}")
+            raise self.error(f"{key} must be finite, got {shown(value)}")
         return float(value)
 
     def flag(self, key: str, *, default: bool) -> bool:
         """True or false."""
         value = self.get(key, default=default)
         if not isinstance(value, bool):
-            raise self.error(f"{key} must be true or false, got {value!r}")
+            raise self.error(f"{key} must be true or false, got {shown(value)}")
         return value
 
     def text(self, *keys: str, default: str | None = None) -> str:
         """A string."""
         value = self.get(*keys, default=default)
         if not isinstance(value, str):
-            raise self.error(f"{keys[0]} must be a string, got {value!r}")
+            raise self.error(f"{keys[0]} must be a string, got {shown(value)}")
         return value
 
     def require(self, key: str, allowed: Any) -> None:
         """Raise UserError if the key is there with another value."""
         if (value := self.get(key, default=allowed)) != allowed:
-            raise self.error(f"unsupported {key} {value!r}: supported: {allowed!r}")
+            raise self.error(f"unsupported {key} {shown(value)}: supported: {allowed!r}")
 
     def part(self, key: str) -> ModelConfig:
         """The object under a key, empty where it is absent."""
         values = self.get(key, default={})
         if not isinstance(values, dict):
-            raise self.error(f"{key} must be an object, got {values!r}")
+            raise self.error(f"{key} must be an object, got {shown(values)}")
         return ModelConfig(self.name, self.source, values)
 
 
@@ -100,7 +101,9 @@ def read_config(path: str | Path) -> ModelConfig:
             text = opened.read(_MOST_BYTES)
         values = json.loads(text)
     except FileNotFoundError:
-        raise UserError(f"{file} does not exist: give a Hugging Face checkpoint") from None
+        raise UserError(
+            f"{file} does not exist: give a Hugging Face checkpoint or its config.json"
+        ) from None
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

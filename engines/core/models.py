@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
+from reprlib import repr as shown
 
 from engines.core.errors import UserError, unknown_name
 from engines.core.model_config import ModelConfig, read_config
@@ -207,7 +208,7 @@ def dtype_of_config(config: ModelConfig) -> str:
     """The stored type: `torch_dtype` before transformers 5; the paper's FP16 if neither."""
     name = config.get("dtype", "torch_dtype", default="float16")
     if not isinstance(name, str) or name not in DTYPE_BYTES:
-        raise config.error(f"unsupported dtype {name!r}: supported: {', '.join(DTYPE_BYTES)}")
+        raise config.error(f"unsupported dtype {shown(name)}: supported: {', '.join(DTYPE_BYTES)}")
     return name
 
 
@@ -226,8 +227,8 @@ def _require_regular(config: ModelConfig) -> None:
     for key in _IRREGULAR:
         if value := config.values.get(key):
             raise config.error(
-                f"{key} {value!r} is not supported: a model is simulated from sizes alone, as a "
-                "stack of equal layers of attention and a dense FFN"
+                f"{key} {shown(value)} is not supported: a simulated model is a stack of equal "
+                "layers of attention and a dense FFN"
             )
 
 
@@ -248,14 +249,14 @@ def _layout_changes(config: ModelConfig, family: str) -> tuple[tuple[str, bool],
 def _notes(config: ModelConfig, family: str) -> Iterator[str]:
     if family not in LAYOUTS:
         yield (
-            f"model_type '{family}' is not known: parameters are counted as LLaMA's, with a gated "
-            "FFN if hidden_act is silu"
+            f"model_type {shown(family)} is not known: parameters are counted as LLaMA's, with a "
+            "gated FFN if hidden_act is silu"
         )
     if "text_config" in config.values:
         yield "the language model alone"
     if config.values.get("sliding_window") and config.flag("use_sliding_window", default=True):
-        window = config.values["sliding_window"]
-        yield f"sliding_window {window!r} is ignored: every layer attends to the whole context"
+        window = config.size("sliding_window")
+        yield f"sliding_window {window} is ignored: every layer attends to the whole context"
 
 
 def _read_models() -> dict[str, ModelSpec]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
 from engines.core.errors import UserError
@@ -63,7 +64,7 @@ def arch_from_spec(spec: ModelSpec) -> ArchConfig:
     """
     if spec.family not in FAMILIES:
         raise UserError(
-            f"{spec.name}: unsupported model_type '{spec.family}': supported: {', '.join(FAMILIES)}"
+            f"{spec.name}: unsupported model_type {spec.family!r}: supported: {', '.join(FAMILIES)}"
         )
     layout = spec.layout
     return ArchConfig(
@@ -106,7 +107,7 @@ def spec_from_config(path: str | Path) -> tuple[ModelSpec, ArchConfig]:
     family = config.values.get("model_type")
     if family not in FAMILIES:
         supported = ", ".join(FAMILIES)
-        raise config.error(f"unsupported model_type '{family}': supported: {supported}")
+        raise config.error(f"unsupported model_type {shown(family)}: supported: {supported}")
     spec = spec_of_config(config)
     return spec, _opt(config, spec) if family == "opt" else _llama(config, spec)
 
@@ -152,7 +153,7 @@ def _eos_token_ids(config: ModelConfig) -> tuple[int, ...]:
     value = config.get("eos_token_id", default=[])
     ids = value if isinstance(value, list) else [value]
     if not all(isinstance(token, int) and abs(token) < 1 << 31 for token in ids):
-        raise config.error(f"eos_token_id must be token ids, got {value!r}")
+        raise config.error(f"eos_token_id must be token ids, got {shown(value)}")
     return tuple(ids)
 
 
@@ -175,4 +176,4 @@ def _rope(config: ModelConfig, max_positions: int) -> tuple[float, RopeScaling |
             rope.number("high_freq_factor"),
             rope.size("original_max_position_embeddings", default=max_positions),
         )
-    raise config.error(f"unsupported rope type '{kind}': supported: default, linear, llama3")
+    raise config.error(f"unsupported rope type {shown(kind)}: supported: default, linear, llama3")

@@ -53,11 +53,9 @@ def test_commands_run(command: str, folder: Path) -> None:
     assert "mean_normalized_latency_s" in run(command.split(), folder)
 
 
-@pytest.mark.parametrize("number", range(2))
-def test_programs_run(number: int, folder: Path) -> None:
-    programs = [b.text for b in blocks() if b.language == "python"]
-    assert len(programs) == 2
-    printed = run([sys.executable, "-W", "error", "-c", programs[number]], folder)
+def test_the_program_runs(folder: Path) -> None:
+    (program,) = [b.text for b in blocks() if b.language == "python"]
+    printed = run([sys.executable, "-W", "error", "-c", program], folder)
     assert re.search(r"\d", printed)
 
 

@@ -129,6 +129,21 @@ def test_grouped_query_attention_reads_fewer_heads() -> None:
     assert time_s == pytest.approx(100 * 2 * 2 * 16 * 2 / 1e6)
 
 
+def test_kv_heads_beyond_which_devices_hold_copies() -> None:
+    """Two KV heads on eight devices: each reads one whole head, as if there were two devices."""
+    model = ModelSpec("gqa", "llama", 2, 8, 64, 128, 100, num_kv_heads=2)
+    work = Work(context_tokens=100)
+    two, eight = (seconds(work, model=model, degree=d, kv_bandwidth=1e6) for d in (2, 8))
+    assert two == eight == pytest.approx(100 * 2 * 2 * 16 * 2 / 2e6)
+
+
+def test_prompt_attention_is_as_wide_as_its_heads() -> None:
+    """Qwen3's queries are wider than the hidden size."""
+    model = ModelSpec("wide", "qwen3", 2, 8, 64, 128, 100, head_dim=32)
+    time_s = seconds(Work(prompt_squares=1000), model=model, attention_flops=1e6)
+    assert time_s == pytest.approx(1000 * 2 * 2 * 256 / 1e6)
+
+
 @settings(deadline=None, derandomize=True)
 @given(st.integers(0, 3000), st.integers(0, 10**6), st.sampled_from([1, 2, 8]))
 def test_decode_steps_have_one_price(decodes: int, context_tokens: int, degree: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from serving import make_profile
 
@@ -68,6 +70,15 @@ def test_each_device_keeps_its_own_workspace() -> None:
     halves = slots_from_memory(model, make_profile(memory_bytes=float(8 * GIB)), 2)
     lost = (GIB + activation_bytes(model, 2, 2560)) / model.kv_bytes_per_token
     assert whole - halves == pytest.approx(lost, rel=0.01)
+
+
+def test_copies_of_kv_heads_take_memory_on_every_device() -> None:
+    """Four KV heads on 28 devices fill as much as 28 heads do."""
+    model = find_model("qwen2.5-7b")
+    one = replace(model, num_kv_heads=28)
+    profile, degree = make_profile(memory_bytes=float(40 * GIB)), 28
+    apart = slots_from_memory(one, profile, degree)
+    assert slots_from_memory(model, profile, degree) == pytest.approx(apart, rel=0.01)
 
 
 def test_model_too_large_names_the_sizes_and_a_remedy() -> None:

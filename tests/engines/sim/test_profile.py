@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engines.core.errors import UserError
-from engines.sim.profile import load_profile, names_of
+from engines.sim.profile import HOST_TERMS, load_profile, names_of
 
 GOOD = """
 name = "mine"
@@ -107,6 +107,96 @@ def test_faults_are_named_on_one_line(tmp_path: Path, old: str, new: str, proble
     assert problem in message
     assert "mine" in message, "the profile is not named"
     assert "\n" not in message
+
+
+DATA_SHEET = """
+name = "mine"
+memory_bytes = 8e9
+[data_sheet]
+memory_bandwidth = 1e12
+flops = 1e14
+link_bandwidth = 1e11
+pcie_bandwidth = 1e10
+"""
+
+
+def test_a_data_sheet_makes_a_profile(tmp_path: Path) -> None:
+    """Rates are shares of its numbers, said to be assumed; one may be given, or its share."""
+    profile = load_profile(write(tmp_path, DATA_SHEET + "[shares]\nkv_bandwidth = 0.9\n"))
+    assert (profile.weight_bandwidth, profile.kv_bandwidth) == (0.8e12, 0.9e12)
+    assert profile.assumed["kv_bandwidth"] == "0.9 of memory_bandwidth; kernels reach 0.45 to 0.9"
+    assert (profile.host, profile.worker_overhead_s) == ("paper", 0.004)
+    assert profile.kv_block_efficiency == load_profile("a100-40gb").kv_block_efficiency
+    measured = load_profile(write(tmp_path, "flops = 7e13\n" + DATA_SHEET))
+    assert measured.flops == 7e13
+    assert "flops" not in measured.assumed
+    assert "attention_flops" in measured.assumed
+
+
+def test_shares_are_those_of_the_papers_device(tmp_path: Path) -> None:
+    paper = load_profile("a100-40gb")
+    sheet = "memory_bandwidth = 1.555e12\nflops = 3.12e14\n"
+    sheet += "link_bandwidth = 3.0e11\npcie_bandwidth = 2.5e10\n"
+    text = 'name = "mine"\nmemory_bytes = 8e9\n[data_sheet]\n' + sheet
+    derived = load_profile(write(tmp_path, text))
+    assert paper.assumed == {}
+    assert len(derived.assumed) == 7
+    for name in derived.assumed:
+        assert getattr(derived, name) == pytest.approx(getattr(paper, name), rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("flops = 1e14\n", "", "data_sheet lacks flops"),
+        ("flops = 1e14", "flop = 1e14", "data_sheet has unknown flop"),
+        ("flops = 1e14", "flops = 0", "data_sheet.flops must be positive, got 0"),
+        ("flops = 1e14", "flops = true", "data_sheet.flops must be positive, got True"),
+        ("flops = 1e14", f"flops = {10**400}", "a whole number beyond 1e308"),
+        ("[data_sheet]", "data_sheet = 3\n[shares]", "data_sheet has the wrong type: 3"),
+        ("[data_sheet]", "[shares]\nmemory = 0.5\n[data_sheet]", "shares has unknown memory"),
+        ("[data_sheet]", "[shares]\nflops = -1\n[data_sheet]", "shares.flops must be positive"),
+        ("[data_sheet]", 'host = "papr"\n[data_sheet]', "unknown host 'papr': did you mean paper"),
+        ("[data_sheet]", "host = 3\n[data_sheet]", "host has the wrong type: 3"),
+    ],
+)
+def test_faults_of_a_data_sheet(tmp_path: Path, old: str, new: str, problem: str) -> None:
+    assert DATA_SHEET.count(old) == 1
+    with pytest.raises(UserError) as caught:
+        load_profile(write(tmp_path, DATA_SHEET.replace(old, new)))
+    assert problem in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_host(tmp_path: Path) -> None:
+    """It replaces the host's times alone, and what was fitted for them."""
+    paper, free = load_profile("a100-40gb"), load_profile("a100-40gb", "none")
+    assert {name: getattr(free, name) for name in HOST_TERMS} == dict.fromkeys(HOST_TERMS, 0.0)
+    assert free.calibrated == {"copy_latency_s": paper.calibrated["copy_latency_s"]}
+    assert (free.flops, free.host) == (paper.flops, "none")
+    assert free.sha256 != paper.sha256
+    measured = load_profile("a100-40gb", write(tmp_path, GOOD + "sequence_overhead_s = 2e-5\n"))
+    assert (measured.step_overhead_s, measured.sequence_overhead_s) == (0.001, 2e-5)
+    assert (measured.worker_overhead_s, measured.flops) == (0.0, paper.flops)
+    assert load_profile(write(tmp_path, GOOD), "paper").step_overhead_s == 0.0
+    own = load_profile(write(tmp_path, 'host = "paper"\n' + GOOD))
+    assert (own.step_overhead_s, own.worker_overhead_s) == (0.001, 0.004)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("speed = 3", "has unknown speed"),
+        ("step_overhead_s = 'fast'", "step_overhead_s has the wrong type: 'fast'"),
+        ("step_overhead_s = -1", "step_overhead_s must be at least 0, got -1"),
+        ("[", "is not valid TOML"),
+    ],
+)
+def test_faults_of_a_host(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_profile("a100-40gb", write(tmp_path, text))
+    assert problem in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe", b"not a profile", b""])
