@@ -17,17 +17,19 @@ from bench.commands import options
 from bench.commands.backend import check_profile, tell_backend
 from bench.commands.output import print_table, tell_summary
 from bench.commands.places import Where, settle
-from bench.commands.point_options import SETTINGS, is_given, point_options
+from bench.commands.point_options import SETTINGS as OF_POINTS
+from bench.commands.point_options import is_given, point_options
 from bench.commands.selection import choice_of
 from bench.experiments import registry
 from bench.experiments.capacity import LIMIT_S_PER_TOKEN
 from bench.point.serve import check_simulated
-from bench.point.spec import PointSpec
+from bench.point.spec import OF_TRACES, PointSpec
 from bench.progress import choose
 from bench.results.store import Store
 from engines.core.errors import UserError
 
 Searches = dict[tuple[str, str], Search]  # by panel and system
+SETTINGS = tuple(name for name in OF_POINTS if name not in OF_TRACES)
 OF_FIGURES = ("seed", "lengths", "backend")  # settings that --figure leaves to the command line
 
 _VARIES = "a search varies the rate until requests queue"
@@ -72,7 +74,7 @@ search_options = options.stack(
 @click.command("capacity")
 @search_options
 @options.place
-@point_options(system_required=False)  # --figure does without
+@point_options(without=OF_TRACES, system_required=False)  # --figure does without
 @options.artifacts
 @options.quiet
 @click.pass_context

@@ -1,13 +1,17 @@
-"""`bench data`: real lengths in place of shipped statistics."""
+"""`bench data`: real lengths in place of shipped statistics, and traces to look at or convert."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from bench.commands.output import print_table
-from bench.files import check_writable
+from bench.commands import options
+from bench.commands.output import note, print_table, rows_of, show_reading
+from bench.files import check_writable, plain, write_file
+from bench.progress import choose
 from bench.workloads.datasets import (
     DATASETS,
     derive,
@@ -16,6 +20,12 @@ from bench.workloads.datasets import (
     import_file,
     lengths_path,
 )
+from bench.workloads.formats import COLUMN_KEYS, parse_columns
+from bench.workloads.inspection import describe
+from bench.workloads.sharegpt import count_tokens, is_sharegpt, read_conversations
+from bench.workloads.tables import InputFile, csv_bytes, read_input
+from bench.workloads.traces import our_columns, read_trace
+from engines.core.errors import UserError
 
 _DIRECTORY = click.option(
     "--directory",
@@ -24,10 +34,19 @@ _DIRECTORY = click.option(
     help="Where the lengths lie.",
 )
 
+_FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+_TRACE_COLUMN = click.option(
+    "--trace-column",
+    multiple=True,
+    metavar="KEY=NAME",
+    callback=lambda _ctx, _option, words: parse_columns(words),
+    help=f"A column by its name: KEY is {', '.join(COLUMN_KEYS)}. Repeatable.",
+)
+
 
 @click.group("data")
 def command() -> None:
-    """Fetch or import data sets.
+    """Fetch or import data sets, inspect or convert traces.
 
     Real lengths are used where a command names their file with --lengths, and nowhere else.
     """
@@ -58,18 +77,19 @@ def fetch_command(*, name: str, directory: Path, url: str | None) -> None:
 
 @command.command("import")
 @click.argument("name")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_FILE
 @_DIRECTORY
 def import_command(*, name: str, file: Path, directory: Path) -> None:
     """Take FILE as the real lengths of data set NAME.
 
-    FILE is a CSV with columns input_len,output_len (also .csv.gz), or the published pickle.
+    FILE holds lengths, or a trace whose lengths are taken, in any known format (docs/extending.md),
+    or is the published pickle.
     """
     click.echo(str(import_file(name, file, directory)))
 
 
 @command.command("derive")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_FILE
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -79,3 +99,99 @@ def import_command(*, name: str, file: Path, directory: Path) -> None:
 def derive_command(*, file: Path, out: Path) -> None:
     """Derive the shipped ShareGPT statistics again from its real lengths in FILE."""
     click.echo(str(derive(file, out)))
+
+
+@command.command("convert")
+@_FILE
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@_TRACE_COLUMN
+@click.option(
+    "--tokenizer",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Tokenizer that counts the tokens of ShareGPT's text, for transformers.",
+)
+@click.option(
+    "--conversations",
+    is_flag=True,
+    help="All turns of ShareGPT's conversations, for --workload chat, instead of the first ones.",
+)
+@options.quiet
+def convert_command(
+    *,
+    file: Path,
+    out: Path,
+    trace_column: dict[str, str],
+    tokenizer: Path | None,
+    conversations: bool,
+    quiet: bool,
+) -> None:
+    """Write a trace or ShareGPT's JSON in our own columns: OUT is a CSV file (also .csv.gz).
+
+    A trace becomes arrival_s,input_len,output_len; what has no arrivals, input_len,output_len for
+    --lengths.
+    """
+    check_writable(out.parent)
+    source = read_input(file)
+    if is_sharegpt(source):
+        columns = _count(source, tokenizer, first_turns=not conversations, quiet=quiet)
+    elif tokenizer is not None or conversations:
+        raise UserError(f"{file} has no text: --tokenizer and --conversations are for ShareGPT's")
+    else:
+        with show_reading(file, quiet=quiet) as advance:
+            trace = read_trace(source, trace_column, on_progress=advance)
+        for line in trace.notes:
+            note(line)
+        columns = our_columns(trace)
+    write_file(out, csv_bytes(columns, compress=out.suffix == ".gz"))
+    click.echo(str(out))
+
+
+def _count(
+    source: InputFile, tokenizer: Path | None, *, first_turns: bool, quiet: bool
+) -> dict[str, Any]:
+    """The lengths of ShareGPT's conversations as columns; raises UserError."""
+    if tokenizer is None:
+        raise UserError(f"{source.path} holds text: give --tokenizer DIR to count its tokens")
+    found = read_conversations(source)
+    with choose(quiet=quiet).single(f"counting tokens of {source.path.name}") as advance:
+        lengths = count_tokens(found, tokenizer, first_turns=first_turns, on_progress=advance)
+    note(f"{len(lengths):,} turns of {len(found):,} conversations")
+    return lengths.columns()
+
+
+@command.command("inspect")
+@_FILE
+@_TRACE_COLUMN
+@click.option(
+    "--draw",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Draw arrivals and lengths into a .pdf or .png.",
+)
+@options.as_json(help="Print one JSON object instead of a table.")
+@options.quiet
+def inspect_command(
+    *, file: Path, trace_column: dict[str, str], draw: Path | None, as_json: bool, quiet: bool
+) -> None:
+    """Show a trace's rate, burstiness and lengths.
+
+    Burstiness is the coefficient of variation of the gaps between arrivals: 1 for Poisson. The
+    correlation is of the ranks of input and output lengths.
+    """
+    if draw is not None and draw.suffix not in (".pdf", ".png"):
+        raise UserError(f"--draw takes a name ending in .pdf or .png, got {draw}")
+    with show_reading(file, quiet=quiet) as advance:
+        trace = read_trace(read_input(file), trace_column, on_progress=advance)
+    for line in trace.notes:
+        note(line)
+    found = describe(trace)
+    if as_json:
+        click.echo(json.dumps(plain(found), allow_nan=False))
+    else:
+        print_table(("", "value"), rows_of(found))
+    if draw is not None:
+        from plot.trace import draw_trace
+
+        write_file(draw, draw_trace(trace, draw.suffix[1:]))
+        click.echo(str(draw), err=as_json)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.progress import clock
+from bench.progress import choose, clock
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from bench.sweep.runner import Summary
 
 _PIPE_WIDTH = 120
+_LONG_FILE_BYTES = 4 << 20
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 note = partial(click.echo, err=True)
@@ -36,11 +40,32 @@ def print_table(
     table_console().print(table)
 
 
+def rows_of(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and values for `print_table`: a row for each part of a value with parts."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name} {part}", _tell(number)) for part, number in value.items())
+        else:
+            yield name, _tell(value)
+
+
+def _tell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"  # there was nothing to average
+    return f"{value:,.6g}" if isinstance(value, float) else str(value)
+
+
 def table_console() -> Console:
     """A console on standard output: as wide as the terminal, or wide enough for a pipe."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def show_reading(path: Path, *, quiet: bool) -> AbstractContextManager[Callable[[float], None]]:
+    """Show progress while a file is read, if it is so long that anyone waits for it."""
+    short = path.stat().st_size < _LONG_FILE_BYTES
+    return choose(quiet=quiet or short).single(f"reading {path.name}")
 
 
 def tell_summary(summary: Summary, store: Store) -> None:

@@ -11,6 +11,7 @@ import click
 
 from bench.commands import options
 from bench.point.spec import DEFAULT_ROUTER, Backend, PointSpec, Router, plain_setting
+from bench.workloads.replay import TooLong, ZeroOutput
 from engines.core.config import Preemption, System
 from engines.core.models import MODELS
 from engines.sim.profile import names_of
@@ -47,11 +48,20 @@ _HELP: Mapping[str, str] = {
     "model": f"Model: {', '.join(MODELS)}, or the path of a checkpoint; a config.json suffices to "
     "simulate it.",
     "workload": "Workload.",
-    "trace": "Replay a CSV file with columns arrival_s,input_len,output_len instead of a workload.",
+    "trace": "Replay a file instead of a workload: CSV or JSON lines with the columns of Azure's, "
+    "BurstGPT's, Mooncake's, ... (docs/extending.md) or arrival_s,input_len,output_len.",
+    "trace_column": "A column of the trace by its name: KEY is arrival (in seconds; arrival_ms, "
+    "arrival_us, arrival_ns), input, output or prefix. Repeatable.",
+    "too_long": "Requests of the trace that are longer than the model's context.",
+    "zero_output": "Requests of the trace with no output tokens (or no prompt).",
+    "limit": "Requests of the trace that are served, the first ones.  [default: all]",
+    "start": "Leave out what arrives before this second of the trace.",
+    "end": "Leave out what arrives from this second of the trace on.",
+    "speed": "Divide the trace's arrivals by this: 2 doubles its rate.",
     "lengths": "Lengths of the workload from a file (see `bench data`) instead of shipped "
     "statistics.",
-    "rate": "Mean arrivals per second (of a trace: its own).",
-    "duration": "Length of the arrivals in seconds (of a trace: its own).",
+    "rate": "Mean arrivals per second (a trace has its own, unless it has lengths alone).",
+    "duration": "Length of the arrivals in seconds (a trace has its own).",
     "seed": "Seed of all random draws.",
     "sampling": "Sequences per request, sampled or beams.",
     "shrink": "Divide all lengths and the model's context by this, for a run in miniature.",
@@ -85,6 +95,10 @@ _METAVARS: Mapping[str, str] = {
     "system": "|".join(System),
     "model": "NAME|PATH",
     "workload": "sharegpt|alpaca|chat|translation-1shot|translation-5shot",
+    "trace_column": "KEY=NAME",
+    "start": "S",
+    "end": "S",
+    "speed": "X",
     "rate": "R",
     "duration": "S",
     "sampling": "n1|n2|n4|n6|beam2|beam4|beam6",
@@ -106,15 +120,19 @@ _BY_FIELD: dict[str, Any] = {
     "seed": options.SEED,
     "block_size": click.IntRange(1, 256),
     "preemption": click.Choice([p.value for p in Preemption]),
+    "too_long": click.Choice([how.value for how in TooLong]),
+    "zero_output": click.Choice([how.value for how in ZeroOutput]),
     "swap_space_gib": amount,
     "window": window,
 }
 _BY_TYPE: Mapping[str, Any] = {
+    "tuple[str, ...]": str,
     "int": options.COUNT,
     "int | None": options.COUNT,
     "float": float,
     "float | None": amount,
 }
+_FIELDS = {field.name: field for field in fields(PointSpec)}
 _TYPES = {f.name: _BY_TYPE.get(str(f.type)) for f in fields(PointSpec)} | _BY_FIELD
 _DEFAULTS = {
     field.name: plain_setting(field.default)
@@ -125,6 +143,7 @@ _DEFAULTS = {
 # Settings that say what arrives when and what is measured, or describe a simulated device.
 OF_WORKLOADS = (
     *("workload", "trace", "lengths", "rate", "duration", "sampling"),
+    *("trace_column", "too_long", "zero_output", "limit", "start", "end", "speed"),
     *("warmup", "window", "timeout", "device_profile", "host", "replicas", "router"),
 )
 
@@ -142,6 +161,7 @@ def _option(name: str, *, required: bool) -> options.Decorator:
         envvar=SYSTEM_VARIABLE if required else None,
         show_envvar=True,
         type=_TYPES[name],
+        multiple=str(_FIELDS[name].type).startswith("tuple[str"),
         metavar=_METAVARS.get(name),
         help=_HELP[name],
         **default,

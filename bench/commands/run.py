@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,17 +12,22 @@ import click
 
 from bench.commands import options
 from bench.commands.backend import check_profile, resolve_backend, tell_backend
-from bench.commands.output import note, print_table
-from bench.commands.point_options import is_given, point_options
+from bench.commands.output import note, print_table, rows_of, show_reading
+from bench.commands.point_options import point_options
 from bench.files import check_writable, plain
-from bench.point.serve import Outcome, run_point
+from bench.point.serve import Outcome, load_trace, run_point
 from bench.point.spec import PointSpec
 from bench.progress import choose
 from bench.results.provenance import environment, provenance_of
 from bench.results.store import write_point
-from bench.workloads.traces import read_trace
 
-_ANY_LENGTH = 1 << 31  # lengths are held against the model's context when the point runs
+_LEFT_OUT = {
+    "outside": "arrive outside --start and --end",
+    "zero_output": "have no tokens and are left out",
+    "too_long": "are longer than the model's context and are left out",
+    "beyond_limit": "are beyond --limit",
+    "truncated": "are cut to the model's context",
+}
 
 
 @click.command("run")
@@ -38,10 +41,7 @@ _ANY_LENGTH = 1 << 31  # lengths are held against the model's context when the p
 @options.as_json(help="Print one JSON object instead of a table.")
 @options.ray_ranks
 @options.quiet
-@click.pass_context
 def command(
-    ctx: click.Context,
-    /,
     *,
     out: Path | None,
     as_json: bool,
@@ -56,22 +56,25 @@ def command(
     asked = settings.pop("backend")
     spec = PointSpec(**settings, backend=resolve_backend(asked))
     check_profile(spec)
-    if spec.trace is not None:
-        given = {name: settings[name] for name in ("rate", "duration") if is_given(ctx, name)}
-        spec = replace(spec, **{**_rate_and_duration(Path(spec.trace)), **given})
     outcome = serve(spec, out=out, quiet=quiet, ray=ray)
+    for line in _told_of_trace(outcome):
+        note(line)
     if asked != spec.backend:
         tell_backend(asked, spec.backend)
     if as_json:
         click.echo(json.dumps(plain(outcome.metrics), allow_nan=False))
     else:
-        print_table(("metric", "value"), _rows(outcome.metrics))
+        print_table(("metric", "value"), rows_of(outcome.metrics))
 
 
-def _rate_and_duration(trace: Path) -> dict[str, float]:
-    arrivals = read_trace(trace, max_model_len=_ANY_LENGTH).arrival_s
-    duration = float(arrivals[-1]) or 1.0  # all at once: a rate per second says most
-    return {"rate": len(arrivals) / duration, "duration": duration}
+def _told_of_trace(outcome: Outcome) -> Iterator[str]:
+    """What was done to the trace, if one was served: a line each."""
+    trace = outcome.inputs["workload"].get("trace")
+    if trace is not None:
+        yield from (f"trace: {line}" for line in trace["notes"])
+        counts = {name: count for name, count in trace["dropped"].items() if count}
+        for name, count in counts.items():
+            yield f"trace: {count:,} of {trace['rows']:,} requests {_LEFT_OUT[name]}"
 
 
 def serve(spec: PointSpec, *, out: Path | None, quiet: bool, ray: str) -> Outcome:
@@ -79,8 +82,12 @@ def serve(spec: PointSpec, *, out: Path | None, quiet: bool, ray: str) -> Outcom
     if out is not None:
         check_writable(out)
     started = datetime.now(UTC)
+    trace = None
+    if spec.trace is not None:
+        with show_reading(Path(spec.trace), quiet=quiet) as advance:
+            trace = load_trace(spec, on_progress=advance)
     with choose(quiet=quiet).single(spec.slug) as advance:
-        outcome = run_point(spec, on_progress=advance, ray=ray)
+        outcome = run_point(spec, trace=trace, on_progress=advance, ray=ray)
     for line in outcome.inputs.get("model", {}).get("notes", []):
         note(f"{spec.model}: {line}")
     if out is not None:
@@ -90,17 +97,3 @@ def serve(spec: PointSpec, *, out: Path | None, quiet: bool, ray: str) -> Outcom
         )
         write_point(out, spec, outcome, provenance=provenance)
     return outcome
-
-
-def _rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{name} {part}", _tell(number)) for part, number in value.items())
-        else:
-            yield name, _tell(value)
-
-
-def _tell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"  # there was nothing to average
-    return f"{value:,.6g}" if isinstance(value, float) else str(value)

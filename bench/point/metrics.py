@@ -95,8 +95,8 @@ def summarize(
         "workload": workload.name,
         "backend": spec.backend.value,
         "device": setting.device,
-        "rate": spec.rate,
-        "duration": spec.duration,
+        "rate": workload.rate,
+        "duration": workload.duration_s,
         "seed": spec.seed,
         "requests": len(workload),
         "finished": log.num_finished,
@@ -111,6 +111,8 @@ def summarize(
         "preemptions": sum(engine.scheduler.num_preemptions for engine in engines),
         "kv_slots": setting.config.num_slots,
     }
+    if workload.trace is not None:
+        metrics["dropped"] = workload.trace["dropped"]
     if spec.replicas > 1:
         metrics |= {"replicas": spec.replicas, "router": setting.router.value}
     return metrics | _memory_metrics(setting, [engine.recorder for engine in engines])
@@ -122,8 +124,7 @@ def _memory_metrics(setting: Setting, recorders: Sequence[StepRecorder]) -> dict
     if not means:
         start_s, end_s = setting.window_s
         raise UserError(
-            f"no step fell into the window {start_s:g}:{end_s:g}: choose --window "
-            f"within the {setting.spec.duration:g} s of the run"
+            f"no step fell into the window {start_s:g}:{end_s:g}: choose --window within the run"
         )
     mean = StepMeans(*(float(sum(column)) / len(means) for column in zip(*means, strict=True)))
     parts = ("token", "reservation", "internal", "external")

@@ -20,6 +20,10 @@ from bench.point.replicas import serve
 from bench.point.setting import Setting, settle
 from bench.point.spec import PointSpec
 from bench.workloads.build import Workload, build_workload
+from bench.workloads.formats import parse_columns
+from bench.workloads.replay import replay
+from bench.workloads.tables import read_input
+from bench.workloads.traces import Trace, read_trace
 from engines.core.engine import Engine
 from engines.core.errors import UserError
 from engines.core.stats import StepRecorder
@@ -32,8 +36,8 @@ class Outcome:
 
     `metrics` holds the JSON keys of `bench run`. `requests` are columns of equal length:
     request_id, arrival_s, input_len, output_len, first_token_s, finish_s, preemptions.
-    `inputs` names and hashes what the result depends on besides the spec: the workload and the
-    device profile.
+    `inputs` names and hashes what the result depends on besides the spec: the workload, its files
+    as they were read, and the device profile.
     """
 
     metrics: dict[str, Any]
@@ -42,18 +46,39 @@ class Outcome:
 
 
 def run_point(
-    spec: PointSpec, *, on_progress: Progress | None = None, ray: str = "local"
+    spec: PointSpec,
+    *,
+    trace: Trace | None = None,
+    on_progress: Progress | None = None,
+    ray: str = "local",
 ) -> Outcome:
     """Serve the point's workload to the end.
 
-    `on_progress` is called now and then with the finished share of requests, 0 to 1. A model in
-    slices runs on the cluster `ray`. Raises UserError for input that cannot be served, and
-    LostWorkerError if a process dies that holds a slice.
+    `trace` is what `load_trace` read for the spec, if it has been read already. `on_progress` is
+    called now and then with the finished share of requests, 0 to 1. A model in slices runs on the
+    cluster `ray`. Raises UserError for input that cannot be served, and LostWorkerError if a
+    process dies that holds a slice.
     """
-    if needs_ranks(spec, ray=ray):
-        return run_on_ranks(_serve_on, spec, ray=ray, on_progress=on_progress)
+    ranks = needs_ranks(spec, ray=ray)
+    trace = trace or load_trace(spec)
+    if ranks:
+        return run_on_ranks(_serve_on, spec, trace, ray=ray, on_progress=on_progress)
     with closing(find_platform(spec)) as platform:
-        return _serve_on(platform, spec, on_progress=on_progress)
+        return _serve_on(platform, spec, trace, on_progress=on_progress)
+
+
+def load_trace(spec: PointSpec, *, on_progress: Progress | None = None) -> Trace | None:
+    """Read the trace that the spec replays, if any; raises UserError.
+
+    `on_progress` is called now and then with the share that is read, 0 to 1.
+    """
+    if spec.trace is None:
+        return None
+    columns = parse_columns(spec.trace_column)
+    trace = read_trace(read_input(Path(spec.trace)), columns, on_progress=on_progress)
+    if trace.arrival_s is not None and spec.rate != PointSpec.rate:
+        raise UserError(f"{spec.trace} has arrivals: omit --rate {spec.rate:g}, or give --speed")
+    return trace
 
 
 def find_platform(spec: PointSpec) -> Platform:
@@ -65,12 +90,13 @@ def find_platform(spec: PointSpec) -> Platform:
 
 def check_simulated(spec: PointSpec) -> None:
     """Raise UserError if a simulated point has settings that cannot be served; serves nothing."""
-    _build(resolve(spec))
+    _prepare(simulate(spec), spec, load_trace(spec))
 
 
-def _serve_on(platform: Platform, spec: PointSpec, *, on_progress: Progress | None) -> Outcome:
-    setting = settle(spec, platform)
-    workload = _build(setting)
+def _serve_on(
+    platform: Platform, spec: PointSpec, trace: Trace | None, *, on_progress: Progress | None
+) -> Outcome:
+    setting, workload = _prepare(platform, spec, trace)
     engines = create_engines(setting)
     log = RequestLog(workload, on_progress)
     started = time.perf_counter()
@@ -91,19 +117,26 @@ def _serve_on(platform: Platform, spec: PointSpec, *, on_progress: Progress | No
     return Outcome(metrics, log.columns(), _inputs(setting, workload))
 
 
-def _build(setting: Setting) -> Workload:
-    spec = setting.spec
-    workload = build_workload(
-        spec.workload,
-        rate=spec.rate,
-        duration=spec.duration,
-        seed=spec.seed,
-        lengths=Path(spec.lengths) if spec.lengths else None,
-        trace=Path(spec.trace) if spec.trace else None,
-        max_model_len=setting.config.max_model_len * spec.shrink,
-    ).shrunk(spec.shrink)
+def _prepare(platform: Platform, spec: PointSpec, trace: Trace | None) -> tuple[Setting, Workload]:
+    """The workload, and the defaults filled in for it; raises UserError."""
+    max_model_len = platform.model.max_positions // spec.shrink * spec.shrink
+    if trace is None:
+        workload = build_workload(
+            spec.workload,
+            rate=spec.rate,
+            duration=spec.duration,
+            seed=spec.seed,
+            lengths=Path(spec.lengths) if spec.lengths else None,
+            max_model_len=max_model_len,
+        )
+    else:
+        workload = replay(
+            trace, spec.selection, rate=spec.rate, seed=spec.seed, max_model_len=max_model_len
+        )
+    workload = workload.shrunk(spec.shrink)
+    setting = settle(spec, platform, workload)
     _check_warmup(setting, workload)
-    return workload
+    return setting, workload
 
 
 def resolve(spec: PointSpec) -> Setting:
@@ -145,6 +178,8 @@ def _inputs(setting: Setting, workload: Workload) -> dict[str, Any]:
             "sha256": workload.sha256,
             "mean_input_len": workload.mean_input_len,
             "mean_output_len": workload.mean_output_len,
+            **({} if workload.trace is None else {"trace": workload.trace}),
         },
+        **({"files": workload.files} if workload.files else {}),
         **setting.platform.inputs,
     }

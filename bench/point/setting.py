@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from bench.point.platform import Platform
 from bench.point.spec import DEFAULT_ROUTER, PointSpec, Router
+from bench.workloads.build import Workload
 from engines.core.config import GIB, MOST_KV_SLOTS, EngineConfig, Preemption, System
 from engines.core.errors import UserError
 from engines.core.request import SamplingParams
@@ -37,11 +39,18 @@ class Setting:
         return self.spec.router or DEFAULT_ROUTER
 
 
-def settle(spec: PointSpec, platform: Platform) -> Setting:
-    """Fill in a point's defaults: KV slots, the system's limits, warm-up and window."""
+def settle(spec: PointSpec, platform: Platform, workload: Workload | None = None) -> Setting:
+    """Fill in a point's defaults: KV slots, the system's limits, warm-up and window.
+
+    `workload` tells the duration of a trace, and keeps the default warm-up before its last request.
+    """
     config = engine_config(spec, platform, spec.sampling)
-    warmup_s = min(DEFAULT_WARMUP_S, spec.duration / 10) if spec.warmup is None else spec.warmup
-    window_s = spec.window or (0.0, spec.duration)
+    duration_s, last_s = spec.duration, math.inf
+    if workload is not None:
+        duration_s, last_s = workload.duration_s, float(workload.arrival_s[-1])
+    default_s = min(DEFAULT_WARMUP_S, duration_s / 10, last_s)
+    warmup_s = default_s if spec.warmup is None else spec.warmup
+    window_s = spec.window or (0.0, duration_s)
     return Setting(spec, platform, config, warmup_s, window_s)
 
 

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bench.workloads.formats import parse_columns
+from bench.workloads.replay import Selection, TooLong, ZeroOutput
 from engines.core.config import MOST_KV_SLOTS, Preemption, System, parse_size
 from engines.core.errors import UserError, unknown_name
 from engines.core.model_config import config_file
@@ -65,6 +67,8 @@ _TYPES: Mapping[str, Callable[[str], object]] = {
     "gpu_memory": MemorySize,
     "preemption": partial(parse_name, Preemption),
     "router": partial(parse_name, Router),
+    "too_long": partial(parse_name, TooLong),
+    "zero_output": partial(parse_name, ZeroOutput),
 }
 _Rule = tuple[str, Callable[[Any], bool]]
 _POSITIVE: _Rule = ("be a positive number", lambda value: 0 < value < math.inf)
@@ -79,6 +83,10 @@ _RULES: Mapping[str, _Rule] = {
     "tensor_parallel": _AT_LEAST_ONE,
     "shrink": _AT_LEAST_ONE,
     "replicas": _AT_LEAST_ONE,
+    "limit": _AT_LEAST_ONE,
+    "start": ("not be negative", lambda value: 0 <= value < math.inf),
+    "end": _POSITIVE,
+    "speed": _POSITIVE,
 }
 _TITLES = {"tensor_parallel": "tensor-parallel degree", "swap_space_gib": "swap space"}
 # Beyond every machine, and within what this one can keep lists of.
@@ -92,6 +100,8 @@ _AT_MOST: Mapping[str, float] = {
 }
 # Settings that mean nothing to the simulation, and what to use instead.
 _OF_MODELS = {"gpu_memory": "--kv-slots or --device-profile", "dtype": "--device-profile"}
+# Settings of a trace, which are not part of the identity of other points.
+OF_TRACES = ("trace_column", *(field.name for field in fields(Selection)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,16 +115,25 @@ class PointSpec:
     running requests and memory are averaged; `warmup` drops early arrivals from latency.
     `gpu_memory` stands in for a smaller device when KV slots are derived from memory. `shrink`
     divides all lengths and the model's context, for runs in miniature. `timeout` ends serving
-    early, with requests unfinished. `trace` replays a file; `lengths` replaces a workload's shipped
-    length statistics by a file. `model` is a name, or a path: a config.json suffices to simulate
-    it. `host` replaces a simulated device's host times. `replicas` engines, each on devices of its
-    own, share the arrivals out through `router` (simulation only).
+    early, with requests unfinished. `trace` replays a file with the rate and duration that it has
+    itself (without arrivals, at `rate`); the settings from `trace_column` to `speed` say how it is
+    read and what of it is served (see `Selection`). `lengths` replaces a workload's shipped length
+    statistics by a file. `model` is a name, or a path: a config.json suffices to simulate it.
+    `host` replaces a simulated device's host times. `replicas` engines, each on devices of its own,
+    share the arrivals out through `router` (simulation only).
     """
 
     system: System
     model: str = "opt-13b"
     workload: str = "sharegpt"
     trace: str | None = None
+    trace_column: tuple[str, ...] = ()
+    too_long: TooLong = TooLong.ERROR
+    zero_output: ZeroOutput = ZeroOutput.ERROR
+    limit: int | None = None
+    start: float | None = None
+    end: float | None = None
+    speed: float = 1.0
     lengths: str | None = None
     rate: float = 1.0
     duration: float = 600.0
@@ -148,6 +167,7 @@ class PointSpec:
                 object.__setattr__(self, name, parse(value))
         self._check_numbers()
         self._check_backend()
+        self._check_trace()
 
     def _check_numbers(self) -> None:
         for name, (requirement, holds) in _RULES.items():
@@ -182,6 +202,33 @@ class PointSpec:
                 f"'{self.backend}': use --backend sim"
             )
 
+    def _check_trace(self) -> None:
+        parse_columns(self.trace_column)
+        given = [name for name in OF_TRACES if getattr(self, name) != getattr(PointSpec, name)]
+        if self.trace is None:
+            for name in given:
+                flag = "--" + name.replace("_", "-")
+                raise UserError(f"{flag} counts only for a trace: give --trace FILE, or omit it")
+        elif self.lengths is not None:
+            raise UserError(
+                f"a trace has its own lengths: give --trace {self.trace} or --lengths "
+                f"{self.lengths}, not both"
+            )
+        elif self.duration != PointSpec.duration:
+            raise UserError(
+                "a trace has its own duration: omit --duration (--end cuts it, --window bounds "
+                "what is averaged)"
+            )
+        if self.end is not None and not (self.start or 0.0) < self.end:
+            raise UserError(
+                f"--end must be later than --start, got {self.start:g} and {self.end:g}"
+            )
+
+    @property
+    def selection(self) -> Selection:
+        """Which requests of the trace are served."""
+        return Selection(**{field.name: getattr(self, field.name) for field in fields(Selection)})
+
     @property
     def measured(self) -> bool:
         """Whether a model runs, so that times are this machine's."""
@@ -199,10 +246,15 @@ class PointSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; read back by `from_dict`.
 
-        A single engine has no entries for replicas, and a device's own host none for it, so that
-        the identity of such points does not depend on them.
+        A single engine has no entries for replicas, a device's own host none for it, and settings
+        of a trace none at their defaults, so that the identity of such points does not depend on
+        them.
         """
-        values = {field.name: plain_setting(getattr(self, field.name)) for field in fields(self)}
+        values = {
+            field.name: plain_setting(getattr(self, field.name))
+            for field in fields(self)
+            if field.name not in OF_TRACES or getattr(self, field.name) != field.default
+        }
         if self.replicas == 1:
             del values["replicas"], values["router"]
         if self.host is None:
@@ -215,8 +267,10 @@ class PointSpec:
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise UserError(f"point has unknown settings: {', '.join(sorted(unknown))}")
-        window = values.get("window")
-        return cls(**{**values, "window": tuple(window) if window is not None else None})
+        tuples = {
+            name: tuple(values[name]) for name in ("window", "trace_column") if values.get(name)
+        }
+        return cls(**{**values, **tuples})
 
     @property
     def digest(self) -> str:
@@ -229,8 +283,9 @@ class PointSpec:
         """A readable name, unique together with `digest`."""
         source = "trace" if self.trace else self.workload
         several = f"_x{self.replicas}" if self.replicas > 1 else ""
-        sampling = self.sampling.name
-        return f"{self.system}_{self.model}_{source}_{sampling}_r{self.rate:g}{several}"
+        own = self.trace is not None and self.rate == PointSpec.rate  # perhaps the trace's
+        rate = "" if own else f"_r{self.rate:g}"
+        return f"{self.system}_{self.model}_{source}_{self.sampling.name}{rate}{several}"
 
 
 def plain_setting(value: object) -> Any:

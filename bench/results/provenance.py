@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,10 @@ def _source_files(root: Path) -> Iterator[str]:
                 yield inner.as_posix()
 
 
-def hash_inputs(spec: PointSpec) -> dict[str, str]:
-    """SHA-256 of each existing input file of the spec, by field."""
-    return {field: file_sha256(path) for field, path in spec.input_files.items()}
+def hash_inputs(spec: PointSpec, *, without: Container[str] = ()) -> dict[str, str]:
+    """SHA-256 of each existing input file of the spec, by field, except those of some fields."""
+    paths = {field: path for field, path in spec.input_files.items() if field not in without}
+    return {field: file_sha256(path) for field, path in paths.items()}
 
 
 def command_of(spec: PointSpec) -> str:
@@ -65,10 +66,14 @@ def command_of(spec: PointSpec) -> str:
     words = ["bench", "run"]
     for name, value in spec.to_dict().items():
         option = "swap-space" if name == "swap_space_gib" else name.replace("_", "-")
+        if spec.trace and name in ("rate", "duration") and value == getattr(PointSpec, name):
+            continue  # the trace's own
         if isinstance(value, bool):
             words.append(f"--{'' if value else 'no-'}{option}")
         elif name == "window" and value is not None:
             words += [f"--{option}", f"{value[0]!r}:{value[1]!r}"]
+        elif isinstance(value, tuple):
+            words += [word for item in value for word in (f"--{option}", item)]
         elif value is not None:
             words += [f"--{option}", str(value)]
     return shlex.join(words)
@@ -103,9 +108,11 @@ def provenance_of(
     ended: datetime,
 ) -> dict[str, Any]:
     """The provenance of one point: the run's environment, its inputs, command and times (UTC)."""
+    as_read = inputs.get("files", {})
     return {
         **shared,
-        "input_files": hash_inputs(spec),
+        "input_files": {**hash_inputs(spec, without=as_read), **as_read},
+        "trace": inputs.get("workload", {}).get("trace"),
         "calibrated": inputs.get("device_profile", {}).get("calibrated", {}),
         "command": command_of(spec),
         "started": started.isoformat(timespec="milliseconds"),

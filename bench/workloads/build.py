@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from bench.workloads.conversations import (
     chat_lengths,
     conversation_rounds,
     interleave,
+    real_conversations,
     translation_lengths,
 )
 from bench.workloads.lengths import (
@@ -29,8 +31,7 @@ from bench.workloads.lengths import (
     sample_lengths,
 )
 from bench.workloads.quantiles import QuantileTable
-from bench.workloads.tables import MAX_ROWS, file_sha256
-from bench.workloads.traces import read_trace
+from bench.workloads.tables import MAX_ROWS, read_input
 from engines.core.errors import UserError, unknown_name
 from engines.core.request import Request, SamplingParams
 
@@ -44,7 +45,9 @@ class Workload:
 
     `source` says in one sentence what lengths these are. `arrival_s` is float64 in seconds from
     the start; lengths are int32 in tokens, (n,) each; `prefix_len` leading tokens of a prompt are
-    shared with the other requests.
+    shared with the other requests. `rate` is in requests per second, `duration_s` the length of the
+    arrivals. `files` holds the SHA-256 of the files that were read, by setting; `trace` says what a
+    trace was and what of it is served.
     """
 
     name: str
@@ -53,6 +56,10 @@ class Workload:
     input_len: NDArray[np.int32]
     output_len: NDArray[np.int32]
     prefix_len: NDArray[np.int32]
+    rate: float
+    duration_s: float
+    files: Mapping[str, str] = field(default_factory=dict)
+    trace: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -150,50 +157,68 @@ def build_workload(
     duration: float,
     seed: int,
     lengths: Path | None = None,
-    trace: Path | None = None,
     max_model_len: int = assumed.LENGTH_LIMIT,
 ) -> Workload:
-    """Make a named workload, or replay the file `trace` whole (then rate and duration are unused).
+    """Make a named workload.
 
     `rate` is in requests per second, `duration` in seconds, both positive. `lengths` is a file of
     real lengths that replaces the workload's own. Requests longer than `max_model_len` tokens are
-    not drawn. Raises UserError for unknown names, bad files and traces of no request.
+    not drawn. Raises UserError for unknown names, bad files and workloads of no request.
     """
-    if trace is not None:
-        if lengths is not None:
-            raise UserError(
-                f"a trace has its own lengths: give --trace {trace} or --lengths "
-                f"{lengths}, not both"
-            )
-        return _replay(trace, max_model_len)
     if name not in _RECIPES:
         raise unknown_name("workload", name, WORKLOADS)
     arrival_s = _arrivals(rate, duration, seed)
     recipe = _RECIPES[name]
-    source = recipe.lengths() if lengths is None else real_lengths(lengths)
+    source, files = recipe.lengths(), {}
+    if lengths is not None:
+        file = read_input(lengths)
+        source = real_lengths(file, first_turns=not recipe.chat)
+        files = {"lengths": file.sha256}
     drawn = _draw(recipe, source, count=len(arrival_s), seed=seed, max_model_len=max_model_len)
     prefix_len = np.full(len(drawn), recipe.prefix_len, dtype=np.int32)
     note = f", after a shared prefix of {recipe.prefix_len} tokens" if recipe.prefix_len else ""
     note += ", as rounds of conversations" if recipe.chat else ""
-    described = f"{source.description}{note}"
-    return Workload(name, described, arrival_s, drawn.input_len, drawn.output_len, prefix_len)
+    return Workload(
+        name,
+        f"{source.description}{note}",
+        arrival_s,
+        drawn.input_len,
+        drawn.output_len,
+        prefix_len,
+        rate=rate,
+        duration_s=duration,
+        files=files,
+    )
 
 
 def _draw(
     recipe: _Recipe, source: LengthSource, *, count: int, seed: int, max_model_len: int
 ) -> Lengths:
-    generator = _Stream.LENGTHS.generator(seed, recipe.stream)
     if recipe.chat:
-        turns = sample_lengths(source, count, generator=generator, limit=assumed.LENGTH_LIMIT)
-        rounds = conversation_rounds(count, generator=_Stream.ROUNDS.generator(seed))
-        order = interleave(rounds, generator=_Stream.INTERLEAVING.generator(seed))
+        turns, order = _draw_turns(source, count=count, seed=seed)
         return chat_lengths(turns, order, context=max_model_len)
+    generator = _Stream.LENGTHS.generator(seed, recipe.stream)
     limit = max_model_len - recipe.prefix_len
     if isinstance(source, EmpiricalLengths):
         drawn = source.shuffled_head(count, seed=seed, limit=limit)
     else:
         drawn = sample_lengths(source, count, generator=generator, limit=limit)
     return replace(drawn, input_len=drawn.input_len + np.int32(recipe.prefix_len))
+
+
+def _draw_turns(
+    source: LengthSource, *, count: int, seed: int
+) -> tuple[Lengths, NDArray[np.int64]]:
+    """Lengths of each arrival's turn and the conversation of each: real ones where known."""
+    of_rounds = _Stream.ROUNDS.generator(seed)
+    of_order = _Stream.INTERLEAVING.generator(seed)
+    if isinstance(source, EmpiricalLengths) and source.pairs.conversation is not None:
+        turns, rounds = real_conversations(source.pairs, count, generator=of_rounds)
+        order = interleave(rounds, generator=of_order)
+        return turns.take(np.argsort(np.argsort(order, kind="stable"))), order
+    generator = _Stream.LENGTHS.generator(seed)
+    turns = sample_lengths(source, count, generator=generator, limit=assumed.LENGTH_LIMIT)
+    return turns, interleave(conversation_rounds(count, generator=of_rounds), generator=of_order)
 
 
 def _arrivals(rate: float, duration: float, seed: int) -> NDArray[np.float64]:
@@ -209,8 +234,3 @@ def _arrivals(rate: float, duration: float, seed: int) -> NDArray[np.float64]:
             "rate or the duration, or choose another seed"
         )
     return arrival_s
-
-
-def _replay(path: Path, max_model_len: int) -> Workload:
-    trace = read_trace(path, max_model_len=max_model_len)
-    return Workload("trace", f"trace {path.name} (sha256 {file_sha256(path)})", **vars(trace))

@@ -38,6 +38,29 @@ def conversation_rounds(count: int, *, generator: np.random.Generator) -> NDArra
     return rounds
 
 
+def real_conversations(
+    turns: Lengths, count: int, *, generator: np.random.Generator
+) -> tuple[Lengths, NDArray[np.int64]]:
+    """Whole conversations in random order, again if too few, all together exactly `count` turns.
+
+    Returns their turns, one conversation after the other, and the rounds of each.
+    """
+    assert turns.conversation is not None, "lengths of conversations"
+    by_conversation = np.argsort(turns.conversation, kind="stable")
+    _, sizes = np.unique(turns.conversation, return_counts=True)
+    ends = np.cumsum(sizes)
+    rows: list[NDArray[np.int64]] = []
+    left = count
+    while left > 0:
+        for number in generator.permutation(len(sizes)):
+            end = ends[number]
+            rows.append(by_conversation[end - sizes[number] : end][:left])
+            left -= len(rows[-1])
+            if left == 0:
+                break
+    return turns.take(np.concatenate(rows)), np.array([len(each) for each in rows])
+
+
 def interleave(rounds: NDArray[np.int64], *, generator: np.random.Generator) -> NDArray[np.int64]:
     """Which conversation each arrival belongs to, (sum of rounds,).
 

@@ -6,20 +6,22 @@ Real lengths lie where the user puts them and are used only where a command name
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import pickle
 import urllib.request
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.files import write_file
 from bench.workloads.assumed import LENGTH_LIMIT
 from bench.workloads.build import STATISTICS_FILE
 from bench.workloads.lengths import Lengths, load_lengths
-from bench.workloads.pairs import read_pickled_pairs
 from bench.workloads.quantiles import derive_table
+from bench.workloads.tables import csv_bytes, read_input
 from engines.core.errors import UserError, unknown_name
 
 TIMEOUT_S = 60.0
@@ -121,23 +123,18 @@ def fetch(
 def import_file(name: str, path: Path, directory: Path) -> Path:
     """Store a user's file of lengths as a dataset's real lengths; returns the CSV's path.
 
-    A .csv or .csv.gz has columns input_len,output_len; a .pkl is a dataset's published file.
-    Raises UserError.
+    A .pkl is a dataset's published file, any other one a trace or lengths in a known format. Raises
+    UserError.
     """
     dataset = find_dataset(name)
     if path.suffix != ".pkl":
         return _store(name, load_lengths(path), directory)
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
     if not dataset.sha256:
         raise UserError(
             f"{path}: no pickle of {name} is published: give a CSV with columns "
             "input_len,output_len"
         )
-    return _store(name, _verified_pairs(data, dataset, str(path)), directory)
+    return _store(name, _verified_pairs(read_input(path).data, dataset, str(path)), directory)
 
 
 def _verified_pairs(data: bytes, dataset: Dataset, origin: str) -> Lengths:
@@ -149,19 +146,14 @@ def _verified_pairs(data: bytes, dataset: Dataset, origin: str) -> Lengths:
             f"{origin} is not the published file of {dataset.name} or is incomplete: sha256 "
             f"{digest} over {len(data)} bytes, expected {dataset.sha256}"
         )
-    return read_pickled_pairs(data, origin=origin)
+    # Its bytes are known: this pickle holds a list of pairs and nothing to execute.
+    return Lengths(*np.array(pickle.loads(data), dtype=np.int32).T.copy())
 
 
 def _store(name: str, lengths: Lengths, directory: Path) -> Path:
     path = lengths_path(name, directory)
-    # No time inside: equal lengths give equal bytes.
-    write_file(path, gzip.compress(_csv_text(lengths).encode(), mtime=0))
+    write_file(path, csv_bytes(lengths.columns(), compress=True))
     return path
-
-
-def _csv_text(lengths: Lengths) -> str:
-    rows = zip(lengths.input_len.tolist(), lengths.output_len.tolist(), strict=True)
-    return "input_len,output_len\n" + "".join(f"{i},{o}\n" for i, o in rows)
 
 
 def derive_statistics(lengths: Lengths) -> str:
@@ -179,7 +171,7 @@ def derive_statistics(lengths: Lengths) -> str:
         f"sha256 {_PICKLE_SHA256}.",
         f"Made by `bench data derive`: {len(lengths)} pairs, of which the {len(kept)} with",
         f"input + output < {LENGTH_LIMIT} are used (sha256 of all pairs as CSV text:",
-        f"{hashlib.sha256(_csv_text(lengths).encode()).hexdigest()}).",
+        f"{hashlib.sha256(csv_bytes(lengths.columns())).hexdigest()}).",
         "A line is a bin of neighbouring input lengths: its number of pairs (rows), the quantiles",
         "of its inputs (input_P for P percent) and of its outputs (output_P).",
     )

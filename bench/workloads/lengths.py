@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,35 +13,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.workloads import assumed
-from bench.workloads.tables import Column, file_sha256, read_table
+from bench.workloads.formats import length_columns, recognise
+from bench.workloads.tables import Column, InputFile, parse_length, read_columns, read_input
 from engines.core.errors import UserError
 
 CHUNK = 1 << 16
 FIRST_CHUNK = 1 << 10
-LENGTH_COLUMNS = (Column("input_len", 1), Column("output_len", 1))
+CONVERSATION = "conversation"  # a column of our own files: which conversation a turn belongs to
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Pairs of input and output lengths in tokens, int32 (n,) each."""
+    """Pairs of input and output lengths in tokens, int32 (n,) each.
+
+    `conversation` numbers the conversation of each, where it is known; its turns are in order.
+    """
 
     input_len: NDArray[np.int32]
     output_len: NDArray[np.int32]
+    conversation: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         assert self.input_len.shape == self.output_len.shape, "lengths come in pairs"
+
+    def columns(self) -> dict[str, NDArray[np.int32]]:
+        """The arrays under the names of the columns of our own files."""
+        known = {} if self.conversation is None else {CONVERSATION: self.conversation}
+        return known | {"input_len": self.input_len, "output_len": self.output_len}
 
     def __len__(self) -> int:
         return len(self.input_len)
 
     def take(self, rows: NDArray[np.int64] | slice) -> Lengths:
         """The pairs at `rows`, in that order."""
-        return Lengths(self.input_len[rows], self.output_len[rows])
+        conversation = None if self.conversation is None else self.conversation[rows]
+        return Lengths(self.input_len[rows], self.output_len[rows], conversation)
 
     def below(self, limit: int) -> Lengths:
         """The pairs with input + output < `limit` (the paper drops the others)."""
         total = self.input_len.astype(np.int64) + self.output_len
         return self.take(np.flatnonzero(total < limit))
+
+    def first_turns(self) -> Lengths:
+        """The first pair of each conversation, where conversations are known."""
+        if self.conversation is None:
+            return self
+        _, first = np.unique(self.conversation, return_index=True)
+        return replace(self.take(np.sort(first)), conversation=None)
 
 
 class LengthSource(Protocol):
@@ -132,19 +151,43 @@ def alpaca_lengths() -> LogNormalLengths:
 
 
 def load_lengths(path: Path) -> Lengths:
-    """Read a CSV or CSV.gz with columns input_len,output_len; raises UserError with the line."""
-    return Lengths(**read_table(path, LENGTH_COLUMNS))
+    """Read the lengths of a file in any format of traces; raises UserError with the line."""
+    return read_lengths(read_input(path))
 
 
-def real_lengths(path: Path) -> EmpiricalLengths:
-    """Real lengths from a file, without the pairs that reach 2048 tokens in all."""
-    kept = load_lengths(path).below(assumed.LENGTH_LIMIT)
+def read_lengths(file: InputFile) -> Lengths:
+    """Like `load_lengths`, of a file that has been read."""
+
+    def choose(names: Sequence[str]) -> dict[str, Column]:
+        columns = length_columns(recognise(names, {}))
+        columns.pop("prefix_len", None)
+        if CONVERSATION in names:
+            columns[CONVERSATION] = Column(CONVERSATION, parse_length)
+        return columns
+
+    table = read_columns(file, choose)
+    line = table.pop("line")
+    for row in np.flatnonzero((table["input_len"] < 1) | (table["output_len"] < 1))[:1]:
+        raise UserError(
+            f"{file.path} line {line[row]}: lengths must be at least 1, got "
+            f"{table['input_len'][row]} and {table['output_len'][row]}"
+        )
+    return Lengths(**table)
+
+
+def real_lengths(file: InputFile, *, first_turns: bool) -> EmpiricalLengths:
+    """Real lengths from a file, without the pairs that reach 2048 tokens in all.
+
+    Of a file of conversations, all turns or the first ones; raises UserError.
+    """
+    pairs = read_lengths(file)
+    kept = (pairs.first_turns() if first_turns else pairs).below(assumed.LENGTH_LIMIT)
     if not len(kept):
         raise UserError(
-            f"{path} has no row with input_len + output_len below {assumed.LENGTH_LIMIT}"
+            f"{file.path} has no row with input_len + output_len below {assumed.LENGTH_LIMIT}"
         )
     return EmpiricalLengths(
-        kept, f"real lengths from {path.name} ({len(kept)} rows, sha256 {file_sha256(path)})"
+        kept, f"real lengths from {file.path.name} ({len(kept)} rows, sha256 {file.sha256})"
     )
 
 

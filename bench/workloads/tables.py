@@ -1,16 +1,21 @@
-"""Reads CSV tables of numbers; every error names the file and the line."""
+"""Columns of a text file: CSV or JSON lines, plain or gzip; every error names file and line."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import hashlib
-import sys
+import io
+import json
+import math
+import re
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,104 +26,218 @@ from engines.core.errors import UserError
 
 MAX_ROWS = 10_000_000
 LARGEST_INT = 2**31 - 1
-FIRST_ROW_LINE = 2  # line 1 is the header; row r of a table stands on line FIRST_ROW_LINE + r
+_TELL_EVERY = 1 << 14  # rows between two reports of progress
+_ROWS_AT_ONCE = 1 << 16  # that are written
+GZIP = b"\x1f\x8b"
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column: its name, its smallest value, whether whole numbers are required."""
+class InputFile:
+    """A file's content, read once: what is parsed is what is hashed."""
 
-    name: str
-    minimum: int
-    integer: bool = True
-    required: bool = True
+    path: Path
+    data: bytes
 
-    def parse(self, text: str) -> float:
-        """Return the number; raises ValueError with a clear message for any other text."""
-        largest = LARGEST_INT if self.integer else sys.float_info.max
-        with suppress(ValueError):
-            value = int(text) if self.integer else float(text)
-            if self.minimum <= value <= largest and "_" not in text:
-                return value
-        kind = (
-            f"a whole number from {self.minimum} to {LARGEST_INT}"
-            if self.integer
-            else f"a finite number of at least {self.minimum}"
-        )
-        raise ValueError(f"{self.name} must be {kind}, got '{text.strip()[:40]}'")
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the bytes that were read."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def stream(self) -> io.BytesIO:
+        """The bytes, to be read from the start."""
+        return io.BytesIO(self.data)
+
+
+def read_input(path: Path) -> InputFile:
+    """Read a file whole; raises UserError if it cannot be read or is no regular file."""
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(
+                f"{path} is not a regular file: save its content first, so that the result can "
+                "name its input"
+            )
+        return InputFile(path, path.read_bytes())
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {path}: {reason}") from error
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes; raises UserError if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    return read_input(path).sha256
 
 
-def read_table(path: Path, columns: Sequence[Column]) -> dict[str, NDArray[Any]]:
-    """Read the named columns: int32 for whole numbers, float64 otherwise; others are ignored.
+def parse_number(value: object) -> float:
+    """A finite number from the text of a CSV field or from a JSON value; raises ValueError."""
+    number = math.nan
+    if isinstance(value, str):
+        number = float(value) if _NUMBER.fullmatch(value) else math.nan
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"must be a finite number, got {shown(value)}")
+    return number
 
-    The file is gzip-compressed if its name ends in .gz. Rows are streamed into flat arrays, so a
-    million rows take tens of megabytes. Optional columns that the header lacks are left out.
-    Raises UserError naming file and line.
+
+def parse_length(value: object) -> int:
+    """A number of tokens, 0 to 2^31 - 1, also written as 10.0; raises ValueError."""
+    with suppress(ValueError):
+        number = parse_number(value)
+        if 0 <= number <= LARGEST_INT and number.is_integer():
+            return int(number)
+    raise ValueError(f"must be a whole number from 0 to {LARGEST_INT}, got {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """A value from a file for a message: quoted, escaped and short."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return ascii(text if len(text) <= 40 else text[:40] + "...")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column to read: its name in the file, how a value becomes a number, its array's type."""
+
+    name: str
+    parse: Callable[[Any], Any]
+    typecode: str = "i"  # of the module `array`
+
+
+class _CsvRows:
+    """Rows of a CSV file; `line` is the one read last."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._reader = csv.reader(lines, strict=True)
+        self.names: Sequence[str] = [name.strip() for name in next(self._reader, [])]
+
+    @property
+    def line(self) -> int:
+        return max(1, self._reader.line_num)
+
+    def values(self, names: Sequence[str]) -> Iterator[list[Any]]:
+        """The named fields of each row; blank lines are skipped. Raises ValueError."""
+        for name in names:
+            if self.names.count(name) > 1:
+                raise ValueError(f"column {shown(name)} is named twice")
+        places = [self.names.index(name) for name in names]
+        width = len(self.names)
+        for fields in self._reader:
+            if len(fields) == width:
+                yield [fields[place] for place in places]
+            elif "".join(fields).strip():
+                raise ValueError(f"{width} fields expected, got {len(fields)}")
+
+
+class _JsonRows:
+    """Objects of a file of JSON lines; `line` is the one read last."""
+
+    def __init__(self, first: str, lines: Iterator[str]) -> None:
+        self.line = 1
+        self.names: Sequence[str] = list(self._parse(first))
+        self._lines = chain([first], lines)
+
+    def values(self, names: Sequence[str]) -> Iterator[list[Any]]:
+        """The named values of each object; blank lines are skipped. Raises ValueError."""
+        for number, text in enumerate(self._lines, start=1):
+            self.line = number
+            if text.strip():
+                record = self._parse(text)
+                try:
+                    yield [record[name] for name in names]
+                except KeyError as error:
+                    raise ValueError(f"{shown(error.args[0])} is missing") from None
+
+    def _parse(self, text: str) -> dict[str, Any]:
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not valid JSON: {error.msg} at column {error.colno}") from None
+        except (ValueError, RecursionError):
+            raise ValueError("not valid JSON: a number too long or lists too deep") from None
+        if not isinstance(record, dict):
+            raise ValueError(f"an object is expected, got {shown(record)}")
+        return record
+
+
+def read_columns(
+    file: InputFile,
+    choose: Callable[[Sequence[str]], Mapping[str, Column]],
+    *,
+    on_progress: Callable[[float], None] | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Read the columns that `choose` picks from the names in the header or in the first object.
+
+    Returns them under the keys of `choose`, as int32 or float64 (n,), with "line", the line of
+    each row. Rows are parsed into flat arrays, so a million rows take tens of megabytes beside the
+    file. `choose` may raise ValueError. `on_progress` gets the share that is read, 0 to 1. Raises
+    UserError naming file and line.
     """
-    opener = gzip.open if path.suffix == ".gz" else open
+    rows: _CsvRows | _JsonRows | None = None
+    raw = file.stream()
+    stream = gzip.GzipFile(fileobj=raw) if file.data.startswith(GZIP) else raw
     try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as text:
-            lines = csv.reader(text, quoting=csv.QUOTE_NONE)
-            return _read(lines, columns)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is not a whole gzip file: {error}") from error
+        with io.TextIOWrapper(stream, "utf-8-sig", newline="") as lines:
+            first = next(lines, "")
+            rows = _open(first, lines)
+            tell = partial(_tell, on_progress, raw, len(file.data))
+            return _collect(rows, choose(rows.names), tell)
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file in UTF-8: {error.reason}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"{file.path} is not a text file in UTF-8: {error.reason}") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{file.path} is not a whole gzip file: {error}") from error
     except (ValueError, csv.Error) as error:
-        raise UserError(f"{path} line {max(1, lines.line_num)}: {error}") from None
+        line = 1 if rows is None else rows.line
+        raise UserError(f"{file.path} line {line}: {error}") from None
 
 
-def _read(lines: Iterator[list[str]], columns: Sequence[Column]) -> dict[str, NDArray[Any]]:
-    names = [name.strip() for name in next(lines, [])]
-    _check_header(names, columns)
-    present = [column for column in columns if column.name in names]
-    places = [names.index(column.name) for column in present]
-    values: list[array[float]] = [array("i" if c.integer else "d") for c in present]
-    for fields in _rows(lines, width=len(names)):
-        for column, place, data in zip(present, places, values, strict=True):
-            data.append(column.parse(fields[place]))
-    if not values[0]:
+def _open(first: str, lines: Iterator[str]) -> _CsvRows | _JsonRows:
+    """The rows of a file, known by its first line."""
+    start = first.lstrip()[:1]
+    if start == "[":
+        raise ValueError(
+            "a JSON list is no trace: 'bench data convert FILE OUT --tokenizer DIR' counts the "
+            "tokens of ShareGPT's"
+        )
+    return _JsonRows(first, lines) if start == "{" else _CsvRows(chain([first], lines))
+
+
+def _tell(on_progress: Callable[[float], None] | None, raw: io.BytesIO, size: int) -> None:
+    if on_progress is not None:
+        on_progress(raw.tell() / size)
+
+
+def _collect(
+    rows: _CsvRows | _JsonRows, columns: Mapping[str, Column], tell: Callable[[], None]
+) -> dict[str, NDArray[Any]]:
+    lines = array("i")
+    values = {key: array(column.typecode) for key, column in columns.items()}
+    cells = [(c.name, values[key].append, c.parse) for key, c in columns.items()]
+    for fields in rows.values([column.name for column in columns.values()]):
+        for (name, append, parse), field in zip(cells, fields, strict=True):
+            try:
+                append(parse(field))
+            except ValueError as error:
+                raise ValueError(f"{shown(name)} {error}") from None
+        lines.append(rows.line)
+        if len(lines) % _TELL_EVERY == 0:
+            tell()
+    if not lines:
         raise ValueError("there are no rows below the header")
     return {
-        column.name: np.frombuffer(data, dtype=np.int32 if column.integer else np.float64)
-        for column, data in zip(present, values, strict=True)
+        key: np.frombuffer(data, dtype=np.float64 if data.typecode == "d" else np.int32)
+        for key, data in {**values, "line": lines}.items()
     }
 
 
-def _check_header(names: list[str], columns: Sequence[Column]) -> None:
-    required = [column.name for column in columns if column.required]
-    if not any(names):
-        raise ValueError(f"the header is empty: it must name the columns {','.join(required)}")
-    for name in required:
-        if name not in names:
-            raise ValueError(f"column {name} is missing: got '{','.join(names)[:80]}'")
-    for column in columns:
-        if names.count(column.name) > 1:
-            raise ValueError(f"column {column.name} is named twice")
-
-
-def _rows(lines: Iterator[list[str]], *, width: int) -> Iterator[list[str]]:
-    """The fields of each row; blank lines may only follow the last one. Raises ValueError."""
-    blank = False
-    for index, fields in enumerate(lines):
-        if not "".join(fields).strip():
-            blank = True
-        elif blank:
-            raise ValueError("blank line above this row")
-        elif len(fields) != width:
-            raise ValueError(f"{width} fields expected, got {len(fields)}")
-        elif index == MAX_ROWS:
-            raise ValueError(f"more than {MAX_ROWS} rows: split the file")
-        else:
-            yield fields
+def csv_bytes(columns: Mapping[str, NDArray[Any]], *, compress: bool = False) -> bytes:
+    """Columns of equal length as CSV, from which the same numbers are read."""
+    parts = [",".join(columns) + "\n"]
+    for first in range(0, len(next(iter(columns.values()))), _ROWS_AT_ONCE):
+        part = slice(first, first + _ROWS_AT_ONCE)
+        rows = zip(*(column[part].tolist() for column in columns.values()), strict=True)
+        parts.append("".join(",".join(map(repr, row)) + "\n" for row in rows))
+    content = "".join(parts).encode()
+    # No time inside: equal columns give equal bytes.
+    return gzip.compress(content, mtime=0) if compress else content

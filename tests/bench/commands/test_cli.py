@@ -96,7 +96,14 @@ BAD = {
     "run --system astra --out file/out": "is not a directory",
     f"run --system astra --out {'x' * 300}": "File name too long",
     "run --system astra --out loop/out": "Too many levels of symbolic links",
-    "run --system astra --speed 3": "No such option",
+    "run --system astra --speeed 3": "No such option",
+    "run --system astra --speed 3": "--speed counts only for a trace",
+    "run --system astra --trace bad.csv --speed 0": "speed must be a positive number, got 0",
+    "run --system astra --trace bad.csv --limit 0": "'--limit'",
+    "run --system astra --trace bad.csv --start 9 --end 3": "--end must be later than --start",
+    "run --system astra --trace bad.csv --too-long cut": "'cut' is not one of",
+    "run --system astra --trace bad.csv --trace-column a=b": "--trace-column takes KEY=NAME",
+    "run --system astra --trace bad.csv --lengths bad.csv": "not both",
     "figure fig122": "did you mean fig12",
     "figure": "Missing argument 'NAME...'",
     "figure tiny --artifacts file/a": "is not a directory",
@@ -179,7 +186,10 @@ def test_a_trace_brings_its_own_rate_and_duration(here: Path) -> None:
     assert metrics["requests"] == 41
     assert metrics["duration"] == 20.0
     assert metrics["rate"] == pytest.approx(41 / 20)
-    assert json.loads(bench(*words, "--rate", "9").stdout)["rate"] == 9.0
+    for name in ("--rate", "--duration"):
+        refused = bench(*words, name, "9")
+        assert refused.exit_code == 2
+        assert f"omit {name}" in refused.stderr
 
 
 def test_figure_runs_draws_skips_and_reruns(here: Path, tiny: Figure) -> None:

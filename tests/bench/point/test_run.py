@@ -272,7 +272,7 @@ def test_points_out_of_range(values: dict[str, Any], problem: str) -> None:
         ({"tensor_parallel": 3}, "tensor-parallel degree 3 does not divide the 40 heads"),
         ({"model": "opt-175b", "tensor_parallel": 1}, "opt-175b does not fit"),
         ({"kv_slots": 100}, "raise --kv-slots"),
-        ({"trace": "nowhere.csv"}, "nowhere.csv"),
+        ({"trace": "nowhere.csv", "duration": 600.0}, "nowhere.csv"),
     ],
 )
 def test_points_that_cannot_be_served(values: dict[str, Any], problem: str) -> None:

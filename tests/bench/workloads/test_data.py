@@ -2,8 +2,6 @@ import email
 import hashlib
 import io
 import pickle
-import pickletools
-import re
 import socket
 import urllib.request
 from http import HTTPStatus
@@ -13,26 +11,9 @@ import pytest
 
 from bench.workloads import datasets as data
 from bench.workloads.lengths import load_lengths
-from bench.workloads.pairs import read_pickled_pairs
 from engines.core.errors import UserError
 
 PAIRS = [(1, 2), (300, 40), (70_000, 5), (2**31 - 1, 1)] * 3
-
-
-class Bomb:
-    def __reduce__(self):
-        return (pytest.fail, ("a pickle was executed",))
-
-
-class Persistent(pickle.Pickler):
-    def persistent_id(self, obj):
-        return "somewhere" if obj == (1, 2) else None
-
-
-def persistent(protocol):
-    buffer = io.BytesIO()
-    Persistent(buffer, protocol).dump(PAIRS)
-    return buffer.getvalue()
 
 
 def pairs_of(lengths):
@@ -65,61 +46,6 @@ def answer(monkeypatch):
         monkeypatch.setattr(urllib.request, "HTTPSHandler", Handler)
 
     return start
-
-
-@pytest.mark.parametrize("protocol", range(6))
-@pytest.mark.parametrize("shape", [tuple, list])
-def test_pairs_of_every_protocol_are_read(protocol, shape):
-    content = pickle.dumps([shape(pair) for pair in PAIRS], protocol)
-    assert pairs_of(read_pickled_pairs(content, origin="x")) == PAIRS
-    optimized = pickletools.optimize(content)
-    assert pairs_of(read_pickled_pairs(optimized, origin="x")) == PAIRS
-
-
-@pytest.mark.parametrize("protocol", range(6))
-@pytest.mark.parametrize(
-    "value",
-    [Bomb(), [Bomb()], [(1, Bomb())], [pickle.Pickler], [len], {1: 2}, [(1.5, 2)], [("1", 2)],
-     [(True, 2)], [(None, 1)], [b"12"], [{1, 2}], [1, 2], [(1, 2, 3)], [[1]], (), [], 7,
-     [(0, 1)], [(-1, 1)], [(2**31, 1)], [(2**5000, 1)], ((1, 2),)],
-    ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", repr(value)),
-)  # fmt: skip
-def test_any_other_pickle_is_refused_without_running_it(protocol, value):
-    with pytest.raises(UserError, match="nothing in it was executed") as caught:
-        read_pickled_pairs(pickle.dumps(value, protocol), origin="evil.pkl")
-    assert str(caught.value).startswith("evil.pkl ")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "program",
-    [
-        b"cos\nsystem\n(S'true'\ntR.",
-        b"(cos\nsystem\nS'true'\no.",
-        b"(S'true'\nios\nsystem\n.",
-        b"\x80\x02\x82\x01.",  # EXT1
-        b"\x80\x02\x84\xff\xff\xff\x7f.",  # EXT4
-        b"\x80\x04\x8c\x02os\x8c\x06system\x93.",  # STACK_GLOBAL
-        persistent(0),
-        persistent(2),
-        b"a.", b"h\x05.", b"K\x01K\x02a.", b"", b"]", b"]}.", b"\x80\xff.",
-        b"]K\x01K\x02\x86a.more",
-        b"\x8b\xff\xff\xff\x7f.", b"\x8d" + b"\xff" * 8 + b".", b"\x95" + b"\xff" * 8 + b".",
-        b"]q\x00h\x00a.",  # a list that holds itself
-        b"\xfe\xfd garbage",
-    ],
-)  # fmt: skip
-def test_hand_made_programs_are_refused(program):
-    with pytest.raises(UserError, match="nothing in it was executed"):
-        read_pickled_pairs(program, origin="x")
-
-
-def test_truncation_anywhere_is_refused():
-    for protocol in range(6):
-        content = pickle.dumps(PAIRS, protocol)
-        for end in range(len(content)):
-            with pytest.raises(UserError, match="nothing in it was executed"):
-                read_pickled_pairs(content[:end], origin="x")
 
 
 def test_fetch_stores_the_lengths(tmp_path, published, answer):

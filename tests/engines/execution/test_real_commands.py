@@ -151,7 +151,7 @@ def test_a_point_is_served_for_real(tmp_path: Path, system: str) -> None:
     trace.write_text("\n".join(["arrival_s,input_len,output_len", *rows]), encoding="utf-8")
     spec = PointSpec(
         system=system, model=str(checkpoint("llama").directory), backend="cpu", trace=str(trace),
-        rate=100.0, duration=0.2, kv_slots=512, warmup=0.0, window=(0.0, 60.0), block_size=8,
+        kv_slots=512, warmup=0.0, window=(0.0, 60.0), block_size=8,
     )  # fmt: skip
     outcome = run_point(spec)
     metrics = outcome.metrics

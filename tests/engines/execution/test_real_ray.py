@@ -119,7 +119,7 @@ def test_a_point_that_loses_a_rank_is_run_again(tmp_path: Path) -> None:
     trace.write_text("\n".join(["arrival_s,input_len,output_len", *rows]), encoding="utf-8")
     spec = PointSpec(
         system="astra", model=str(checkpoint("llama").directory), backend="cpu", trace=str(trace),
-        rate=100.0, duration=0.2, kv_slots=512, warmup=0.0, window=(0.0, 60.0),
+        kv_slots=512, warmup=0.0, window=(0.0, 60.0),
         tensor_parallel=2,
     )  # fmt: skip
     store = Store(tmp_path / "results")
