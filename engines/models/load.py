@@ -49,7 +49,12 @@ def load_model(
         source = DummyWeights(seed, longest=_longest_dimension(spec), device=device)
     else:
         checkpoint = Checkpoint(Path(name_or_path))
-        checkpoint.verify(required_tensors(spec, arch), tied_head=arch.tied_embeddings)
+        expected = required_tensors(spec, arch)
+        embedding = next(name for name in expected if name.endswith("embed_tokens.weight"))
+        if arch.tied_embeddings and not checkpoint.tie_head(embedding, dtype):
+            arch = replace(arch, tied_embeddings=False)
+            expected = required_tensors(spec, arch)
+        checkpoint.verify(expected)
         require_memory(spec, dtype, device, communicator.size)
         source = checkpoint
     try:

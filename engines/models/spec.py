@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import repr as shown
 from typing import Any
@@ -16,6 +16,7 @@ from engines.core.models import (
     is_path,
     spec_of_config,
 )
+from engines.models.generation import end_token_ids
 
 FAMILIES = ("llama", "opt")
 
@@ -41,7 +42,7 @@ class ArchConfig:
 
     `pre_norm`: norms stand before attention and MLP (after them in opt-350m). `attention_bias` and
     `mlp_bias`: the linears have biases. `tied_embeddings`: the output layer is the embedding.
-    `eos_token_ids` end a sequence; none where the configuration names none. `dtype` names the type
+    `eos_token_ids` end a sequence; none where the checkpoint names none. `dtype` names the type
     of the published weights: "float16", "bfloat16", "float32".
     """
 
@@ -109,7 +110,8 @@ def spec_from_config(path: str | Path) -> tuple[ModelSpec, ArchConfig]:
         supported = ", ".join(FAMILIES)
         raise config.error(f"unsupported model_type {shown(family)}: supported: {supported}")
     spec = spec_of_config(config)
-    return spec, _opt(config, spec) if family == "opt" else _llama(config, spec)
+    arch = _opt(config, spec) if family == "opt" else _llama(config, spec)
+    return spec, replace(arch, eos_token_ids=end_token_ids(path))
 
 
 def _opt(config: ModelConfig, spec: ModelSpec) -> ArchConfig:
@@ -144,17 +146,8 @@ def _common(config: ModelConfig, spec: ModelSpec) -> dict[str, Any]:
         "attention_bias": layout.qkv_bias,
         "mlp_bias": layout.ffn_bias,
         "tied_embeddings": layout.tied,
-        "eos_token_ids": _eos_token_ids(config),
         "dtype": dtype_of_config(config),
     }
-
-
-def _eos_token_ids(config: ModelConfig) -> tuple[int, ...]:
-    value = config.get("eos_token_id", default=[])
-    ids = value if isinstance(value, list) else [value]
-    if not all(isinstance(token, int) and abs(token) < 1 << 31 for token in ids):
-        raise config.error(f"eos_token_id must be token ids, got {shown(value)}")
-    return tuple(ids)
 
 
 def _rope(config: ModelConfig, max_positions: int) -> tuple[float, RopeScaling | None]:

@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_values import JSON_VALUES
 
-from bench.point.generate import read_job
+from bench.point.generate import read_job, read_lines
+from bench.point.text import Tokenizer
 from engines.core.errors import UserError
 
 GOOD = {
     "prompt_token_ids": [5, 17, 3], "max_tokens": 4, "sampling": "n2", "temperature": 0.5,
     "top_p": 0.9, "ignore_eos": False,
 }  # fmt: skip
-KEYS = st.sampled_from([*GOOD, "text"])
+KEYS = st.sampled_from([*GOOD, "prompt", "text"])
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
@@ -31,7 +32,7 @@ def test_any_values_are_a_request_or_an_error_with_the_line(
     path.write_text("\n".join(lines), encoding="utf-8")
     problem = ""
     try:
-        request = read_job(path).requests[-1]
+        request = read_job(read_lines(path), Tokenizer("opt-125m")).requests[-1]
     except UserError as error:
         problem = str(error)
     if problem:

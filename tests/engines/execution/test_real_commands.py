@@ -58,7 +58,12 @@ def test_generate_without_json_prints_tokens(tmp_path: Path) -> None:
 BAD = {
     "{": "line 2: not valid JSON",
     "[]": "line 2: expected a JSON object, got list",
-    '{"max_tokens": 3}': "line 2: prompt_token_ids must be a list",
+    '{"max_tokens": 3}': "line 2: give either prompt_token_ids, a list of token ids, or prompt",
+    '{"prompt_token_ids": null, "max_tokens": 3}': "line 2: prompt_token_ids must be a list",
+    '{"prompt": "a", "prompt_token_ids": [1], "max_tokens": 3}': "line 2: give either",
+    '{"prompt": 5, "max_tokens": 3}': "line 2: prompt must be a text, got 5",
+    '{"prompt": "\\ud800", "max_tokens": 3}': "line 2: prompt must be a text, got",
+    '{"prompt": "a", "max_tokens": 3}': "holds no tokenizer that transformers can read: give",
     '{"prompt_token_ids": [], "max_tokens": 3}': "line 2: prompt_token_ids",
     '{"prompt_token_ids": [1.5], "max_tokens": 3}': "line 2: prompt_token_ids",
     '{"prompt_token_ids": [1]}': "line 2: max_tokens must be a positive integer",

@@ -16,6 +16,7 @@ collect_ignore = (
     else [
         "test_checkpoint.py",
         "test_dummy_weights.py",
+        "test_generation.py",
         "test_packed_linear.py",
         "test_against_transformers.py",
         "test_tensor_parallel_models.py",

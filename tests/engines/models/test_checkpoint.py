@@ -177,6 +177,39 @@ def test_damaged_bin(checkpoint, tmp_path, damage):
     assert "\n" not in str(caught.value)
 
 
+def test_the_advice_to_load_without_checks_is_not_passed_on(checkpoint, tmp_path):
+    checkpoint("opt")[0].config.save_pretrained(tmp_path)
+    torch.save({"weight": random.Random(0)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"cannot be read as tensors that torch\.save") as caught:
+        load(tmp_path)
+    assert "weights_only" not in str(caught.value)
+    assert "trust" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "a/b.safetensors", ".", 5])
+def test_an_index_names_files_beside_it_only(opt_copy, name):
+    (opt_copy / "model.safetensors").rename(opt_copy.parent / "x.safetensors")
+    index = opt_copy / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(UserError, match=r"shards must lie beside the index$|is not an index of sh"):
+        load(opt_copy)
+
+
+def test_a_single_file_is_taken_before_an_index_as_by_transformers(opt_copy):
+    expected = logits_of(opt_copy)
+    (opt_copy / "model.safetensors.index.json").write_text("{}")
+    assert torch.equal(logits_of(opt_copy), expected)
+
+
+def test_a_tensor_that_is_there_twice(opt_copy):
+    def edit(tensors):
+        tensors["decoder.layers.0.fc1.bias"] = tensors["model.decoder.layers.0.fc1.bias"] + 1
+
+    edit_tensors(opt_copy, edit)
+    with pytest.raises(UserError, match=r"holds decoder\.layers\.0\.fc1\.bias twice, in model"):
+        load(opt_copy)
+
+
 class _Trap:
     def __reduce__(self):
         return (pytest.fail, ("a pickled call was executed",))
