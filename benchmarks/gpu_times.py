@@ -53,10 +53,12 @@ def time_prompts(run: Run) -> dict[str, Any]:
     """Time the first and the second call of PyTorch's attention for prompts of ten lengths.
 
     With cuDNN's kernels and without: cuDNN plans anew for each length. Another length goes first,
-    so that loading a library does not count.
+    so that loading a library does not count. Then each way to compute a step's prompts in one call.
     """
     import torch
     from torch.nn.functional import scaled_dot_product_attention
+
+    from benchmarks.prompts import PROMPTS, time_prompt_attention
 
     setup, cuda = find_setup(run), torch.backends.cuda
     before, rows = cuda.cudnn_sdp_enabled(), []
@@ -69,7 +71,10 @@ def time_prompts(run: Run) -> dict[str, Any]:
             first_s, second_s = (_seconds(attend, run.device) for _ in range(2))
             rows.append({"cudnn": cudnn, "length": length, "first_s": first_s, "again_s": second_s})
     cuda.enable_cudnn_sdp(before)
-    return {"rows": [row for row in rows if row["length"] in PROMPT_LENS]}
+    shape = {"num_heads": setup.spec.num_heads, "head_size": setup.spec.head_size}
+    prompts = PROMPTS[:2] if run.quick else PROMPTS
+    ways = time_prompt_attention(run.device, setup.torch_dtype, prompts=prompts, **shape)
+    return {"rows": [row for row in rows if row["length"] in PROMPT_LENS], "ways": ways}
 
 
 def _seconds(run: Callable[[], object], device: str) -> float:

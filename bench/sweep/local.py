@@ -24,6 +24,7 @@ from bench.progress import Display
 from bench.results.store import Store, name_of
 from bench.sweep.place import Ended, Job, RunPoint, execute
 from engines.core.errors import UserError
+from engines.kernels.driver import require_cuda
 
 _GRACE_S = 2.0  # for a worker to end by itself before it is killed
 
@@ -44,6 +45,8 @@ class LocalProcesses:
     def bring(self, job: Job, display: Display) -> Generator[Ended]:
         """See `Place.bring`; measured points run one at a time, so as not to disturb each other."""
         limit = self.jobs or usable_cores()
+        if any(spec.backend == "cuda" for spec in job.specs):
+            require_cuda()  # once, not from every worker
         if any(spec.measured for spec in job.specs):
             limit = 1
             if self.jobs is not None and self.jobs > 1:

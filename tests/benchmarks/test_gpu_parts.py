@@ -46,6 +46,9 @@ def test_everything_runs_and_is_recorded(
     prompts = found["prompt-times"]["rows"]
     assert [row["length"] for row in prompts if row["cudnn"]] == list(gpu_times.PROMPT_LENS)
     assert len(prompts) == 2 * len(gpu_times.PROMPT_LENS)
+    ways = {way["implementation"]: way for way in found["prompt-times"]["ways"]}
+    assert ways["per sequence"]["device_us"] > 0
+    assert {"flash", "xformers"} < set(ways)
     assert {row["kind"] for row in found["kernel-times"]["attention"]} == {"paged", "contiguous"}
     assert [row["num_seqs"] for row in found["decode-times"]["rows"]] == [1, 4]
     assert all(0 < row["host_us"] < 1e6 * row["step_s"] for row in found["decode-times"]["rows"])

@@ -83,6 +83,7 @@ def test_a_driver_serves_every_minor_version_of_a_cuda(
     [
         "run --system astra --backend cuda --model opt-125m --duration 1 --quiet",
         "kernels --device cuda",
+        "figure fig12-13b --quick --backend cuda --runner local --artifacts out",
         "gpu-check --out out",
     ],
 )

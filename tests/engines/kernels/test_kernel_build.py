@@ -192,6 +192,25 @@ def test_a_library_without_an_architecture_asked_for_is_built_again(
     assert set(re.findall(r",code=(\w+)", other.read_text())) == {"sm_75", "compute_75"}
 
 
+def test_a_library_that_was_compiled_elsewhere_is_put_where_it_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert SOURCES is not None, "a checkout has csrc/"
+    place = tmp_path / "lib"
+    monkeypatch.setattr(build, "library_folder", lambda: place)
+    name = build.library_path("cuda", SOURCES, into=tmp_path).name
+    (tmp_path / name).write_text("compiled")
+    place.mkdir()
+    (place / "_cuda-0123456789ab-sm_80.so").touch()
+    for _ in range(2):  # again from where it lies then
+        path = build.adopt("cuda", tmp_path / name)
+        assert build.adopt("cuda", path) == path == place / name
+        assert [each.read_text() for each in place.iterdir()] == ["compiled"]
+    for wrong in (tmp_path / "none.so", tmp_path / name.replace("cuda", "cpu"), tmp_path):
+        with pytest.raises(UserError, match="is no library of these sources: its name must begin"):
+            build.adopt("cuda", wrong)
+
+
 @pytest.mark.slow
 @NEEDS_TORCH
 def test_the_cuda_library_compiles_for_both_architectures(tmp_path: Path) -> None:
