@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def command(
     spec = PointSpec(**settings, backend=resolve_backend(asked))
     check_profile(spec)
     outcome = serve(spec, out=out, quiet=quiet, ray=ray)
-    for line in _told_of_trace(outcome):
+    for line in (*_told_of_trace(outcome), *_told_of_inputs(outcome.inputs)):
         note(line)
     if asked != spec.backend:
         tell_backend(asked, spec.backend)
@@ -77,6 +77,14 @@ def _told_of_trace(outcome: Outcome) -> Iterator[str]:
             yield f"trace: {count:,} of {trace['rows']:,} requests {_LEFT_OUT[name]}"
 
 
+def _told_of_inputs(inputs: Mapping[str, Any]) -> Iterator[str]:
+    """What is left out of a simulated model and assumed of its device: a line each."""
+    model, device = inputs.get("model", {}), inputs.get("device_profile", {})
+    yield from (f"{model['name']}: {line}" for line in model.get("notes", []))
+    if device.get("assumed"):
+        yield f"{device['name']}: its rates are assumed from its data sheet (docs/extending.md)"
+
+
 def serve(spec: PointSpec, *, out: Path | None, quiet: bool, ray: str) -> Outcome:
     """Run the point in this process and, with `out`, write it there; raises UserError."""
     if out is not None:
@@ -88,8 +96,6 @@ def serve(spec: PointSpec, *, out: Path | None, quiet: bool, ray: str) -> Outcom
             trace = load_trace(spec, on_progress=advance)
     with choose(quiet=quiet).single(spec.slug) as advance:
         outcome = run_point(spec, trace=trace, on_progress=advance, ray=ray)
-    for line in outcome.inputs.get("model", {}).get("notes", []):
-        note(f"{spec.model}: {line}")
     if out is not None:
         shared, ended = environment(gpu=spec.backend == "cuda"), datetime.now(UTC)
         provenance = provenance_of(

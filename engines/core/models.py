@@ -35,16 +35,18 @@ _FLAGS = {
 class Layout:
     """Which parameters a family has besides the matrices of attention.
 
-    `gated`: the FFN multiplies a gate with the up projection (two matrices up, not one).
-    `norm_bias`: norms have a bias (LayerNorm) or none (RMSNorm); `head_norms`: queries and keys are
-    normed per head. `tied`: the output layer is the embedding. `extra_positions`: rows of a learned
-    table of positions beyond the context; None where positions are rotary.
+    `gated`: the FFN multiplies a gate with the up projection (two matrices up, not one). A layer
+    has `layer_norms`, with a bias (LayerNorm: `norm_bias`) or none (RMSNorm), and with `head_norms`
+    one each for queries and keys, per head. `tied`: the output layer is the embedding.
+    `extra_positions`: rows of a learned table of positions beyond the context; None where positions
+    are rotary.
     """
 
     gated: bool = True
     qkv_bias: bool = False
     output_bias: bool = False
     ffn_bias: bool = False
+    layer_norms: int = 2
     norm_bias: bool = False
     head_norms: bool = False
     final_norm: bool = True
@@ -65,6 +67,8 @@ LAYOUTS = {
     "phi3": Layout(),
     "granite": Layout(),
     "gemma": Layout(tied=True),
+    "gemma2": Layout(tied=True, layer_norms=4),
+    "gemma3_text": Layout(tied=True, layer_norms=4, head_norms=True),
     "qwen2": Layout(qkv_bias=True),
     "qwen3": Layout(head_norms=True),
 }
@@ -153,7 +157,8 @@ class ModelSpec:
         layout, hidden = self.layout, self.hidden_size
         qkv, output, up, down = self.layer_products
         norm = hidden * (2 if layout.norm_bias else 1)
-        layer = sum(outputs * inputs for outputs, inputs in self.layer_products) + 2 * norm
+        layer = sum(outputs * inputs for outputs, inputs in self.layer_products)
+        layer += layout.layer_norms * norm
         layer += layout.qkv_bias * qkv[0] + layout.output_bias * output[0]
         layer += layout.ffn_bias * (up[0] + down[0]) + layout.head_norms * 2 * self.head_size
         width = self.embedding_size or hidden
@@ -288,8 +293,8 @@ def find_model(name_or_path: str) -> ModelSpec:
     Raises UserError for a file that does not describe a shape, and for an unknown name, which
     names the nearest ones.
     """
-    if is_path(name_or_path):
-        return spec_of_config(read_config(name_or_path))
+    if is_path(name_or_path):  # its name is the path, which is no name of the paper's models
+        return replace(spec_of_config(read_config(name_or_path)), name=name_or_path)
     if name_or_path not in MODELS:
         raise unknown_name("model", name_or_path, MODELS)
     return MODELS[name_or_path]

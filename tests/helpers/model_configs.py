@@ -37,6 +37,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "phi3": {**_GATED, "model_type": "phi3"},
     "granite": {**_GATED, "model_type": "granite", "tie_word_embeddings": True},
     "gemma": {**_GATED, "model_type": "gemma", "head_dim": 32},
+    "gemma2": {**_GATED, "model_type": "gemma2", "head_dim": 32, "sliding_window": None},
+    "gemma3": {**_GATED, "model_type": "gemma3_text", "head_dim": 32, "sliding_window": None},
     "qwen2": {**_GATED, "model_type": "qwen2", "tie_word_embeddings": False},
     "qwen2-tied": {**_GATED, "model_type": "qwen2", "tie_word_embeddings": True},
     "qwen3": {**_GATED, "model_type": "qwen3", "head_dim": 32, "tie_word_embeddings": True},

@@ -64,7 +64,7 @@ def test_every_family_is_served(tmp_path: Path, name: str) -> None:
 def test_results_say_what_execution_cannot_run(tmp_path: Path) -> None:
     path = write_config(tmp_path, QWEN | {"sliding_window": 4096, "use_sliding_window": True})
     found = run_point(spec_of(path)).inputs["model"]
-    assert found["name"] == tmp_path.name
+    assert found["name"] == str(path)
     why, window = found["notes"]
     assert why.startswith(SIMULATED_ONLY)
     assert "unsupported model_type 'qwen2'" in why
@@ -72,6 +72,21 @@ def test_results_say_what_execution_cannot_run(tmp_path: Path) -> None:
     assert run_point(spec_of("qwen2.5-7b")).inputs["model"]["notes"][0].startswith(SIMULATED_ONLY)
     for runs in ("opt-13b", "llama-3-8b", write_config(tmp_path, CONFIGS["llama"])):
         assert "model" not in run_point(spec_of(runs, kv_slots=20_000, swap_space_gib=0.1)).inputs
+
+
+def test_a_folder_with_the_name_of_a_paper_model_is_not_that_model(tmp_path: Path) -> None:
+    """Its slots follow from its own shape, on a server that is not the paper's for the name."""
+    path = write_config(tmp_path / "opt-66b", QWEN).parent
+    metrics = run_point(spec_of(path)).metrics
+    assert metrics["device"] == "1x a100-40gb"
+    assert metrics["kv_slots"] == run_point(spec_of("qwen2.5-7b")).metrics["kv_slots"]
+
+
+def test_a_device_from_its_data_sheet_says_that_it_is_assumed() -> None:
+    words = ("--model", "opt-13b", "--backend", "sim", "--duration", "20", "--quiet")
+    told = run(*words, "--device-profile", "l40s").stderr
+    assert "l40s: its rates are assumed from its data sheet" in told
+    assert "assumed" not in run(*words, "--device-profile", "a100-80gb").stderr
 
 
 def test_the_command_line_says_it_too_on_standard_error(tmp_path: Path) -> None:

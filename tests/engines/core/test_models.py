@@ -85,7 +85,7 @@ def test_any_way_to_name_a_config(tmp_path: Path, place: str) -> None:
     named = path.rename(path.with_name("qwen.json")) if place == "named" else path
     given = {"directory": path.parent, "file": path, "named": named}[place]
     model = find_model(str(given))
-    assert model.name == ("qwen" if place == "named" else "my-model")
+    assert model.name == str(given)
     assert (model.family, model.head_size, model.attention_size) == ("qwen3", 32, 128)
     assert (model.kv_heads, model.max_positions) == (2, 128)
 
