@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -109,6 +108,11 @@ class Outcomes:
             self.num_late += 1
             pytest.skip("the time was used up")
 
+    def pytest_collectreport(self, report: Any) -> None:
+        """Note a file that cannot be imported."""
+        if report.failed:
+            self.failed[report.nodeid] = str(report.longrepr)[-4000:]
+
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Note what became of a test."""
         if report.failed:
@@ -152,9 +156,11 @@ def check_grid(run: Run) -> dict[str, Any]:
     """
     if not run.sanitize:
         return run_tests(run, paths=[KERNEL_TESTS], keyword=GRID, sample=True)
-    program = shutil.which("compute-sanitizer")
+    from engines.kernels.build import find_cuda_program
+
+    program = find_cuda_program("compute-sanitizer")
     if program is None:
-        raise UserError("compute-sanitizer is not on PATH: it comes with the CUDA toolkit")
+        raise UserError("there is no compute-sanitizer: install the whole CUDA toolkit")
     case = f"{ROOT / KERNEL_TESTS / 'test_kernel_cases.py'}::{GRID}[0]"
     command = [program, "--error-exitcode", "9", sys.executable, "-m", "pytest", *_PYTEST, case]
     log = run.out / SANITIZED

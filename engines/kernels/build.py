@@ -104,15 +104,17 @@ def find_torch() -> Path | None:
 
 
 def find_compiler(device: str) -> str | None:
-    """Return the compiler for a device's library, or None.
-
-    nvcc is looked for on PATH, then in CUDA_HOME, CUDA_PATH and the usual folder.
-    """
+    """Return the compiler for a device's library, or None."""
     if device == "cuda":
-        homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")] + [_CUDA_FOLDER]
-        places = [os.environ.get("PATH", ""), *(f"{home}/bin" for home in homes if home)]
-        return shutil.which("nvcc", path=os.pathsep.join(places))
+        return find_cuda_program("nvcc")
     return next((path for name in ("g++", "c++", "clang++") if (path := shutil.which(name))), None)
+
+
+def find_cuda_program(name: str) -> str | None:
+    """Return a CUDA toolkit's program: on PATH, in CUDA_HOME, CUDA_PATH or the usual folder."""
+    homes = [os.environ.get(variable) for variable in ("CUDA_HOME", "CUDA_PATH")] + [_CUDA_FOLDER]
+    places = [os.environ.get("PATH", ""), *(f"{home}/bin" for home in homes if home)]
+    return shutil.which(name, path=os.pathsep.join(places))
 
 
 def instruction_sets() -> tuple[str, ...]:

@@ -110,6 +110,14 @@ def test_all_gpu_tests_must_run_and_pass(
     assert (record["passed"], *counts) == expected
 
 
+def test_a_file_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    (tmp_path / "test_device.py").write_text("import no_such_package")
+    paths = [str(tmp_path / "test_device.py")]
+    record = gpu_checks.run_tests(quick(tmp_path), paths=paths)
+    (why,) = record["failed"].values()
+    assert (record["passed"], "No module named 'no_such_package'" in why) == (False, True)
+
+
 SLOW_TESTS = """
 import pytest, time
 @pytest.mark.gpu
