@@ -162,6 +162,32 @@ void write_kv(const Tensor& key, const Tensor& value, const Tensor& key_cache,
   check_done(launch_write_kv(arguments, scope.launch), "write_kv");
 }
 
+#ifdef USE_CUDA
+void add_norm(const Tensor& out, const Tensor& residual, const Tensor& delta, const Tensor& weight,
+              const MaybeTensor& bias, double eps) {
+  check_dims(residual, "residual", 2);
+  check_dims(weight, "weight", 1);
+  check_same_shape(out, "out", residual, "residual");
+  check_same_shape(delta, "delta", residual, "residual");
+  check_count(weight.size(0), residual.size(1), "weights", "columns");
+  if (bias) check_same_shape(*bias, "bias", weight, "weight");
+  for (const Tensor* tensor : {&out, &residual, &delta, &weight, bias ? &*bias : &weight}) {
+    check_same_kind(*tensor, residual);
+    check_dense(*tensor, "every tensor", tensor->dim());
+    check_aligned(tensor->data_ptr(), "every tensor");
+  }
+  const auto row_bytes = residual.size(1) * static_cast<int64_t>(residual.element_size());
+  STD_TORCH_CHECK(row_bytes % 16 == 0, "a row of ", row_bytes, " bytes is no multiple of 16");
+  if (residual.numel() == 0) return;
+  const LaunchScope scope(residual);
+  const NormArguments arguments{
+      data_type(residual), out.data_ptr(), residual.data_ptr(), delta.data_ptr(),
+      weight.data_ptr(), bias ? bias->data_ptr() : nullptr, residual.size(0),
+      static_cast<int>(residual.size(1)), static_cast<float>(eps)};
+  check_done(launch_add_norm(arguments, scope.launch), "add_norm");
+}
+#endif
+
 // Caches of one shape, as pointers; `pairs` stays with the caller.
 struct Blocks {
   std::vector<void*> pointers;
@@ -264,6 +290,11 @@ STABLE_TORCH_LIBRARY(ASTRA_NAMESPACE, m) {
   m.def(
       "write_kv(Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache, "
       "Tensor slot_mapping) -> ()");
+#ifdef USE_CUDA
+  m.def(
+      "add_norm(Tensor(a!) out, Tensor(b!) residual, Tensor delta, Tensor weight, Tensor? bias, "
+      "float eps) -> ()");
+#endif
   m.def("copy_blocks(Tensor(a!)[] caches, Tensor pairs) -> ()");
   m.def(
       "swap_out(Tensor[] caches, Tensor(a!) host_pool, Tensor(b!) staging, Tensor pairs) -> ()");
@@ -276,6 +307,9 @@ STABLE_TORCH_LIBRARY_IMPL(ASTRA_NAMESPACE, ASTRA_DISPATCH_KEY, m) {
   m.impl("contiguous_attention", TORCH_BOX(&contiguous_attention));
   m.impl("prefix_attention", TORCH_BOX(&prefix_attention));
   m.impl("write_kv", TORCH_BOX(&write_kv));
+#ifdef USE_CUDA
+  m.impl("add_norm", TORCH_BOX(&add_norm));
+#endif
   m.impl("copy_blocks", TORCH_BOX(&copy_blocks));
   m.impl("swap_out", TORCH_BOX(&swap_out));
   m.impl("swap_in", TORCH_BOX(&swap_in));

@@ -1,6 +1,6 @@
 // What a device's library implements: raw pointers, sizes and a launch context, no torch.
 //
-// cpu/ and cuda/ each define every function below; bindings.cpp checks tensors and calls them.
+// cpu/ and cuda/ each define the functions below; bindings.cpp checks tensors and calls them.
 #pragma once
 
 #include <cstdint>
@@ -117,6 +117,23 @@ struct WriteArguments {
   int64_t value_block_stride;
 };
 Status launch_write_kv(const WriteArguments& arguments, const Launch& launch);
+
+#ifdef USE_CUDA
+// Adds delta to residual, both [num_rows, width] and dense, and writes the normalised sum to out:
+// LayerNorm with a bias, RMSNorm without one (null). A CPU has PyTorch's own.
+struct NormArguments {
+  DataType dtype;
+  void* out;
+  void* residual;
+  const void* delta;
+  const void* weight;  // [width]
+  const void* bias;    // [width]
+  int64_t num_rows;
+  int width;
+  float eps;
+};
+Status launch_add_norm(const NormArguments& arguments, const Launch& launch);
+#endif
 
 // Blocks of several cache tensors, all [num_blocks, block_bytes]; index pairs are (from, to).
 struct BlockArguments {

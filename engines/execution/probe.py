@@ -21,16 +21,14 @@ from engines.core.stats import StepRecorder
 from engines.execution.kv_cache import CacheShape, create_cache
 from engines.execution.torch_executor import Options, TorchExecutor
 from engines.kernels.interface import Kernels
-from engines.models.builder import Builder, WeightSource
+from engines.models import load
+from engines.models.builder import WeightSource
 from engines.models.dummy import DummyWeights
 from engines.models.interfaces import Model, SingleProcess
-from engines.models.llama import LlamaModel
-from engines.models.opt import OptModel
 from engines.models.spec import ArchConfig, arch_from_spec
 from engines.systems import create_scheduler
 
 WARM_STEPS = 4  # a CUDA graph is captured the second time that a step of its kind runs
-_FAMILIES: dict[str, type[OptModel] | type[LlamaModel]] = {"opt": OptModel, "llama": LlamaModel}
 
 
 @dataclass(frozen=True)
@@ -66,9 +64,9 @@ def build_model(
     place = torch.device(device)
     longest = max(spec.vocab_size, spec.ffn_size, spec.hidden_size, spec.max_positions + 2)
     source = source or DummyWeights(0, longest=longest, device=place)
-    builder = Builder(source, SingleProcess(), dtype=dtype, device=place)
     spec = replace(spec, dtype_bytes=dtype.itemsize)
-    return _FAMILIES[spec.family](builder, spec, arch or arch_from_spec(spec))
+    arch = arch or arch_from_spec(spec)
+    return load.build_model(spec, arch, source, SingleProcess(), dtype=dtype, device=place)
 
 
 def narrow_spec(spec: ModelSpec) -> ModelSpec:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 OPERATIONS = (
     *("paged_attention", "contiguous_attention", "prefix_attention"),
-    *("write_kv", "copy_blocks", "swap_out", "swap_in"),
+    *("write_kv", "add_norm", "copy_blocks", "swap_out", "swap_in"),
 )
+CUDA_ONLY = frozenset({"add_norm"})  # a CPU has PyTorch's
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,22 @@ class Kernels:
         Rows of key and value may be strided.
         """
         self.operations["write_kv"](key, value, key_cache, value_cache, slots)
+
+    def add_norm(
+        self,
+        out: Tensor,
+        residual: Tensor,
+        delta: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        eps: float,
+    ) -> None:
+        """Add delta to residual and write the normalised sum to out, all [num_rows, width].
+
+        LayerNorm with a bias [width], RMSNorm without. The sum is rounded to the tensors' type
+        before it is normalised in float32. A row must be a multiple of 16 bytes.
+        """
+        self.operations["add_norm"](out, residual, delta, weight, bias, eps)
 
     def copy_blocks(self, caches: list[Tensor], pairs: Tensor) -> None:
         """Copy blocks within every cache, for copy-on-write (paper, section 4.4).

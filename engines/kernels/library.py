@@ -11,7 +11,7 @@ import torch
 
 from engines.core.errors import UserError
 from engines.kernels import build
-from engines.kernels.interface import OPERATIONS, Kernels
+from engines.kernels.interface import CUDA_ONLY, OPERATIONS, Kernels
 from engines.kernels.reference import ReferenceKernels
 
 logger = logging.getLogger(__name__)
@@ -45,10 +45,11 @@ def load_library(path: Path, namespace: str) -> Kernels:
             f"{path.name} cannot be loaded ({reason}): delete it in {path.parent} and run "
             "python -m engines.kernels.build for its device"
         ) from None
-    for name in OPERATIONS:
-        torch.library.register_fake(f"{namespace}::{name}", _fake)
     found = getattr(torch.ops, namespace)
-    return Kernels({name: getattr(found, name).default for name in OPERATIONS})
+    names = [name for name in OPERATIONS if name not in CUDA_ONLY or hasattr(found, name)]
+    for name in names:
+        torch.library.register_fake(f"{namespace}::{name}", _fake)
+    return Kernels({name: getattr(found, name).default for name in names})
 
 
 def _fake(*_arguments: object) -> None:

@@ -89,6 +89,25 @@ class ReferenceKernels(Kernels):
         key_cache[block, :, offset] = key[kept]
         value_cache[block, :, offset] = value[kept]
 
+    def add_norm(
+        self,
+        out: Tensor,
+        residual: Tensor,
+        delta: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        eps: float,
+    ) -> None:
+        """See `Kernels.add_norm`."""
+        total = residual.add_(delta).to(torch.promote_types(residual.dtype, torch.float32))
+        if bias is None:
+            factor = (total.square().mean(-1, keepdim=True) + eps).rsqrt()
+            out.copy_(total * factor * weight)
+        else:
+            centred = total - total.mean(-1, keepdim=True)
+            factor = (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
+            out.copy_(centred * factor * weight + bias)
+
     def copy_blocks(self, caches: list[Tensor], pairs: Tensor) -> None:
         """See `Kernels.copy_blocks`."""
         for source, target in pairs.tolist():

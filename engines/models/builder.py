@@ -8,8 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from engines.kernels.interface import Kernels
 from engines.models.interfaces import Communicator
 from engines.models.linear import Linear, Projection, Share, VocabularyEmbedding
+from engines.models.norm import Norm
 from engines.models.packed import Packer
 
 
@@ -53,12 +55,15 @@ class Builder:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        kernels: Kernels | None = None,
     ) -> None:
+        """kernels: what fuses small operations; None: PyTorch's own."""
         self.source = source
         self.communicator = communicator
         self.dtype = dtype
         self.device = device
         self.weight_bytes = 0
+        self._kernels = kernels
         self._packer = Packer() if Packer.serves(dtype, device) else None
 
     def replicated(self, name: str, *shape: int) -> Tensor:
@@ -67,8 +72,20 @@ class Builder:
         self.source.fill(tensor, name, shape, (0,) * len(shape))
         return tensor
 
+    def norm(self, prefix: str, size: int, eps: float, *, bias: bool) -> Norm:
+        """LayerNorm with a bias, RMSNorm without."""
+        weight = self.replicated(f"{prefix}.weight", size)
+        biases = self.replicated(f"{prefix}.bias", size) if bias else None
+        return Norm(weight, biases, eps, self._kernels)
+
     def column(
-        self, prefixes: Sequence[str], shares: Sequence[Share], inputs: int, *, bias: bool
+        self,
+        prefixes: Sequence[str],
+        shares: Sequence[Share],
+        inputs: int,
+        *,
+        bias: bool,
+        relu: bool = False,
     ) -> Projection:
         """One product for several layers over the same input: a share of each one's outputs."""
         outputs = sum(share.length for share in shares)
@@ -85,7 +102,7 @@ class Builder:
                     biases[begin:end], f"{prefix}.bias", (share.total,), (share.start,)
                 )
             begin = end
-        return self._projection(weight, biases)
+        return self._projection(weight, biases, relu=relu)
 
     def row(self, prefix: str, outputs: int, share: Share, *, bias: bool) -> Projection:
         """A layer over a share of its inputs, summed over ranks; rank 0 adds the bias."""
@@ -132,9 +149,9 @@ class Builder:
         self.source.fill(table[: share.length], name, (share.total, width), (share.start, 0))
         return table
 
-    def _projection(self, weight: Tensor, bias: Tensor | None) -> Projection:
-        packed = self._packer.pack(weight, bias) if self._packer is not None else None
-        return packed or Linear(weight, bias)
+    def _projection(self, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> Projection:
+        packed = self._packer.pack(weight, bias, relu=relu) if self._packer is not None else None
+        return packed or Linear(weight, bias, relu=relu)
 
     def _empty(self, *shape: int) -> Tensor:
         tensor = torch.empty(shape, dtype=self.dtype, device=self.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -49,15 +50,22 @@ class Share:
 
 
 class Linear:
-    """x W' + b with W [outputs, inputs]. Column-parallel where W holds a share of the outputs."""
+    """x W' + b with W [outputs, inputs]. Column-parallel where W holds a share of the outputs.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    With `relu` the result's negative elements are zero: on a GPU the product's own last step.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> None:
         self.weight = weight
         self.bias = bias
+        self.relu = relu
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return [n, outputs]."""
-        return functional.linear(x, self.weight, self.bias)
+        if self.relu and self.bias is not None and x.device.type != "cpu":
+            return torch._addmm_activation(self.bias, x, self.weight.t())
+        product = functional.linear(x, self.weight, self.bias)
+        return product.relu_() if self.relu else product
 
 
 class VocabularyEmbedding:

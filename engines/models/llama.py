@@ -9,15 +9,9 @@ from engines.core.models import ModelSpec
 from engines.models.attention import SelfAttention
 from engines.models.builder import Builder
 from engines.models.interfaces import AttentionBackend, Model
-from engines.models.linear import Projection, Share
+from engines.models.linear import Share
 from engines.models.rotary import Rotary, Rotation, rotary_frequencies
 from engines.models.spec import ArchConfig
-
-
-def _rms_norm(builder: Builder, prefix: str, size: int, eps: float) -> Projection:
-    """Division by the root mean square over the hidden dimension."""
-    weight = builder.replicated(f"{prefix}.weight", size)
-    return lambda x: functional.rms_norm(x, weight.shape, weight, eps)
 
 
 class LlamaLayer:
@@ -41,16 +35,18 @@ class LlamaLayer:
             bias=arch.mlp_bias,
         )
         self.down = builder.row(f"{prefix}.mlp.down_proj", hidden, ffn, bias=arch.mlp_bias)
-        self.attention_norm = _rms_norm(builder, f"{prefix}.input_layernorm", hidden, arch.norm_eps)
-        self.mlp_norm = _rms_norm(
-            builder, f"{prefix}.post_attention_layernorm", hidden, arch.norm_eps
+        self.attention_norm, self.mlp_norm = (
+            builder.norm(f"{prefix}.{name}_layernorm", hidden, arch.norm_eps, bias=False)
+            for name in ("input", "post_attention")
         )
 
-    def __call__(self, x: Tensor, attention: AttentionBackend, rotation: Rotation) -> Tensor:
-        """Return the next residual stream [T, hidden]; overwrites `x`."""
-        x = x.add_(self.attention(self.attention_norm(x), attention, rotation))
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=1)
-        return x.add_(self.down(functional.silu(gate).mul_(up)))
+    def __call__(
+        self, x: Tensor, delta: Tensor | None, attention: AttentionBackend, rotation: Rotation
+    ) -> Tensor:
+        """Add `delta` to the residual stream `x` [T, hidden]; returns what is to be added next."""
+        delta = self.attention(self.attention_norm(x, delta), attention, rotation)
+        gate, up = self.gate_up(self.mlp_norm(x, delta)).chunk(2, dim=1)
+        return self.down(functional.silu(gate).mul_(up))
 
 
 class LlamaModel(Model):
@@ -69,7 +65,7 @@ class LlamaModel(Model):
         self._layers = [LlamaLayer(builder, spec, arch, i) for i in range(spec.num_layers)]
         attention = self._layers[0].attention
         self.num_heads, self.num_kv_heads = attention.num_heads, attention.num_kv_heads
-        self._final_norm = _rms_norm(builder, "norm", spec.hidden_size, arch.norm_eps)
+        self._final_norm = builder.norm("norm", spec.hidden_size, arch.norm_eps, bias=False)
         self._head = (
             builder.tied_head(self._embedding)
             if arch.tied_embeddings
@@ -81,9 +77,10 @@ class LlamaModel(Model):
         """See `Model.forward`."""
         x = self._embedding(token_ids)
         rotation = self._rotary.at(positions)
+        delta = None
         for layer in self._layers:
-            x = layer(x, attention, rotation)
-        return x
+            delta = layer(x, delta, attention, rotation)
+        return x if delta is None else x.add_(delta)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `Model.logits`."""

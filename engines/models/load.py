@@ -11,6 +11,7 @@ import torch
 from engines.core.errors import UserError
 from engines.core.models import MODELS, ModelSpec
 from engines.kernels.driver import require_cuda
+from engines.kernels.library import load_kernels
 from engines.models.builder import Builder, ShapeRecorder, WeightSource
 from engines.models.checkpoint import Checkpoint
 from engines.models.dummy import DummyWeights
@@ -58,19 +59,31 @@ def load_model(
         require_memory(spec, dtype, device, communicator.size)
         source = checkpoint
     try:
-        builder = Builder(source, communicator, dtype=dtype, device=device)
-        return _MODELS[spec.family](builder, spec, arch)
+        return build_model(spec, arch, source, communicator, dtype=dtype, device=device)
     except torch.OutOfMemoryError:  # another process took what was free a moment ago
         raise too_large(spec, dtype, device, communicator.size) from None
+
+
+def build_model(
+    spec: ModelSpec,
+    arch: ArchConfig,
+    source: WeightSource,
+    communicator: Communicator,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Model:
+    """Allocate this rank's slice of a model and fill it from a source."""
+    kernels = load_kernels("cuda") if device.type == "cuda" else None
+    builder = Builder(source, communicator, dtype=dtype, device=device, kernels=kernels)
+    return _MODELS[spec.family](builder, spec, arch)
 
 
 def required_tensors(spec: ModelSpec, arch: ArchConfig) -> dict[str, tuple[int, ...]]:
     """Return every tensor that a checkpoint of this model holds, with its full shape."""
     recorder = ShapeRecorder()
     meta = torch.device("meta")
-    _MODELS[spec.family](
-        Builder(recorder, SingleProcess(), dtype=torch.float32, device=meta), spec, arch
-    )
+    build_model(spec, arch, recorder, SingleProcess(), dtype=torch.float32, device=meta)
     return recorder.shapes
 
 

@@ -9,18 +9,11 @@ from engines.core.models import ModelSpec
 from engines.models.attention import SelfAttention
 from engines.models.builder import Builder
 from engines.models.interfaces import AttentionBackend, Model
-from engines.models.linear import Projection, Share
+from engines.models.linear import Share
 from engines.models.spec import ArchConfig
 
 _POSITION_OFFSET = 2  # the first rows of OPT's position table are never used
 _PREFIX = "decoder"
-
-
-def _layer_norm(builder: Builder, prefix: str, size: int, eps: float) -> Projection:
-    """LayerNorm over the hidden dimension."""
-    weight = builder.replicated(f"{prefix}.weight", size)
-    bias = builder.replicated(f"{prefix}.bias", size)
-    return lambda x: functional.layer_norm(x, weight.shape, weight, bias, eps)
 
 
 class OptLayer:
@@ -38,23 +31,27 @@ class OptLayer:
             output="out_proj",
             bias=arch.attention_bias,
         )
-        self.attention_norm = _layer_norm(
-            builder, f"{prefix}.self_attn_layer_norm", hidden, arch.norm_eps
+        self.attention_norm = builder.norm(
+            f"{prefix}.self_attn_layer_norm", hidden, arch.norm_eps, bias=True
         )
-        self.fc1 = builder.column([f"{prefix}.fc1"], [ffn], hidden, bias=arch.mlp_bias)
+        self.fc1 = builder.column([f"{prefix}.fc1"], [ffn], hidden, bias=arch.mlp_bias, relu=True)
         self.fc2 = builder.row(f"{prefix}.fc2", hidden, ffn, bias=arch.mlp_bias)
-        self.mlp_norm = _layer_norm(builder, f"{prefix}.final_layer_norm", hidden, arch.norm_eps)
+        self.mlp_norm = builder.norm(f"{prefix}.final_layer_norm", hidden, arch.norm_eps, bias=True)
 
-    def __call__(self, x: Tensor, attention: AttentionBackend) -> Tensor:
-        """Return the next residual stream [T, hidden]; overwrites `x`."""
+    def __call__(
+        self, x: Tensor, delta: Tensor | None, attention: AttentionBackend
+    ) -> tuple[Tensor, Tensor | None]:
+        """Take and return the residual stream [T, hidden] as a sum of two; overwrites `x`."""
         if self.pre_norm:
-            x = x.add_(self.attention(self.attention_norm(x), attention))
-            return x.add_(self._mlp(self.mlp_norm(x)))
-        x = self.attention_norm(x.add_(self.attention(x, attention)))
-        return self.mlp_norm(x.add_(self._mlp(x)))
+            delta = self.attention(self.attention_norm(x, delta), attention)
+            return x, self._mlp(self.mlp_norm(x, delta))
+        if delta is not None:
+            x.add_(delta)
+        x = self.attention_norm(x, self.attention(x, attention))
+        return self.mlp_norm(x, self._mlp(x)), None
 
     def _mlp(self, x: Tensor) -> Tensor:
-        return self.fc2(self.fc1(x).relu_())
+        return self.fc2(self.fc1(x))
 
 
 class OptModel(Model):
@@ -79,7 +76,7 @@ class OptModel(Model):
         attention = self._layers[0].attention
         self.num_heads, self.num_kv_heads = attention.num_heads, attention.num_kv_heads
         self._final_norm = (
-            _layer_norm(builder, f"{_PREFIX}.final_layer_norm", hidden, arch.norm_eps)
+            builder.norm(f"{_PREFIX}.final_layer_norm", hidden, arch.norm_eps, bias=True)
             if arch.final_norm
             else None
         )
@@ -98,10 +95,10 @@ class OptModel(Model):
         x = self._embedding(token_ids)
         if self._project_in is not None:
             x = self._project_in(x)
-        x = x.add_(functional.embedding(positions, self._position_table))
+        delta: Tensor | None = functional.embedding(positions, self._position_table)
         for layer in self._layers:
-            x = layer(x, attention)
-        return x
+            x, delta = layer(x, delta, attention)
+        return x if delta is None else x.add_(delta)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `Model.logits`."""

@@ -152,6 +152,23 @@ def contiguous_error(
     return relative_error(out.cpu(), expected)
 
 
+def norm_error(target: Target, shape: Shape, num_rows: int, biased: bool) -> float:
+    """Add and normalise rows as wide as all heads; infinite where the sum is not exact."""
+    width = shape.num_heads * shape.head_size
+    x, delta = (torch.randn(num_rows, width).mul_(3).add_(1).to(shape.dtype) for _ in range(2))
+    weight, bias = (torch.randn(width).to(shape.dtype) for _ in range(2))
+    total, out = (x + delta).double(), torch.full_like(x, float("nan")).to(target.device)
+    residual = x.to(target.device)  # on a CPU the same memory
+    vector, shift = weight.to(target.device), bias.to(target.device) if biased else None
+    target.kernels.add_norm(out, residual, delta.to(target.device), vector, shift, 1e-5)
+    expected = torch.empty(num_rows, width, dtype=torch.float64)
+    exact_bias = bias.double() if biased else None
+    zero = torch.zeros_like(total)
+    REFERENCE.add_norm(expected, total.clone(), zero, weight.double(), exact_bias, 1e-5)
+    exact = torch.equal(residual.cpu().double(), total)
+    return relative_error(out.cpu(), expected) if exact else float("inf")
+
+
 def _differences(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """Count tensors that are not equal to the bit (NaN equals NaN)."""
     pairs = zip(got, expected, strict=True)

@@ -12,6 +12,7 @@ from kernel_cases import (
     Target,
     contiguous_error,
     copy_differences,
+    norm_error,
     paged_error,
     prefix_error,
     swap_differences,
@@ -39,8 +40,8 @@ class Case:
 def _case(
     kind: str, function: Callable[..., float], shape: Shape, *, note: str = "", **arguments: object
 ) -> Case:
-    """Attention may err by the type's limit; writing, copying and swapping must be exact."""
-    limit = LIMITS[shape.dtype] if kind in ("paged", "prefix", "contiguous") else 0
+    """Attention and norms may err by the type's limit; what moves data must be exact."""
+    limit = LIMITS[shape.dtype] if kind in ("paged", "prefix", "contiguous", "norm") else 0
     return Case(f"{kind} {shape}{note}", limit, partial(function, shape=shape, **arguments))
 
 
@@ -104,11 +105,22 @@ def _movement_cases(dtype: torch.dtype) -> Iterator[Case]:
         yield _case("swap", swap, shape, more_pairs=pairs, **many)
 
 
+def _norm_cases(dtype: torch.dtype) -> Iterator[Case]:
+    """Yield rows of OPT-125M, OPT-13B and OPT-175B, and of less than a thread block."""
+    for num_heads, head_size in ((1, 80), (12, 64), (40, 128), (96, 128)):
+        shape = Shape(dtype, head_size, 1, num_heads, num_heads)
+        for biased in (True, False):
+            note = " with bias" if biased else ""
+            yield _case("norm", norm_error, shape, note=note, num_rows=3, biased=biased)
+
+
 def usual_cases(device: str) -> Iterator[Case]:
     """Yield the cases of a device that a test suite has time for."""
     for dtype in data_types(device):
         yield from _attention_cases(dtype)
         yield from _movement_cases(dtype)
+        if device == "cuda":  # a CPU has PyTorch's
+            yield from _norm_cases(dtype)
 
 
 def remaining_cases(device: str) -> Iterator[Case]:

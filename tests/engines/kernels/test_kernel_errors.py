@@ -102,3 +102,16 @@ def test_blocks_beyond_a_cache_or_pool_are_named(cpu_target: Target) -> None:
         kernels.swap_out(caches, pool, staging, torch.tensor([[0, 0], [1, 2]]))
     with pytest.raises(RuntimeError, match="a row of host_pool has 4096 bytes but one block"):
         kernels.swap_out(caches, torch.zeros(2, 1024), staging, torch.tensor([[0, 0]]))
+
+
+def test_rows_that_the_norm_cannot_read_are_named(emulated_target: Target) -> None:
+    rows, odd, vector = torch.zeros(2, 64), torch.zeros(2, 63), torch.zeros(64)
+    add_norm = emulated_target.kernels.add_norm
+    with pytest.raises(RuntimeError, match="a row of 252 bytes is no multiple of 16"):
+        add_norm(odd.clone(), odd, odd, torch.zeros(63), None, 1e-5)
+    with pytest.raises(RuntimeError, match="got 32 weights for 64 columns"):
+        add_norm(rows.clone(), rows, rows, vector[:32], None, 1e-5)
+    with pytest.raises(RuntimeError, match="must start at a multiple of 16 bytes"):
+        add_norm(rows.clone(), rows, rows, torch.zeros(65)[1:], None, 1e-5)
+    with pytest.raises(RuntimeError, match="dtypes differ"):
+        add_norm(rows.clone(), rows, rows.half(), vector, None, 1e-5)

@@ -34,6 +34,22 @@ def test_packed_product_equals_the_plain_one(shape):
 
 
 @needs_onednn
+def test_a_packed_layer_drops_what_is_negative():
+    weight, bias, x = torch.randn(64, 48), torch.randn(64), torch.randn(9, 48)
+    packed = Packer()
+    plain, relu = packed.pack(weight, bias), packed.pack(weight, bias, relu=True)
+    assert torch.equal(relu(x), plain(x).relu())
+    assert torch.equal(Linear(weight, bias, relu=True)(x), Linear(weight, bias)(x).relu())
+
+
+def test_a_gpus_product_ends_with_the_relu():
+    """As it is called there; on a CPU the same operation gives what ours does."""
+    weight, bias, x = torch.randn(64, 48), torch.randn(64), torch.randn(9, 48)
+    fused = torch._addmm_activation(bias, x, weight.t())
+    torch.testing.assert_close(fused, Linear(weight, bias, relu=True)(x))
+
+
+@needs_onednn
 def test_packing_does_not_depend_on_the_number_of_threads():
     weight, x = torch.randn(300, 200), torch.randn(33, 200)
     threads = torch.get_num_threads()

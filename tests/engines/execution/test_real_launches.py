@@ -1,0 +1,105 @@
+"""What a decode step launches on a GPU: counted on tensors without memory, as torch calls it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from engines.core.config import EngineConfig, System
+from engines.core.models import ModelSpec
+from engines.execution.attention import StepAttention
+from engines.execution.kv_cache import CacheShape, RowView, create_cache
+from engines.kernels.interface import OPERATIONS, Kernels
+from engines.kernels.reference import ReferenceKernels
+from engines.models.builder import Builder, ShapeRecorder
+from engines.models.interfaces import SingleProcess
+from engines.models.llama import LlamaModel
+from engines.models.norm import Norm
+from engines.models.opt import OptModel
+from engines.models.spec import arch_from_spec
+
+META = torch.device("meta")
+LAYERS = 3
+OPT_LAYER = [
+    *("add_norm", "linear", "write_kv", "paged_attention", "linear"),
+    *("add_norm", "_addmm_activation", "linear"),
+]
+LLAMA_LAYER = [
+    *("add_norm", "linear", "mul", "mul_", "addcmul_", "mul_", "add_"),
+    *("write_kv", "paged_attention", "linear"),
+    *("add_norm", "linear", "silu", "mul_", "linear"),
+]
+MAKES_NO_LAUNCH = {"empty", "empty_like", "new_empty"}
+
+
+class Launches(TorchDispatchMode):
+    """Names of the operations that run on the device, in order; views do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if not func.is_view and name not in MAKES_NO_LAUNCH:
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def forward_launches(family: str) -> list[str]:
+    """Of a forward pass of five decodes, by our kernels and by torch."""
+    launches = Launches()
+
+    def note(name: str, *_: object) -> None:
+        launches.names.append(name)
+
+    kernels = Kernels({name: partial(note, name) for name in OPERATIONS})
+    spec = ModelSpec("tiny", family, LAYERS, 2, 128, 160, 97, 96)
+    builder = Builder(
+        ShapeRecorder(), SingleProcess(), dtype=torch.float16, device=META, kernels=kernels
+    )
+    model = (OptModel if family == "opt" else LlamaModel)(builder, spec, arch_from_spec(spec))
+    cache = create_cache(
+        CacheShape(LAYERS, 2, 64, torch.float16, META),
+        EngineConfig(system=System.ASTRA, num_slots=160, max_model_len=96),
+        kernels,
+    )
+    ints = torch.empty(5, dtype=torch.int32, device=META)
+    rows = RowView(torch.empty(5, 6, dtype=torch.int32, device=META), ints, 30)
+    attention = StepAttention(cache, ints.long(), rows, None)
+    with launches, torch.inference_mode():
+        model.forward(ints, ints, attention)
+    return launches.names
+
+
+def test_a_layer_of_opt_is_eight_launches() -> None:
+    names = forward_launches("opt")
+    assert names == ["embedding", "embedding", *LAYERS * OPT_LAYER, "add_"]
+
+
+def test_a_layer_of_llama_is_fifteen_launches() -> None:
+    """Five of them rotate queries and keys, two are the gate's."""
+    names = forward_launches("llama")
+    first = ["embedding", "index_select", "index_select", "rms_norm"]
+    assert names == [*first, *(LAYERS * LLAMA_LAYER)[1:], "add_"]
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_fused_norm_gives_what_two_operations_do(biased: bool, dtype: torch.dtype) -> None:
+    weight, bias = torch.randn(2, 96, dtype=dtype)
+    x, delta = torch.randn(2, 7, 96, dtype=dtype)
+    residuals = x.clone(), x.clone()
+    fused, plain = (
+        Norm(weight, bias if biased else None, 1e-5, kernels)
+        for kernels in (ReferenceKernels(), None)
+    )
+    got, expected = fused(residuals[0], delta), plain(residuals[1], delta)
+    assert torch.equal(residuals[0], x + delta)
+    assert torch.equal(residuals[1], x + delta)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
