@@ -27,6 +27,7 @@ from engines.core.request import Sequence as Output
 from engines.execution.transfer import send
 from engines.kernels.interface import ContiguousContext, Kernels, PagedContext
 from engines.kernels.swap import SwapSpace
+from engines.models.interfaces import Model
 
 ORCA_BLOCK = 64  # slots that a kernel reads at a time from a contiguous chunk
 
@@ -40,6 +41,12 @@ class CacheShape:
     head_size: int
     dtype: torch.dtype
     device: torch.device
+
+    @classmethod
+    def of(cls, model: Model) -> CacheShape:
+        """What a model, or a rank's slice of it, keeps."""
+        spec = model.spec
+        return cls(spec.num_layers, model.num_kv_heads, spec.head_size, model.dtype, model.device)
 
     @property
     def slot_bytes(self) -> int:

@@ -18,7 +18,6 @@ from engines.core.engine import Engine
 from engines.core.models import ModelSpec
 from engines.core.request import Request
 from engines.core.stats import StepRecorder
-from engines.execution.kv_cache import CacheShape, create_cache
 from engines.execution.torch_executor import Options, TorchExecutor
 from engines.kernels.interface import Kernels
 from engines.models import load
@@ -88,11 +87,7 @@ def build_engine(
     model: Model, kernels: Kernels, config: EngineConfig, *, options: Options | None = None
 ) -> tuple[Engine, TorchExecutor]:
     """Return an engine over a model, on the wall clock, and its executor."""
-    shape = CacheShape(
-        model.spec.num_layers, model.num_kv_heads, model.spec.head_size, model.dtype, model.device
-    )
-    cache = create_cache(shape, config, kernels)
-    executor = TorchExecutor(model, cache, kernels, config, options=options)
+    executor = TorchExecutor(model, kernels, config, options=options)
     recorder = StepRecorder(0.0, 0.0)
     return Engine(create_scheduler(config), executor, WallClock(), recorder=recorder), executor
 

@@ -14,7 +14,7 @@ from engines.core.models import ModelSpec
 from engines.execution import varlen
 from engines.execution.collectives import RankClock
 from engines.execution.device import device_name
-from engines.execution.kv_cache import ORCA_BLOCK, CacheShape, create_cache
+from engines.execution.kv_cache import ORCA_BLOCK, CacheShape
 from engines.execution.torch_executor import Options, TorchExecutor
 from engines.kernels.interface import Kernels
 from engines.kernels.library import load_kernels
@@ -68,14 +68,7 @@ class LoadedModel:
     @property
     def shape(self) -> CacheShape:
         """What a slot of its KV cache holds."""
-        model = self.model
-        return CacheShape(
-            model.spec.num_layers,
-            model.num_kv_heads,
-            model.spec.head_size,
-            model.dtype,
-            model.device,
-        )
+        return CacheShape.of(self.model)
 
     def default_slots(self, *, gpu_memory_bytes: int | None, max_batched_tokens: int) -> int:
         """KV slots in tokens that every device has memory for.
@@ -126,23 +119,22 @@ class LoadedModel:
         return RankClock(self.communicator, self.model.device)
 
     def executor(self, config: EngineConfig, *, options: Options | None = None) -> TorchExecutor:
-        """Allocate the cache of a system for an executor; raises UserError if it is too large."""
+        """Allocate an executor's cache and tables; raises UserError if they are too large."""
         shape = self.shape
         _require_cache_memory(shape, config)
         try:
-            cache = create_cache(shape, config, self.kernels)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+            return TorchExecutor(
+                self.model, self.kernels, config, options=options, communicator=self.communicator
+            )
+        except MemoryError:
+            raise UserError(
+                f"no memory for the tables of {config.max_num_seqs:,} sequences: lower "
+                "--max-num-seqs"
+            ) from None
+        except RuntimeError as error:
             if "memory" not in str(error):
                 raise
             raise _too_large(shape, config) from None
-        return TorchExecutor(
-            self.model,
-            cache,
-            self.kernels,
-            config,
-            options=options,
-            communicator=self.communicator,
-        )
 
 
 def load(

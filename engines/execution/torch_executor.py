@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engines.core.batch import Batch
-from engines.core.config import EngineConfig
+from engines.core.config import MOST_KV_SLOTS, EngineConfig
 from engines.core.errors import UserError
 from engines.core.executor import StepResult
 from engines.core.request import Status
@@ -24,7 +24,7 @@ from engines.execution import varlen
 from engines.execution.attention import StepAttention, prompt_attention
 from engines.execution.beams import RunningBeams
 from engines.execution.graphs import DecodeGraphs, can_capture
-from engines.execution.kv_cache import KVCache
+from engines.execution.kv_cache import CacheShape, create_cache
 from engines.execution.prompts import PromptBatch, PromptTokens, build_prompts
 from engines.execution.rows import Rows
 from engines.execution.sampling import log_probabilities, sample, uniform_numbers
@@ -62,7 +62,7 @@ class Timing:
 
 
 class TorchExecutor:
-    """Runs batches of one system through a model and its KV cache.
+    """Runs batches of one system through a model and its KV cache, which it allocates.
 
     With a model's slice, each rank of `communicator` runs one, in lock step. Every rank gets the
     same logits and so makes the same choices; where equal numbers may give different ones (a GPU's
@@ -72,18 +72,18 @@ class TorchExecutor:
     def __init__(
         self,
         model: Model,
-        cache: KVCache,
         kernels: Kernels,
         config: EngineConfig,
         *,
         options: Options | None = None,
         communicator: Communicator | None = None,
     ) -> None:
+        cache = create_cache(CacheShape.of(model), config, kernels)
         self.timing = Timing()
         # For all at once: a captured graph reads the rows' own tensors.
         self.rows = Rows(
             cache,
-            capacity=config.max_num_seqs,
+            capacity=min(config.max_num_seqs, MOST_KV_SLOTS),
             max_len=config.max_model_len,
             device=model.device,
         )

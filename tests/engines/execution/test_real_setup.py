@@ -56,6 +56,12 @@ def test_running_out_of_memory_in_a_step_says_what_would_fit(
     )
 
 
+def test_tables_for_too_many_sequences_are_one_line() -> None:
+    config = EngineConfig(system=System.ASTRA, num_slots=1024, max_num_seqs=10**14)
+    with pytest.raises(UserError, match=r"100,000,000,000,000 sequences: lower --max-num-seqs"):
+        checkpoint("opt").loaded.executor(config)
+
+
 def test_running_out_of_memory_while_loading_says_what_would_fit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
