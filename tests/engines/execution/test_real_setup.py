@@ -10,6 +10,7 @@ from real_serving import MAX_LEN, checkpoint, engine_over, request
 
 from engines.core.config import GIB, EngineConfig, System
 from engines.core.errors import UserError
+from engines.execution import kv_cache, setup
 from engines.execution.setup import load
 from engines.sim.slots import UTILISATION, WORKSPACE_BYTES, activation_bytes
 
@@ -30,6 +31,28 @@ def test_slots_hold_the_keys_of_kv_heads_only() -> None:
     grouped, full = checkpoint("llama").loaded, checkpoint("opt").loaded
     assert 2 * grouped.shape.slot_bytes == full.shape.slot_bytes
     assert grouped.spec.max_positions == MAX_LEN
+
+
+def test_swap_space_is_allocated_with_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the step that swaps first, whose time would count."""
+    made = []
+    monkeypatch.setattr(
+        kv_cache, "SwapSpace", lambda _kernels, _caches, blocks: made.append(blocks)
+    )
+    config = EngineConfig(system=System.ASTRA, num_slots=1024, swap_slots=4096)
+    checkpoint("opt").loaded.executor(config)
+    assert made == [4096 // 16]
+
+
+def test_swap_space_counts_what_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 7 GiB half is free to use: three slabs of 1 GiB and one of 512 MiB."""
+    monkeypatch.setattr(setup, "free_memory_bytes", lambda _: 7 * GIB)
+    loaded = checkpoint("opt").loaded
+    block_bytes = 16 * loaded.shape.slot_bytes
+    assert loaded.swap_bytes(GIB, 16) == GIB
+    assert loaded.swap_bytes(100 * GIB, 16) == 7 * GIB // 2 // block_bytes * block_bytes
+    large = 100 * loaded.shape.slot_bytes  # of which no whole number is a power of two
+    assert loaded.swap_bytes(100 * GIB, 100) == (3 * (GIB // large) + GIB // 2 // large) * large
 
 
 def test_types_that_the_cpu_lacks_are_refused() -> None:
