@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import torch
 
 from engines.core.clock import Clock, WallClock
-from engines.core.config import GIB, EngineConfig, System
+from engines.core.config import GIB, EngineConfig
 from engines.core.errors import UserError, unknown_name
 from engines.core.models import ModelSpec
 from engines.execution import varlen
 from engines.execution.collectives import RankClock
 from engines.execution.device import device_name
-from engines.execution.kv_cache import ORCA_BLOCK, CacheShape
+from engines.execution.kv_cache import CacheShape
 from engines.execution.torch_executor import Options, TorchExecutor
 from engines.kernels.interface import Kernels
 from engines.kernels.library import load_kernels
@@ -120,8 +120,9 @@ class LoadedModel:
 
     def executor(self, config: EngineConfig, *, options: Options | None = None) -> TorchExecutor:
         """Allocate an executor's cache and tables; raises UserError if they are too large."""
-        shape = self.shape
-        _require_cache_memory(shape, config)
+        shape, free_bytes = self.shape, free_memory_bytes(self.model.device)
+        if free_bytes is not None and config.num_slots * shape.slot_bytes > free_bytes:
+            raise _too_large(shape, config, free_bytes)
         try:
             return TorchExecutor(
                 self.model, self.kernels, config, options=options, communicator=self.communicator
@@ -134,7 +135,7 @@ class LoadedModel:
         except RuntimeError as error:
             if "memory" not in str(error):
                 raise
-            raise _too_large(shape, config) from None
+            raise _too_large(shape, config, free_memory_bytes(shape.device) or 0) from None
 
 
 def load(
@@ -203,21 +204,10 @@ def _cache_budget(
     )
 
 
-def _cache_bytes(shape: CacheShape, config: EngineConfig) -> int:
-    spare = 0 if config.system in (System.ASTRA, System.FT) else ORCA_BLOCK
-    return (config.num_slots + spare) * shape.slot_bytes
-
-
-def _require_cache_memory(shape: CacheShape, config: EngineConfig) -> None:
-    free = free_memory_bytes(shape.device)
-    if free is not None and _cache_bytes(shape, config) > free:
-        raise _too_large(shape, config)
-
-
-def _too_large(shape: CacheShape, config: EngineConfig) -> UserError:
-    free = free_memory_bytes(shape.device) or 0
+def _too_large(shape: CacheShape, config: EngineConfig, free_bytes: int) -> UserError:
+    needed = config.num_slots * shape.slot_bytes / GIB
     return UserError(
-        f"a KV cache of {config.num_slots} slots needs "
-        f"{_cache_bytes(shape, config) / GIB:.1f} GiB, {shape.device} has {free / GIB:.1f} GiB "
-        f"free: lower --kv-slots to {int(0.9 * free) // shape.slot_bytes} or fewer"
+        f"a KV cache of {config.num_slots} slots needs {needed:.1f} GiB, {shape.device} has "
+        f"{free_bytes / GIB:.1f} GiB free: lower --kv-slots to "
+        f"{int(0.9 * free_bytes) // shape.slot_bytes} or fewer"
     )
