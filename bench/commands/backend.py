@@ -10,7 +10,7 @@ from bench.point.spec import Backend, PointSpec, parse_name
 from engines.core.errors import UserError
 
 _MEANING = {
-    "sim": "simulating the paper's A100 servers",
+    "sim": "simulating the paper's A100 servers, or the device of --device-profile",
     "cpu": "running a model on this machine's CPU",
     "cuda": "running the model on this machine's GPU",
 }

@@ -106,7 +106,7 @@ def load_profile(name_or_path: str, host: str | None = None) -> DeviceProfile:
     source = f"device profile {name_or_path}"
     values, text = _read("device profile", "profiles", name_or_path)
     try:
-        if "data_sheet" in values:
+        if not {"data_sheet", "shares"}.isdisjoint(values):
             values = _from_data_sheet(values, source)
         if host is not None:
             values = _without_host(values) | {"host": host}
@@ -153,7 +153,7 @@ def _from_data_sheet(values: dict[str, Any], source: str) -> dict[str, Any]:
     """Fill in rates as shares of the data sheet's numbers, and what such devices have in common."""
     filled = tomllib.loads((_DATA / "data_sheet.toml").read_text(encoding="utf-8"))
     rules, filled["assumed"] = filled.pop("rules"), {}
-    sheet, shares = values.pop("data_sheet"), values.pop("shares", {})
+    sheet, shares = values.pop("data_sheet", {}), values.pop("shares", {})
     allowed = {"data_sheet": {rule["of"] for rule in rules.values()}, "shares": set(rules)}
     for table, given in (("data_sheet", sheet), ("shares", shares)):
         for name, value in given.items():
@@ -179,6 +179,8 @@ def _without_host(values: dict[str, Any]) -> dict[str, Any]:
 
 def _with_host(values: dict[str, Any], terms: dict[str, Any]) -> dict[str, Any]:
     """Add a host's terms to a profile, which may have some of its own."""
+    if terms.keys().isdisjoint(HOST_TERMS):
+        raise UserError(f"host {values['host']} has none of {', '.join(HOST_TERMS)}")
     fitted = {n: what for n, what in terms.get("calibrated", {}).items() if n in HOST_TERMS}
     host = {"step_overhead_s": 0.0} | {n: terms[n] for n in HOST_TERMS if n in terms}
     return {**host, **values, "calibrated": fitted | values.get("calibrated", {})}

@@ -156,6 +156,7 @@ def test_shares_are_those_of_the_papers_device(tmp_path: Path) -> None:
         ("[data_sheet]", "data_sheet = 3\n[shares]", "data_sheet has the wrong type: 3"),
         ("[data_sheet]", "[shares]\nmemory = 0.5\n[data_sheet]", "shares has unknown memory"),
         ("[data_sheet]", "[shares]\nflops = -1\n[data_sheet]", "shares.flops must be positive"),
+        ("[data_sheet]\n", "[shares]\n", "shares has unknown memory_bandwidth"),
         ("[data_sheet]", 'host = "papr"\n[data_sheet]', "unknown host 'papr': did you mean paper"),
         ("[data_sheet]", "host = 3\n[data_sheet]", "host has the wrong type: 3"),
     ],
@@ -187,6 +188,7 @@ def test_another_host(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ("speed = 3", "has unknown speed"),
+        ("flops = 1e14", "has none of step_overhead_s, worker_overhead_s"),
         ("step_overhead_s = 'fast'", "step_overhead_s has the wrong type: 'fast'"),
         ("step_overhead_s = -1", "step_overhead_s must be at least 0, got -1"),
         ("[", "is not valid TOML"),
