@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 from engines.astra.block_pool import BlockPool
 from engines.core.batch import Batch, Copy, Swap
@@ -29,6 +29,9 @@ class BlockManager:
         self.watermark = int(config.watermark * config.num_blocks)
         self._share_prefix = config.share_prefix
         self._prefixes: dict[Hashable, SharedBlocks] = {}
+        # Sequences that hold the same list of own blocks as another one of their group, until both
+        # write to it: the one block that is the last of their tables.
+        self._borrowers: dict[SequenceGroup, list[Sequence]] = {}
         self._holders: set[Sequence] = set()  # sequences with blocks, on either side
         self._entries = 0  # table entries of running sequences
 
@@ -70,13 +73,13 @@ class BlockManager:
         if before is None and self._share_prefix:
             before = self._register_prefix(group.request, own)
         if before is not None:
-            before.owners += 1
-        if len(sequences) == 1:
-            sequences[0].shared, sequences[0].blocks = before, own
-        else:
-            prompt = SharedBlocks(own, before, len(sequences))
-            for sequence in sequences:
-                sequence.shared = prompt
+            before.owners += len(sequences)
+        for sequence in sequences:
+            sequence.shared, sequence.blocks = before, own
+        if len(sequences) > 1:
+            if len(own) > 1:
+                self._leave_last(sequences)
+            self._borrowers[group] = sequences[1:]
         self._holders.update(sequences)
         self._entries += sequences[0].num_blocks * len(sequences)
         return cached * self.block_size
@@ -90,10 +93,15 @@ class BlockManager:
         if (context_len - 1) % self.block_size:
             self.unshare(group, batch)
         else:
-            self.grow(group.running, batch)
+            self.grow([group], batch)
 
-    def grow(self, sequences: list[Sequence], batch: Batch) -> None:
-        """Give one more block to each of the sequences, whose blocks are full."""
+    def grow(self, groups: Iterable[SequenceGroup], batch: Batch) -> None:
+        """Give one more block to each sequence of the groups, whose blocks are full."""
+        sequences: list[Sequence] = []
+        for group in groups:
+            if group in self._borrowers:
+                self._settle(group)
+            sequences += group.running
         blocks = self.pool.allocate(len(sequences))
         for sequence, block in zip(sequences, blocks, strict=True):
             sequence.blocks.append(block)
@@ -101,67 +109,93 @@ class BlockManager:
         batch.changed.extend(sequences)
 
     def unshare(self, group: SequenceGroup, batch: Batch) -> None:
-        """Copy the last, partly filled block for all but one of the sequences that share it.
-
-        Whoever shares it has no block of its own yet: all of a group grow in the same step.
-        """
-        size = self.block_size
-        sources: dict[SharedBlocks, int] = {}
-        for sequence in reversed(group.running):
-            shared = sequence.shared
-            if sequence.blocks or shared is None:
-                continue
-            source = sources.get(shared)
-            if source is None:
-                source = sources[shared] = self._take_last(shared)
-                sequence.blocks = [source]
-            else:
-                sequence.blocks = self.pool.allocate(1)
-                target = sequence.blocks[0]
-                batch.copies.append(Copy(source * size, target * size, size))  # whole blocks
-                batch.changed.append(sequence)
-            if not shared.blocks:
-                sequence.shared = shared.before
-
-    @staticmethod
-    def _take_last(shared: SharedBlocks) -> int:
-        """Take the last block out of a part; of one left empty, the owners pass to `before`."""
-        if len(shared.blocks) == 1 and shared.before is not None:
-            shared.before.owners += shared.owners - 1
-        shared.end -= 1
-        return shared.blocks.pop()
+        """Copy the last, partly filled block for all but one of the sequences that share it."""
+        borrowers, size = self._borrowers.pop(group, None), self.block_size
+        if borrowers is None:
+            return
+        copies = batch.copies
+        targets = self.pool.allocate(len(borrowers))
+        for sequence, target in zip(borrowers, targets, strict=True):
+            copies.append(Copy(sequence.blocks[0] * size, target * size, size))  # whole blocks
+            sequence.blocks = [target]
+        batch.changed += borrowers
 
     def free(self, sequence: Sequence) -> None:
         """Let go of a running sequence's blocks."""
+        group, blocks = sequence.group, sequence.blocks
         self._entries -= sequence.num_blocks
-        self._let_go(sequence)
+        self._let_go(sequence.shared)
         sequence.shared, sequence.blocks = None, []
         self._holders.discard(sequence)
+        borrowers = self._borrowers.get(group)
+        heirs = [s for s in group.running if s.blocks is blocks] if borrowers else []
+        if borrowers and heirs:
+            borrowers.remove(sequence if sequence in borrowers else heirs[0])
+            if not borrowers:
+                del self._borrowers[group]
+        else:
+            self.pool.free(blocks)
 
     def fork(self, group: SequenceGroup, parents: tuple[int, ...], batch: Batch) -> None:
-        """Let beams that ended share all blocks of their surviving parents.
+        """Let beams that ended continue as their surviving parents.
 
-        A parent's own blocks become shared ones as a whole, so this costs what differs.
+        Until the next `append` they borrow a parent's last block; what is before it they share as
+        a whole: a fork costs what differs.
         """
         running = group.running
+        borrowers: list[Sequence] = []
+        ended: list[int] = []
         for place, parent in enumerate(parents):
             if parent == place:
                 continue
             assert parents[parent] == parent, f"beam {parent} is continued but did not survive"
             source, target = running[parent], running[place]
-            if source.blocks:
-                source.shared = SharedBlocks(source.blocks, source.shared)
-                source.blocks = []
-            assert source.shared is not None, "a running sequence has blocks"
-            source.shared.owners += 1
-            self._let_go(target)
-            target.shared, target.blocks = source.shared, []
             batch.forked.append(target)
+            if target.blocks is source.blocks:  # both have the prompt still in common
+                continue
+            ended += target.blocks
+            if len(source.blocks) > 1:
+                self._leave_last([source])
+            if target.shared is not source.shared:
+                if source.shared is not None:
+                    source.shared.owners += 1
+                self._let_go(target.shared)
+                target.shared = source.shared
+            target.blocks = source.blocks
+            borrowers.append(target)
+        if borrowers:
+            assert group not in self._borrowers, "forked again before it was appended to"
+            self._borrowers[group] = borrowers
+            self.pool.free(ended)
 
-    def _let_go(self, sequence: Sequence) -> None:
-        """Free a sequence's own blocks, and the shared ones that nobody else continues."""
-        self.pool.free(sequence.blocks)
-        shared = sequence.shared
+    def _settle(self, group: SequenceGroup) -> None:
+        """Turn borrowed blocks, which are full by now, into shared parts of the tables."""
+        borrowed = {id(sequence.blocks) for sequence in self._borrowers.pop(group)}
+        parts: dict[int, SharedBlocks] = {}
+        for sequence in group.running:
+            own = id(sequence.blocks)
+            if own in parts:
+                parts[own].owners += 1
+                if sequence.shared is not None:
+                    sequence.shared.owners -= 1
+            elif own in borrowed:
+                parts[own] = SharedBlocks(sequence.blocks, sequence.shared)
+            else:
+                continue
+            sequence.shared, sequence.blocks = parts[own], []
+
+    @staticmethod
+    def _leave_last(sequences: list[Sequence]) -> None:
+        """Share all but the last of the own blocks that sequences have in common."""
+        blocks, before, owners = sequences[0].blocks, sequences[0].shared, len(sequences)
+        part, last = SharedBlocks(blocks[:-1], before, owners), blocks[-1:]
+        if before is not None:
+            before.owners -= owners - 1
+        for sequence in sequences:
+            sequence.shared, sequence.blocks = part, last
+
+    def _let_go(self, shared: SharedBlocks | None) -> None:
+        """Free shared blocks that nobody else continues."""
         while shared is not None:
             shared.owners -= 1
             if shared.owners:
@@ -211,9 +245,14 @@ class BlockManager:
         owners = Counter(prefixes)
         on_device = [block for prefix in prefixes for block in prefix.blocks]
         swapped: list[int] = []
+        seen: set[int] = set()
         for sequence in self._holders:
             held = swapped if sequence.group.status is Status.SWAPPED else on_device
-            held += sequence.blocks
+            if id(sequence.blocks) not in seen:
+                held += sequence.blocks
+            elif len(sequence.blocks) > 1:
+                raise AssertionError("more than the last block is borrowed")
+            seen.add(id(sequence.blocks))
             part = sequence.shared
             while part is not None:
                 owners[part] += 1
@@ -226,6 +265,8 @@ class BlockManager:
         self.swap_pool.check_integrity(swapped)
         assert all(part.owners == count for part, count in owners.items()), "owners miscounted"
         assert all(s.num_blocks == len(s.table) for s in self._holders), "tables miscounted"
+        borrowers = sum(map(len, self._borrowers.values()))
+        assert borrowers == len(self._holders) - len(seen), "borrowers miscounted"
         running = [s for s in self._holders if s.group.status is not Status.SWAPPED]
         assert self._entries == sum(s.num_blocks for s in running), "table entries miscounted"
 
@@ -265,7 +306,8 @@ class BlockManager:
             while shared is not None and shared not in parts:
                 parts[shared] = shared.blocks
                 shared = shared.before
-        return [*parts.values(), *(sequence.blocks for sequence in group.running)]
+        own = {id(sequence.blocks): sequence.blocks for sequence in group.running}
+        return [*parts.values(), *own.values()]
 
     def _num_own_blocks(self, group: SequenceGroup) -> int:
         return sum(map(len, self._own_parts(group)))

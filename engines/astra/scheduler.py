@@ -10,7 +10,7 @@ from engines.core.batch import Batch
 from engines.core.config import EngineConfig, Preemption
 from engines.core.errors import UserError
 from engines.core.request import Sequence, SequenceGroup, Status
-from engines.core.scheduler import Scheduler
+from engines.core.scheduler import BY_ARRIVAL, Scheduler
 
 
 class AstraScheduler(Scheduler):
@@ -80,13 +80,12 @@ class AstraScheduler(Scheduler):
     def _reserve_slots(self, step: int) -> None:
         growing = self._growth.growing(step)
         sharing = self._growth.take_sharing(step)
-        sequences = [s for group in growing for s in group.running]
-        needed = len(sequences) + sum([len(group.running) for group in sharing])
+        needed = sum([len(group.running) for group in (*growing, *sharing)])
         if self.kv.pool.num_free - needed < self._largest_group and self.running:
             self._reserve_or_preempt([*growing, *sharing], step)
             return
-        if sequences:
-            self.kv.grow(sequences, self.batch)
+        if growing:
+            self.kv.grow(growing, self.batch)
         for group in sharing:
             self.kv.unshare(group, self.batch)
 
@@ -98,7 +97,7 @@ class AstraScheduler(Scheduler):
         `_largest_group` free blocks every group can, so the loop skips to the next growing group.
         """
         pool, running = self.kv.pool, self.running
-        growing.sort(key=SequenceGroup.order)
+        growing.sort(key=BY_ARRIVAL)
         index = 0
         for target in [*growing, None]:
             while pool.num_free < self._largest_group and index < len(running):
@@ -112,7 +111,7 @@ class AstraScheduler(Scheduler):
             if target is None or target.status is not Status.RUNNING:
                 return
             self.kv.append(target, target.context_len(step), self.batch)
-            index = bisect_right(running, target.order(), lo=index, key=SequenceGroup.order)
+            index = bisect_right(running, target.order, lo=index, key=BY_ARRIVAL)
 
     def _refuse(self) -> None:
         """Raise UserError: nothing runs, and registered prefixes leave no room for the group."""
@@ -153,7 +152,7 @@ class AstraScheduler(Scheduler):
         else:
             self.kv.swap_out(group, self.batch)
             group.status = Status.SWAPPED
-            insort(self.swapped, group, key=SequenceGroup.order)
+            insort(self.swapped, group, key=BY_ARRIVAL)
 
     def _resume(self, step: int) -> None:
         """Swap groups in, earliest first, while they fit; they decode in this step already."""

@@ -13,7 +13,7 @@ class Placement(NamedTuple):
     parents: tuple[int, ...]
 
 
-@lru_cache(maxsize=1 << 14)  # the same few patterns recur
+@lru_cache(maxsize=1 << 16)  # the same few patterns recur
 def place_children(parents: tuple[int, ...]) -> Placement:
     """Assign places to the chosen candidates such that surviving beams keep theirs.
 
@@ -21,13 +21,16 @@ def place_children(parents: tuple[int, ...]) -> Placement:
     place gets its best candidate; the other candidates get the places of beams that ended. Only
     these places need their cache replaced.
     """
-    order: list[int] = [-1] * len(parents)
+    candidates = [-1] * len(parents)
     others: list[int] = []
     for candidate, parent in enumerate(parents):
-        if order[parent] < 0:
-            order[parent] = candidate
+        if candidates[parent] < 0:
+            candidates[parent] = candidate
         else:
             others.append(candidate)
-    rest = iter(others)
-    candidates = tuple(candidate if candidate >= 0 else next(rest) for candidate in order)
-    return Placement(candidates, tuple(parents[candidate] for candidate in candidates))
+    placed = list(range(len(parents)))  # of a place whose beam survives, itself
+    for candidate in others:
+        place = candidates.index(-1)
+        candidates[place] = candidate
+        placed[place] = parents[candidate]
+    return Placement(tuple(candidates), tuple(placed))

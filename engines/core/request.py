@@ -92,9 +92,8 @@ class SharedBlocks:
 class Sequence:
     """One output of a request: its blocks in the KV cache and, with a model, its tokens.
 
-    Its table is the `shared` blocks, then its own `blocks`, which no other sequence maps; both
-    belong to the KV manager. `output_token_ids` and `cumulative_logprob` are written by executors
-    that run a model.
+    Its table is the `shared` blocks, then its own `blocks`; both belong to the KV manager.
+    `output_token_ids` and `cumulative_logprob` are written by executors that run a model.
     """
 
     __slots__ = (
@@ -147,6 +146,7 @@ class SequenceGroup:
         "next_len",
         "num_preemptions",
         "num_unfinished",
+        "order",
         "preempted_step",
         "request",
         "running",
@@ -158,6 +158,7 @@ class SequenceGroup:
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self.order = (request.arrival_s, request.request_id)  # first come, first served
         self.sequences: tuple[Sequence, ...] = ()
         self.num_unfinished = request.sampling.n
         self.running: list[Sequence] = []
@@ -183,7 +184,3 @@ class SequenceGroup:
     def context_len(self, step: int) -> int:
         """Tokens in each running sequence's KV cache after `step` has executed."""
         return self.start_len + step - self.start_step
-
-    def order(self) -> tuple[float, int]:
-        """Sort key for first come, first served."""
-        return (self.request.arrival_s, self.request.request_id)

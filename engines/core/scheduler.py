@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import insort
 from collections import deque
+from operator import attrgetter
 
 from engines.core.batch import Batch, Prompt
 from engines.core.config import EngineConfig
 from engines.core.errors import UserError
 from engines.core.kv import KVManager
 from engines.core.request import Sequence, SequenceGroup, Status
+
+BY_ARRIVAL = attrgetter("order")  # the key of a group: first come, first served
 
 
 class Scheduler(ABC):
@@ -123,10 +126,10 @@ class Scheduler(ABC):
     def _join(self, group: SequenceGroup, context_len: int) -> None:
         group.status = Status.RUNNING
         self.batch.join(group, context_len)
-        if not self.running or self.running[-1].order() < group.order():
+        if not self.running or self.running[-1].order < group.order:
             self.running.append(group)
         else:
-            insort(self.running, group, key=SequenceGroup.order)
+            insort(self.running, group, key=BY_ARRIVAL)
         group.last_step = self._last_step(group)
         self._finish_at.setdefault(group.last_step, []).append(group)
 

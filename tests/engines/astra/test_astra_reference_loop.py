@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from engines.core.batch import Batch
 from engines.core.config import EngineConfig
 from engines.core.engine import Engine
 from engines.core.executor import StepResult
-from engines.core.request import Request, Sequence
+from engines.core.request import Request, SequenceGroup
 
 
 class LiteralScheduler(AstraScheduler):
@@ -134,12 +135,12 @@ def test_an_undisturbed_decode_step_visits_no_group() -> None:
     config = make_config(num_slots=4096, block_size=16)
     engine = make_engine(config)
     assert isinstance(engine.scheduler, AstraScheduler)
-    visited: list[Sequence] = []
+    visited: list[SequenceGroup] = []
     grow = engine.scheduler.kv.grow
 
-    def count(sequences: list[Sequence], batch: Batch) -> None:
-        visited.extend(sequences)
-        grow(sequences, batch)
+    def count(groups: Iterable[SequenceGroup], batch: Batch) -> None:
+        visited.extend(groups)
+        grow(groups, batch)
 
     engine.scheduler.kv.grow = count  # type: ignore[method-assign]
     drive(engine, [make_request(i, 8, 40) for i in range(20)], max_steps=40)

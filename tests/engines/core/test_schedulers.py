@@ -20,6 +20,7 @@ from engines.core.engine import Engine
 from engines.core.errors import UserError
 from engines.core.kv import KVUsage
 from engines.core.request import Request, SequenceGroup, Status
+from engines.core.scheduler import BY_ARRIVAL
 from engines.ft.manager import PaddedManager
 from engines.orca.manager import BuddyManager
 
@@ -132,9 +133,9 @@ class Watch:
 
     def check_order(self, batch: Batch) -> None:
         running = self.scheduler.running
-        assert running == sorted(running, key=SequenceGroup.order)
+        assert running == sorted(running, key=BY_ARRIVAL)
         waiting = list(self.scheduler.waiting)
-        assert waiting == sorted(waiting, key=SequenceGroup.order)
+        assert waiting == sorted(waiting, key=BY_ARRIVAL)
         preempted = self.scheduler.num_preemptions - self.num_preempted
         self.num_preempted = self.scheduler.num_preemptions
         assert not any(g.preempted_step == batch.step for g in running), "resumed in its step"
@@ -203,7 +204,7 @@ def serve(case: Case) -> Watch:
 def check_end(watch: Watch, accepted: list[Request], finished: list[SequenceGroup]) -> None:
     assert sorted(g.request.request_id for g in finished) == [r.request_id for r in accepted]
     assert all(g.status is Status.FINISHED for g in finished)
-    order = [group.order() for group in watch.admitted]
+    order = [group.order for group in watch.admitted]
     assert order == sorted(order), "not first come, first served"
     if watch.config.system is System.FT:
         assert [g for batch in watch.ft_batches for g in batch] == watch.admitted
