@@ -12,6 +12,9 @@ from typing import Any, NoReturn
 import click
 
 from engines.core.errors import LostWorkerError, UserError, unknown_name
+from engines.core.text import printable, shorten
+
+_LONGEST_ERROR = 400  # characters
 
 # Commands, each a module of `bench.commands`, and their lines in `bench --help`, which loads none.
 COMMANDS: Mapping[str, str] = {
@@ -30,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "images": "Build the systems' container images, or list them.",
     "launch": "Run a command in a container of a system's image.",
     "bundle": "Archive images, locks, results and sources, or check.",
+    "clean": "Remove results, figures and report.",
     "doctor": "Check this machine: what works, what is missing.",
 }
 
@@ -74,7 +78,8 @@ class LazyGroup(click.Group):
             if explained is None:
                 raise
             message, status = explained
-            click.echo(f"Error: {' '.join(message.split())}", err=True)
+            line = shorten(printable(" ".join(message.split())), _LONGEST_ERROR)
+            click.echo(f"Error: {line}", err=True)
         sys.exit(status if isinstance(status, int) else 0)
 
     def _run(self, *args: Any, **extra: Any) -> Any:

@@ -45,26 +45,6 @@ def json_bytes(value: Any) -> bytes:
     return text.encode() + b"\n"
 
 
-class RecordError(ValueError):
-    """A JSON file that cannot be trusted; the message says why, naming the file."""
-
-
-def read_record(path: Path, *, expected_format: int | None = None) -> dict[str, Any]:
-    """Read a JSON object, of a given "format" if one is expected; raises RecordError."""
-    try:
-        record = json.loads(path.read_bytes())
-    except OSError as error:
-        raise RecordError(f"{path.name} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise RecordError(f"{path.name} is not valid JSON") from error
-    if not isinstance(record, dict):
-        raise RecordError(f"{path.name} is not an object")
-    found = record.get("format")
-    if expected_format is not None and found != expected_format:
-        raise RecordError(f"{path.name} has format {found}, expected {expected_format}")
-    return record
-
-
 def describe(error: OSError, path: Path) -> UserError:
     """One line for a file system's refusal, with the remedy where the disk is full."""
     if error.errno in _FULL:
@@ -125,8 +105,10 @@ def write_file(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise describe(error, path) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def check_writable(directory: Path) -> None:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from engines.core.text import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -97,7 +99,8 @@ class Shown(Display):
         """Count the point among the running ones, from nothing."""
         if spec in self._tasks:
             self._progress.remove_task(self._tasks[spec])
-        self._tasks[spec] = self._progress.add_task(spec.slug, total=self._weights[spec])
+        name = printable(spec.slug)
+        self._tasks[spec] = self._progress.add_task(name, total=self._weights[spec])
 
     def advance(self, spec: Work, fraction: float) -> None:
         """Note the share of the point."""
@@ -114,7 +117,8 @@ class Shown(Display):
 
     def note(self, line: str) -> None:
         """Print the line, above the bars where there are any."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=not self._live)
+        wraps = not self._live
+        self._console.print(printable(line), markup=False, highlight=False, soft_wrap=wraps)
 
     def _refresh(self) -> None:
         whole, *running = self._progress.tasks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from bench.experiments import registry
 from bench.experiments.effort import Effort
 from bench.experiments.model import Figure
 from bench.experiments.tables import Choice, PanelTable, PointStore, load_panel
+from bench.files import write_file
+from bench.results.measurements import Measurement
 from engines.core.errors import UserError
 from plot.batch_size import draw_batch_size
 from plot.batched import draw_batched
@@ -42,7 +44,7 @@ DRAWERS: dict[str, Callable[[Figure, Sequence[PanelTable]], Canvas]] = {
     "preemption-latency": draw_preemption_latency,
 }
 # By microbenchmark: figures that were measured rather than made of points.
-MEASURED_DRAWERS: dict[str, Callable[[Mapping[str, Any]], Canvas]] = {
+MEASURED_DRAWERS: dict[str, Callable[[Measurement], Canvas]] = {
     "attention": draw_kernel_latency,
     "recovery": draw_measured_costs,
 }
@@ -99,11 +101,7 @@ def _compose(figure: Figure, store: PointStore, choice: Choice) -> Canvas | None
 def _save(canvas: Canvas, path: Path, kind: str) -> Path:
     content = io.BytesIO()
     canvas.savefig(content, format=kind, metadata=METADATA[kind])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.getvalue())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+    write_file(path, content.getvalue())
     return path
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from bench.results.measurements import attention_frame, ratio_frame, recovery_frame
+from bench.results.measurements import (
+    Measurement,
+    attention_frame,
+    ratio_frame,
+    recovery_frame,
+)
 from plot.layout import new_axes, place_legend, set_title
 from plot.preemption import draw_costs
 from plot.summary import BACKEND_WORDS
@@ -24,7 +28,7 @@ LOOKS = {
 }
 
 
-def draw_kernel_latency(found: Mapping[str, Any]) -> Canvas:
+def draw_kernel_latency(found: Measurement) -> Canvas:
     """Latency against the context for each batch size; over the points, paged over contiguous."""
     rows, ratios = attention_frame(found), ratio_frame(found)
     batches = sorted(rows["batch_size"].unique())
@@ -72,14 +76,14 @@ def _draw_batch(ax: Axes, rows: Any, ratios: Any) -> None:
     ax.set_ylim(0, 1.18 * max(top.values()))
 
 
-def draw_measured_costs(found: Mapping[str, Any]) -> Canvas:
+def draw_measured_costs(found: Measurement) -> Canvas:
     """Time to recompute a sequence and to swap it, as measured."""
     where = {"cpu": "CPU", "cuda": "GPU"}[found["backend"]]
     title = f"{found['num_tokens']} tokens, measured on this {where}"
     return draw_costs(recovery_frame(found), title=title)
 
 
-def measured_footer(found: Mapping[str, Any]) -> str:
+def measured_footer(found: Measurement) -> str:
     """The device, and what was measured how."""
     setup = found["setup"]
     spec = setup["spec"]

@@ -23,6 +23,7 @@ ROOMS = (
     "engines.models",
     "engines.execution",
     "bench.files",
+    "bench.records",
     "bench.machine",
     "bench.progress",
     "bench.workloads",

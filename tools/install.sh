@@ -15,17 +15,16 @@ fail() {
     exit 2
 }
 
+sources=$(cat pyproject.toml tools/install.sh | cksum)
+stamp="$venv/.installed-$what"
+if [ -x "$venv/bin/bench" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$what $sources" ]; then
+    exit 0
+fi
+
 command -v "$python" >/dev/null ||
     fail "'$python' is not on the PATH: install Python 3.11 or newer, or say PYTHON=..."
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "$("$python" --version) is too old: say PYTHON=python3.11 (or newer)"
-
-sources=$(cat pyproject.toml tools/install.sh | cksum)
-stamp="$venv/.installed-$what"
-if [ -x "$venv/bin/bench" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$what $sources" ]; then
-    touch "$stamp"
-    exit 0
-fi
 
 if [ ! -x "$venv/bin/python" ]; then
     echo "making $venv with $("$python" --version)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bench.claims.bisection import Search
 from bench.claims.searches import Found, stored_search
@@ -11,6 +11,7 @@ from bench.experiments import registry
 from bench.experiments.model import Claim, Selection
 from bench.experiments.tables import Choice, PanelTable, load_panel
 from bench.point.spec import PointSpec
+from bench.results.measurements import Measurement
 from bench.results.store import Store
 
 RATIO_MEASURES = ("capacity_ratio", "largest_capacity_ratio")
@@ -47,7 +48,7 @@ class Evidence:
         self._searched += [found] if found is not None else []
         return found
 
-    def kernels(self, part: str) -> dict[str, Any] | None:
+    def kernels(self, part: str) -> Measurement | None:
         """A microbenchmark as it was measured on the choice's backend; None if it was not."""
         return self.store.kernels(part, backend=self.choice.backend)
 

@@ -160,10 +160,10 @@ def usual_directory(choice: Choice) -> Path:
     return USUAL / choice.effort.folder
 
 
-def find_reference(directory: str | None, choice: Choice) -> Path | None:
+def find_reference(directory: Path | None, choice: Choice) -> Path | None:
     """The directory given, or the usual one if it holds results that the choice's can equal."""
     if directory is not None:
-        return Path(directory)
+        return directory
     usual = usual_directory(choice)
     comparable = choice.backend == "sim" and not choice.overrides
     return usual if comparable and (usual / POINTS).exists() else None

@@ -9,6 +9,7 @@ import click
 
 from bench.commands import options
 from bench.commands.output import note, print_table
+from bench.commands.types import DIRECTORY
 from bench.docker import daemon
 from bench.docker.bundle import load_images, serve_offline, verify_sums, write_bundle
 from bench.docker.images import SYSTEMS, Recipe, checkout, ensure_image
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @options.artifacts
 @click.option(
     "--out",
-    type=click.Path(file_okay=False),
+    type=DIRECTORY,
     metavar="DIR",
     help="The bundle.  [default: bundle in the artifacts directory]",
 )
@@ -29,21 +30,21 @@ if TYPE_CHECKING:
 @options.flag("--check", help="Write nothing: prove that the bundle runs offline.")
 @options.build_arg
 def command(
-    *, artifacts: str, out: str | None, device: str, check: bool, build_arg: dict[str, str]
+    *, artifacts: Path, out: Path | None, device: str, check: bool, build_arg: dict[str, str]
 ) -> None:
     """Archive images, lock files, results and sources with checksums, or check such a bundle.
 
     The check compares all checksums, loads the images, and runs a point of each system in a
     container without a network.
     """
-    folder = Path(out) if out else Path(artifacts) / "bundle"
+    folder = out or artifacts / "bundle"
     client = daemon.connect()
     if check:
         _check(client, folder)
         return
     recipes = [Recipe(system, device, build_arg) for system in SYSTEMS]
     images = [ensure_image(client, recipe, note) for recipe in recipes]
-    write_bundle(client, folder, images, root=checkout(), artifacts=Path(artifacts))
+    write_bundle(client, folder, images, root=checkout(), artifacts=artifacts)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     note(f"{folder}: {size / 1e9:.2f} GB; prove it with `bench bundle --check --out {folder}`")
 

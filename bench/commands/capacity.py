@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -12,14 +11,15 @@ import click
 from bench.claims.bisection import DEFAULT_TOLERANCE, Search, Target
 from bench.claims.evidence import Pair, pairs_in, search_of
 from bench.claims.intervals import Mean, geometric_mean
-from bench.claims.searches import Found, run_searches
+from bench.claims.searches import MOST_SEEDS, Found, run_searches
 from bench.commands import options
 from bench.commands.backend import check_profile, tell_backend
-from bench.commands.output import print_table, tell_summary
+from bench.commands.output import print_json, print_table, say, tell_summary
 from bench.commands.places import Where, settle
 from bench.commands.point_options import SETTINGS as OF_POINTS
 from bench.commands.point_options import is_given, point_options
 from bench.commands.selection import choice_of
+from bench.commands.types import Decimal, Whole
 from bench.experiments import registry
 from bench.experiments.capacity import LIMIT_S_PER_TOKEN
 from bench.point.serve import check_simulated
@@ -51,19 +51,19 @@ search_options = options.stack(
     options.effort,
     click.option(
         "--limit",
-        type=float,
+        type=Decimal(),
         default=LIMIT_S_PER_TOKEN,
         help="Mean normalized latency that is still sustained, in s/token.",
     ),
     click.option(
         "--tolerance",
-        type=float,
+        type=Decimal(),
         default=DEFAULT_TOLERANCE,
         help="How closely the rate is enclosed, as a fraction of it.",
     ),
     click.option(
         "--seeds",
-        type=click.IntRange(1, 64),
+        type=Whole(1, MOST_SEEDS),
         default=3,
         help="Searches, each with a seed of its own, from --seed on.",
     ),
@@ -111,7 +111,7 @@ def command(ctx: click.Context, /, *, figures: tuple[str, ...], **given: Any) ->
     else:
         shown = _show(*found.values(), as_json=given["as_json"])
     if given["as_json"]:
-        click.echo(json.dumps({**asdict(target), **shown}))
+        print_json({**asdict(target), **shown})
 
 
 def _check(ctx: click.Context, given: dict[str, Any], *, of_figures: bool) -> None:
@@ -182,7 +182,7 @@ def _show(found: Found, *, as_json: bool) -> dict[str, Any]:
         for s, b in found.brackets.items()
     ]
     print_table(header, rows)
-    click.echo(f"{found.spec.system} sustains {_mean_text(found.mean)} req/s")
+    say(f"{found.spec.system} sustains {_mean_text(found.mean)} req/s")
     return {}
 
 

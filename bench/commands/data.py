@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bench.commands import options
-from bench.commands.output import note, print_table, rows_of, show_reading
-from bench.files import check_writable, plain, write_file
+from bench.commands.output import note, print_json, print_table, rows_of, say, show_reading
+from bench.commands.types import DIRECTORY, EXISTING_FILE, NEW_FILE
+from bench.files import check_writable, write_file
 from bench.point.smollm2 import fetch_smollm2
 from bench.progress import choose
 from bench.workloads.datasets import (
@@ -30,12 +30,12 @@ from engines.core.errors import UserError
 
 _DIRECTORY = click.option(
     "--directory",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=DIRECTORY,
     default=Path("artifacts/data"),
     help="Where the lengths lie.",
 )
 
-_FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+_FILE = click.argument("file", type=EXISTING_FILE)
 _TRACE_COLUMN = click.option(
     "--trace-column",
     multiple=True,
@@ -73,7 +73,7 @@ def fetch_command(*, name: str, directory: Path, url: str | None) -> None:
     """Download the published lengths of data set NAME and check them."""
     find_dataset(name)
     check_writable(directory)
-    click.echo(str(fetch(name, directory, url=url)))
+    say(str(fetch(name, directory, url=url)))
 
 
 @command.command("import")
@@ -86,25 +86,25 @@ def import_command(*, name: str, file: Path, directory: Path) -> None:
     FILE holds lengths, or a trace whose lengths are taken, in any known format (docs/extending.md),
     or is the published pickle.
     """
-    click.echo(str(import_file(name, file, directory)))
+    say(str(import_file(name, file, directory)))
 
 
 @command.command("derive")
 @_FILE
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=NEW_FILE,
     required=True,
     help="Where the statistics go.",
 )
 def derive_command(*, file: Path, out: Path) -> None:
     """Derive the shipped ShareGPT statistics again from its real lengths in FILE."""
-    click.echo(str(derive(file, out)))
+    say(str(derive(file, out)))
 
 
 @command.command("convert")
 @_FILE
-@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("out", type=NEW_FILE)
 @_TRACE_COLUMN
 @click.option(
     "--tokenizer",
@@ -145,7 +145,7 @@ def convert_command(
             note(line)
         columns = our_columns(trace)
     write_file(out, csv_bytes(columns, compress=out.suffix == ".gz"))
-    click.echo(str(out))
+    say(str(out))
 
 
 def _count(
@@ -166,7 +166,7 @@ def _count(
 @_TRACE_COLUMN
 @click.option(
     "--draw",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=NEW_FILE,
     metavar="FILE",
     help="Draw arrivals and lengths into a .pdf or .png.",
 )
@@ -188,18 +188,18 @@ def inspect_command(
         note(line)
     found = describe(trace)
     if as_json:
-        click.echo(json.dumps(plain(found), allow_nan=False))
+        print_json(found)
     else:
         print_table(("", "value"), rows_of(found))
     if draw is not None:
         from plot.trace import draw_trace
 
         write_file(draw, draw_trace(trace, draw.suffix[1:]))
-        click.echo(str(draw), err=as_json)
+        (note if as_json else say)(str(draw))
 
 
 @command.command("smollm2")
-@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("directory", type=DIRECTORY)
 def smollm2_command(*, directory: Path) -> None:
     """Put a small real model into DIRECTORY: SmolLM2-135M-Instruct, as Hugging Face checkpoint.
 
@@ -207,4 +207,4 @@ def smollm2_command(*, directory: Path) -> None:
     transformers and gguf ('.[models,text]').
     """
     fetch_smollm2(directory)
-    click.echo(str(directory))
+    say(str(directory))

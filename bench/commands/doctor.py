@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from bench.commands import options
-from bench.commands.output import print_table
+from bench.commands.output import print_json, print_table
 from bench.devices.doctor import examine
 from bench.docker.checks import Level
 
@@ -18,14 +17,14 @@ from bench.docker.checks import Level
 @options.artifacts
 @options.as_json(help="Print a JSON list instead of a table.")
 @click.pass_context
-def command(ctx: click.Context, /, *, artifacts: str, as_json: bool) -> None:
+def command(ctx: click.Context, /, *, artifacts: Path, as_json: bool) -> None:
     """Check this machine: versions, cores, memory, disk, git, Ray, GPU and Docker.
 
     Exits with 1 if something that everything needs is missing, else with 0.
     """
-    findings = examine(Path(artifacts))
+    findings = examine(artifacts)
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+        print_json([asdict(finding) for finding in findings], indent=1)
     else:
         rows = [(f.level.value, f.name, f.found, f.remedy) for f in findings]
         print_table(("", "what", "found", "remedy"), rows)

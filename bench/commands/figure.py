@@ -10,7 +10,7 @@ import click
 
 from bench.commands import options
 from bench.commands.backend import tell_backend
-from bench.commands.output import note, print_table, tell_summary
+from bench.commands.output import note, print_table, say, tell_summary
 from bench.commands.places import settle
 from bench.commands.plot import draw_all, figures_folder
 from bench.commands.selection import choice_of
@@ -21,7 +21,7 @@ from bench.experiments.model import Figure
 from bench.files import check_writable
 from bench.point.spec import PointSpec
 from bench.progress import choose
-from bench.results.store import Store
+from bench.results.store import Snapshot, Store
 from bench.sweep.plan import make_plan
 from bench.sweep.runner import run_points
 from bench.workloads.lengths import load_lengths
@@ -69,7 +69,7 @@ def command(
         left_out = _measure(wanted, measurer, choice, quiet=quiet, alone=not points)
     if draws and not summary.interrupted:
         try:
-            draw_all(names, store, choice)
+            draw_all(names, Snapshot(store.root), choice)
         except UserError as error:
             if not summary.failed:
                 raise
@@ -142,8 +142,8 @@ def _print_plan(
         state = f"{check.state.value}: {check.reason}" if check.reason else check.state.value
         rows.append((store.directory(spec).name, state, "yes" if spec in will_run else "no"))
     print_table(("point", "state", "would run"), rows)
-    click.echo(f"{len(will_run)} of {len(points)} points would run")
+    say(f"{len(will_run)} of {len(points)} points would run")
     for figure in figures:
         found = store.kernels(figure.microbenchmark, backend=choice.backend)
         there = found is not None and not force
-        click.echo(f"{figure.name} {'is' if there else 'would be'} measured on a device")
+        say(f"{figure.name} {'is' if there else 'would be'} measured on a device")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 
 from bench.commands import options
-from bench.commands.output import print_table
+from bench.commands.output import print_json, print_table, say
 from bench.experiments import registry
 from bench.experiments.effort import Effort, gpu_hours
 from bench.experiments.model import Figure
@@ -35,13 +34,14 @@ def command(*, as_json: bool, markdown: bool) -> None:
     """
     rows = [_row(figure) for figure in registry.FIGURES.values()]
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        print_json(rows, indent=1)
     elif markdown:
-        click.echo(markdown_table(rows))
+        for line in markdown_lines(rows):
+            say(line)
     else:
         print_table(HEADER, [_cells(row) for row in rows])
         shorter = ", ".join(name for name in registry.names() if name not in registry.FIGURES)
-        click.echo(f"Also: {shorter}")
+        say(f"Also: {shorter}")
 
 
 def _row(figure: Figure) -> dict[str, Any]:
@@ -70,8 +70,8 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The registry as a Markdown table: command, claim, times, disk, hardware."""
+def markdown_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The registry as the lines of a Markdown table: command, claim, times, disk, hardware."""
     total = {
         "number": "all",
         "name": "all",
@@ -84,7 +84,7 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     }
     rule = ["---"] * len(MARKDOWN_HEADER)
     cells = [MARKDOWN_HEADER, rule, *(_markdown_cells(row) for row in (*rows, total))]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    return [f"| {' | '.join(line)} |" for line in cells]
 
 
 def _markdown_cells(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ import click
 
 from bench.commands import options
 from bench.commands.backend import resolve_backend
-from bench.commands.output import printable
+from bench.commands.output import print_json, say
 from bench.commands.point_options import OF_WORKLOADS, point_options
+from bench.commands.types import COUNT, EXISTING_FILE
 from bench.point.generate import generate, outputs_of, read_job, read_lines
 from bench.point.spec import Backend, PointSpec
 from bench.point.text import Tokenizer
@@ -23,7 +24,7 @@ from engines.core.errors import UserError
 @click.option(
     "--input",
     "input_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=EXISTING_FILE,
     metavar="FILE.jsonl",
     help="One JSON object a line: prompt_token_ids or prompt (a text), max_tokens, and if need be "
     "sampling, temperature, top_p, ignore_eos.",
@@ -32,7 +33,7 @@ from engines.core.errors import UserError
     "--prompt", "prompts", multiple=True, metavar="TEXT", help="A prompt; may be repeated."
 )
 @click.option(
-    "--max-tokens", type=options.COUNT, default=64, help="The most tokens that continue a --prompt."
+    "--max-tokens", type=COUNT, default=64, help="The most tokens that continue a --prompt."
 )
 @options.ray_ranks
 @options.as_json(help="Print JSON lines instead of texts or token ids.")
@@ -62,11 +63,11 @@ def command(
     groups = generate(spec, job, ray=ray)
     for index, outputs in enumerate(outputs_of(job, groups, tokenizer)):
         if as_json:
-            click.echo(json.dumps({"index": index, "outputs": outputs}, allow_nan=False))
+            print_json({"index": index, "outputs": outputs})
             continue
         for output in outputs:
             ids = " ".join(map(str, output["token_ids"]))
-            click.echo(f"{index}: {printable(output.get('text', ids))}")
+            say(f"{index}: {output.get('text', ids)}", keep="\n\t")
 
 
 def _resolve(name: str) -> Backend:

@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bench.commands import options
-from bench.commands.output import note, print_table
+from bench.commands.output import note, print_json, print_table, say
+from bench.commands.types import COUNT, DIRECTORY, Numbers, Whole
 from bench.devices.device import Shapes
-from bench.files import check_writable, json_bytes
+from bench.files import check_writable
 from bench.progress import choose
 from bench.results.measurements import write_measurement
-from engines.core.errors import UserError
-
-
-def _numbers(largest: int) -> Callable[[click.Context, click.Parameter, str], tuple[int, ...]]:
-    """Return a callback that reads positive integers separated by commas; raises UserError."""
-
-    def read(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
-        parts = text.split(",")
-        if not all(part.strip().isdecimal() and 1 <= int(part) <= largest for part in parts):
-            raise UserError(f"'{text}' must be integers from 1 to {largest}, separated by commas")
-        return tuple(map(int, parts))
-
-    return read
-
 
 _SHAPES = (
-    ("--batches", {"callback": _numbers(4096)}, "8,32", "Batch sizes of attention."),
-    ("--contexts", {"callback": _numbers(1 << 20)}, "64,128,256", "Context lengths of attention."),
-    ("--block-size", {"type": click.IntRange(1, 256)}, 16, "Block size of paged attention."),
-    ("--block-sizes", {"callback": _numbers(256)}, "1,2,4,8,16,32,64,128,256",
+    ("--batches", {"type": Numbers(1, 4096)}, "8,32", "Batch sizes of attention."),
+    ("--contexts", {"type": Numbers(1, 1 << 20)}, "64,128,256", "Context lengths of attention."),
+    ("--block-size", {"type": Whole(1, 256)}, 16, "Block size of paged attention."),
+    ("--block-sizes", {"type": Numbers(1, 256)}, "1,2,4,8,16,32,64,128,256",
      "Block sizes of swapping."),
-    ("--tokens", {"type": options.COUNT}, 256, "Length of the swapped sequence."),
-    ("--samples", {"type": options.COUNT}, 7, "Samples in a round."),
-    ("--rounds", {"type": options.COUNT}, 3, "Rounds over all shapes."),
+    ("--tokens", {"type": COUNT}, 256, "Length of the swapped sequence."),
+    ("--samples", {"type": COUNT}, 7, "Samples in a round."),
+    ("--rounds", {"type": COUNT}, 3, "Rounds over all shapes."),
 )  # fmt: skip
 
 
@@ -57,7 +43,7 @@ _SHAPES = (
 )
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=DIRECTORY,
     metavar="DIR",
     help="Keep the results and their provenance in DIR/kernels.json.",
 )
@@ -76,7 +62,7 @@ def command(*, out: Path | None, as_json: bool, **given: Any) -> None:
     if out is not None:
         note(f"written: {write_measurement(out, found)}")
     if as_json:
-        click.echo(json.dumps(json.loads(json_bytes(found))))
+        print_json(found)
     else:
         _print(found)
 
@@ -106,7 +92,7 @@ def _measure(
 
 def _print(found: Mapping[str, Any]) -> None:
     setup = found["setup"]
-    click.echo(
+    say(
         f"{found['device']}: {setup['spec']['name']} in {setup['dtype']}, copy bandwidth "
         f"{found['copy_bandwidth'] / 1e9:.1f} GB/s"
     )

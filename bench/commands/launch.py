@@ -35,7 +35,7 @@ def command(
     *,
     system: str,
     device: str,
-    artifacts: str,
+    artifacts: Path,
     build_arg: dict[str, str],
     words: tuple[str, ...],
 ) -> None:
@@ -48,7 +48,7 @@ def command(
     recipe = Recipe(image_system(system), device, build_arg)
     out, errors = _writer(sys.stdout), _writer(sys.stderr)
     words = ("env", f"{SYSTEM_VARIABLE}={system}", "bench", *words)
-    ctx.exit(launch(recipe, words, Path(artifacts), note, out=out, errors=errors))
+    ctx.exit(launch(recipe, words, artifacts, note, out=out, errors=errors))
 
 
 def _writer(stream: TextIO) -> Callable[[bytes], None]:

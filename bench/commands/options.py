@@ -8,16 +8,14 @@ from typing import Any
 
 import click
 
+from bench.commands.types import COUNT, DIRECTORY, INPUT, SEED, Decimal
 from bench.devices.device import DEFAULT_MODEL, DEVICES, settle_device, settle_dtype
 from bench.docker import gpus
 from bench.docker.images import parse_build_args
-from bench.point.spec import BACKENDS, MAX_SEED
+from bench.point.spec import BACKENDS
 from engines.core.models import MODELS, find_model
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-SEED = click.IntRange(0, MAX_SEED)
-COUNT = click.IntRange(min=1)
-EXISTING_FILE = click.Path(exists=True, dir_okay=False)
 
 
 def stack(*decorators: Decorator) -> Decorator:
@@ -43,7 +41,7 @@ force = flag("--force", help="Run points again that are complete.")
 quiet = flag("--quiet", "-q", help="Show no progress.")
 artifacts = click.option(
     "--artifacts",
-    type=click.Path(file_okay=False),
+    type=DIRECTORY,
     default="artifacts",
     help="Directory of results, figures and report.",
 )
@@ -90,7 +88,7 @@ selection = stack(
     effort,
     click.option(
         "--lengths",
-        type=EXISTING_FILE,
+        type=INPUT,
         help="Lengths of ShareGPT from a file (see `bench data`) instead of shipped statistics.",
     ),
     click.option("--seed", type=SEED, help="Another seed than the registry's."),
@@ -102,7 +100,7 @@ selection = stack(
     ),
     click.option(
         "--scale",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Decimal(min=0, min_open=True),
         metavar="SPEED",
         help="Speed of this CPU for figures in miniature (--backend cpu), as a share of the "
         "paper's server.  [default: measured once]",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.files import plain
 from bench.progress import choose, clock
+from engines.core.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,26 +26,32 @@ _PIPE_WIDTH = 120
 _LONG_FILE_BYTES = 4 << 20
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
-note = partial(click.echo, err=True)
+
+def say(line: str, *, keep: str = "") -> None:
+    """Print a line of results; unprintable signs are shown as escapes, except those to `keep`."""
+    click.echo(printable(line, keep=keep))
 
 
-def printable(text: str) -> str:
-    """Return text that a terminal shows as it is: control characters are spelled out."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
-    )
+def note(line: str) -> None:
+    """Print a line that is no result on standard error, like `say`."""
+    click.echo(printable(line), err=True)
+
+
+def print_json(value: Any, *, indent: int | None = None) -> None:
+    """Print plain values, or NumPy's, as JSON in ASCII."""
+    click.echo(json.dumps(plain(value), indent=indent, allow_nan=False))
 
 
 def print_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None
 ) -> None:
-    """Print rows of plain text under a header."""
+    """Print rows of plain text under a header; see `say` for what is no plain text."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(*header, title=title, title_justify="left")
     for row in rows:
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+        table.add_row(*(Text(printable(cell), style=_STYLES.get(cell, "")) for cell in row))
     table_console().print(table)
 
 

@@ -10,9 +10,10 @@ import click
 
 from bench.commands import options
 from bench.commands.backend import resolve_backend
+from bench.commands.output import say
 from bench.commands.selection import choice_of
 from bench.files import check_writable
-from bench.results.store import Store
+from bench.results.store import Snapshot, Store
 
 if TYPE_CHECKING:
     from bench.experiments.tables import Choice
@@ -28,7 +29,7 @@ def command(*, names: tuple[str, ...], **given: Any) -> None:
     Missing points are visible gaps; corrupt ones are refused.
     """
     choice = choice_of(given, resolve_backend(given["backend"]), names)
-    draw_all(names, Store(given["artifacts"]), choice)
+    draw_all(names, Snapshot(given["artifacts"]), choice)
 
 
 def draw_all(names: Sequence[str], store: Store, choice: Choice) -> None:
@@ -40,7 +41,7 @@ def draw_all(names: Sequence[str], store: Store, choice: Choice) -> None:
     for path in dict.fromkeys(
         path for name in names for path in draw(name, store, directory, choice)
     ):
-        click.echo(str(path))
+        say(str(path))
 
 
 def figures_folder(store: Store, choice: Choice) -> Path:

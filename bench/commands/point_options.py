@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import click
 
 from bench.commands import options
+from bench.commands.types import COUNT, INPUT, SECONDS, SEED, Decimal, Whole, Window
 from bench.point.spec import DEFAULT_ROUTER, Backend, PointSpec, Router, plain_setting
 from bench.workloads.replay import TooLong, ZeroOutput
 from engines.core.config import Preemption, System
@@ -18,28 +18,6 @@ from engines.sim.profile import names_of
 
 SYSTEM_VARIABLE = "BENCH_SYSTEM"  # the default of --system; each image sets it to its own
 SETTINGS = tuple(field.name for field in fields(PointSpec))
-
-
-def amount(text: str) -> float:
-    """Read a finite number that is not negative; fails in one line."""
-    try:
-        number = float(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not a number") from None
-    if not (math.isfinite(number) and number >= 0):
-        raise click.BadParameter(f"{text} is not a finite number of at least 0")
-    return number
-
-
-def window(text: str) -> tuple[float, float]:
-    """Read a span of time, START:END in seconds; fails in one line."""
-    try:
-        start, end = (float(part) for part in text.split(":"))
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not START:END in seconds, such as 300:900") from None
-    if not (0 <= start < end < math.inf):
-        raise click.BadParameter(f"{text!r} needs 0 <= START < END")
-    return start, end
 
 
 # In the order of the help.
@@ -115,22 +93,22 @@ _METAVARS: Mapping[str, str] = {
 }
 # How the text is read where the field's own type does not say it.
 _BY_FIELD: dict[str, Any] = {
-    "trace": options.EXISTING_FILE,
-    "lengths": options.EXISTING_FILE,
-    "seed": options.SEED,
-    "block_size": click.IntRange(1, 256),
+    "trace": INPUT,
+    "lengths": INPUT,
+    "seed": SEED,
+    "block_size": Whole(1, 256),
     "preemption": click.Choice([p.value for p in Preemption]),
     "too_long": click.Choice([how.value for how in TooLong]),
     "zero_output": click.Choice([how.value for how in ZeroOutput]),
-    "swap_space_gib": amount,
-    "window": window,
+    "swap_space_gib": SECONDS,
+    "window": Window(),
 }
 _BY_TYPE: Mapping[str, Any] = {
     "tuple[str, ...]": str,
-    "int": options.COUNT,
-    "int | None": options.COUNT,
-    "float": float,
-    "float | None": amount,
+    "int": COUNT,
+    "int | None": COUNT,
+    "float": Decimal(),
+    "float | None": SECONDS,
 }
 _FIELDS = {field.name: field for field in fields(PointSpec)}
 _TYPES = {f.name: _BY_TYPE.get(str(f.type)) for f in fields(PointSpec)} | _BY_FIELD

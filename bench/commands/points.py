@@ -20,12 +20,13 @@ import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TextIO
 
 import click
 
 from bench.commands import options
-from bench.commands.output import note, tell_summary
+from bench.commands.output import note, print_json, tell_summary
 from bench.point.spec import PointSpec
 from bench.progress import Display, Work, choose
 from bench.results.store import Store, name_of
@@ -51,7 +52,7 @@ _ADVANCE_EVERY_S = 1.0
 @options.quiet
 @click.pass_context
 def command(
-    ctx: click.Context, /, *, file: TextIO, artifacts: str, as_json: bool, **options: Any
+    ctx: click.Context, /, *, file: TextIO, artifacts: Path, as_json: bool, **given: Any
 ) -> None:
     """Bring points, given as JSON lines, into the artifacts.
 
@@ -63,11 +64,11 @@ def command(
     summary = run_points(
         store,
         specs,
-        place=LocalProcesses(jobs=options["jobs"]),
-        force=_since(options["since"]) if options["force"] else False,
-        display=JsonLines() if as_json else choose(quiet=options["quiet"]),
+        place=LocalProcesses(jobs=given["jobs"]),
+        force=_since(given["since"]) if given["force"] else False,
+        display=JsonLines() if as_json else choose(quiet=given["quiet"]),
     )
-    if not options["quiet"]:
+    if not given["quiet"]:
         tell_summary(summary, store)
     ctx.exit(summary.exit_status)
 
@@ -98,7 +99,7 @@ class JsonLines(Display):
     def _tell(self, spec: Work, **change: Any) -> None:
         assert isinstance(spec, PointSpec)
         self._told_s[spec] = time.monotonic()
-        click.echo(json.dumps({"point": name_of(spec), **change}))
+        print_json({"point": name_of(spec), **change})
 
 
 def read_specs(file: TextIO) -> Sequence[PointSpec]:

@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from bench.commands import options
+from bench.commands.output import say
+from bench.commands.types import NEW_FILE
 from bench.files import check_writable, write_file
 from bench.progress import choose
 from engines.core.errors import UserError
@@ -20,7 +22,7 @@ from engines.core.errors import UserError
 @click.option(
     "--out",
     required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=NEW_FILE,
     metavar="FILE.toml",
     help="The profile to write.",
 )
@@ -45,4 +47,4 @@ def command(*, name: str | None, quick: bool, out: Path, quiet: bool, **subject:
     with choose(quiet=quiet).single(f"profile of {found['device']}") as tell:
         text = measure_profile(title, Subject(**found), effort, tell=tell)
     write_file(out, text.encode())
-    click.echo(str(out))
+    say(str(out))

@@ -18,15 +18,16 @@ from bench.commands import options
 from bench.commands.backend import resolve_backend
 from bench.commands.capacity import command as capacity
 from bench.commands.figure import command as figure
-from bench.commands.output import print_table
+from bench.commands.output import print_table, say
 from bench.commands.selection import choice_of
+from bench.commands.types import DIRECTORY, Decimal
 from bench.experiments import registry
 from bench.experiments.effort import Effort
 from bench.experiments.tables import Choice
 from bench.files import write_file
 from bench.report.build import build_report
 from bench.report.pictures import draw_all, shrink
-from bench.results.store import Store
+from bench.results.store import Snapshot, Store
 from engines.core.errors import UserError
 
 PICTURE_WIDTH = 1000  # pixels, so that all pictures together stay well below a megabyte
@@ -43,13 +44,13 @@ PICTURE_WIDTH = 1000  # pixels, so that all pictures together stay well below a 
 )
 @click.option(
     "--reference",
-    type=click.Path(file_okay=False),
+    type=DIRECTORY,
     metavar="DIR",
     help="Where the reference lies.  [default: artifacts/reference/sim]",
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0),
+    type=Decimal(min=0),
     default=0.01,
     help="Relative difference of a metric that is still no difference.",
 )
@@ -58,7 +59,7 @@ PICTURE_WIDTH = 1000  # pixels, so that all pictures together stay well below a 
 @options.ray_points
 @options.quiet
 @click.pass_context
-def command(ctx: click.Context, /, *, reference: str | None, renew: bool, **given: Any) -> None:
+def command(ctx: click.Context, /, *, reference: Path | None, renew: bool, **given: Any) -> None:
     """Compare results with the reference: claim by claim, then point by point.
 
     Equal sources give equal metrics; exit status 1 if any point differs by more than the
@@ -71,14 +72,14 @@ def command(ctx: click.Context, /, *, reference: str | None, renew: bool, **give
             if given[name] is not None:
                 raise UserError(f"--{name} says how to run points: it goes with --renew")
     choice = choice_of(given, resolve_backend(given["backend"]), names=())
-    store = Store(given["artifacts"])
-    directory = Path(reference) if reference else usual_directory(choice)
+    store = Snapshot(given["artifacts"])
+    directory = reference or usual_directory(choice)
     if not renew:
         ctx.exit(_compare(store, directory, choice, tolerance=given["tolerance"]))
     if choice.backend != "sim":
         raise UserError("the reference is simulated: omit --backend")
     _run_all(ctx, choice, given)
-    _renew(store, choice, directory)
+    _renew(Snapshot(store.root), choice, directory)
 
 
 def _compare(store: Store, directory: Path, choice: Choice, *, tolerance: float) -> int:
@@ -89,11 +90,11 @@ def _compare(store: Store, directory: Path, choice: Choice, *, tolerance: float)
         raise UserError(f"no results to compare in {store.root}: '{command}' makes them")
     _print_claims(compare_claims(report.verdicts, directory))
     if choice.backend != "sim":
-        click.echo(f"{choice.backend} results share no points with the simulated reference")
+        say(f"{choice.backend} results share no points with the simulated reference")
         return 0
     _print_points(found)
     for line in (*found.shown_lines, found.text):
-        click.echo(line)
+        say(line)
     return 1 if found.lines else 0
 
 
@@ -140,7 +141,7 @@ def _run_all(ctx: click.Context, choice: Choice, given: Mapping[str, Any]) -> No
 
     A quick run searches nothing: its traces are too short to tell what is sustained.
     """
-    words = ["--artifacts", given["artifacts"], "--backend", "sim", *choice.effort.options]
+    words = ["--artifacts", str(given["artifacts"]), "--backend", "sim", *choice.effort.options]
     for name in ("jobs", "ray"):
         words += [f"--{name}", str(given[name])] if given[name] is not None else []
     words += ["--quiet"] if given["quiet"] else []
@@ -169,4 +170,4 @@ def _renew(store: Store, choice: Choice, directory: Path) -> None:
         if f"{FIGURES}/{path.name}" not in files:
             path.unlink()
     size_kib = sum(map(len, files.values())) / 1024
-    click.echo(f"{len(files)} files, {size_kib:.0f} KiB: {directory}")
+    say(f"{len(files)} files, {size_kib:.0f} KiB: {directory}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,14 +11,15 @@ import click
 
 from bench.commands import options
 from bench.commands.backend import check_profile, resolve_backend, tell_backend
-from bench.commands.output import note, print_table, rows_of, show_reading
+from bench.commands.output import note, print_json, print_table, rows_of, show_reading
 from bench.commands.point_options import point_options
-from bench.files import check_writable, plain
+from bench.commands.types import DIRECTORY
+from bench.files import check_writable
 from bench.point.serve import Outcome, load_trace, run_point
 from bench.point.spec import PointSpec
 from bench.progress import choose
+from bench.results.point_files import write_point
 from bench.results.provenance import environment, provenance_of
-from bench.results.store import write_point
 
 _LEFT_OUT = {
     "outside": "arrive outside --start and --end",
@@ -34,7 +34,7 @@ _LEFT_OUT = {
 @point_options()
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=DIRECTORY,
     metavar="DIR",
     help="Write requests.parquet, metrics.json and point.json there.  [default: write nothing]",
 )
@@ -62,7 +62,7 @@ def command(
     if asked != spec.backend:
         tell_backend(asked, spec.backend)
     if as_json:
-        click.echo(json.dumps(plain(outcome.metrics), allow_nan=False))
+        print_json(outcome.metrics)
     else:
         print_table(("metric", "value"), rows_of(outcome.metrics))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.experiments import registry
@@ -35,7 +34,7 @@ def choice_of(
     if any(registry.find(name).panels for name in names):  # what has no points needs no speed
         overrides = with_speed(
             overrides,
-            Path(given["artifacts"]),
+            given["artifacts"],
             backend=backend,
             measure=measure,
             keeps=not given.get("dry_run"),

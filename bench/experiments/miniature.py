@@ -29,15 +29,15 @@ device, and claims about rates hold only as ratios between systems.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from bench.experiments.model import Curve, Panel
-from bench.files import json_bytes, write_file
+from bench.files import write_file
 from bench.point.spec import Backend, PointSpec
+from bench.records import RecordError, read_record, seal
 from engines.core.config import EngineConfig, System
 from engines.core.errors import UserError
 from engines.core.models import find_model
@@ -57,8 +57,18 @@ BLOCK_SIZE = 16  # the original's, where a panel does not vary it
 SCALED_MODELS = ("opt-13b", "llama-13b")
 MINIATURE = " in miniature"  # ends the titles of scaled panels
 
-_FILE = "scale-cpu.json"
+SPEED_FILE = "scale-cpu.json"  # in the artifacts
+_FORMAT = 2
 _WARM_UP_STEPS, _TIMED_STEPS = 3, 12
+
+
+class Speed(TypedDict):
+    """The content of the file that keeps this CPU's speed."""
+
+    format: int
+    speed: float
+    model: str
+    shrink: int
 
 
 def scale_panel(panel: Panel, speed: float) -> Panel:
@@ -135,27 +145,29 @@ def with_speed(
     """
     if backend != "cpu" or "scale" in overrides:
         return dict(overrides)
-    path = root / _FILE
+    path = root / SPEED_FILE
     if path.is_file():
         return {**overrides, "scale": _kept_speed(path)}
     if measure is None:
         raise UserError(f"no results of backend cpu in {root}: run 'bench figure' first")
     speed = measure()
     if keeps:
-        write_file(path, json_bytes({"speed": speed, "model": MODEL, "shrink": SHRINK}))
+        kept: Speed = {"format": _FORMAT, "speed": speed, "model": MODEL, "shrink": SHRINK}
+        write_file(path, seal(kept))
     return {**overrides, "scale": speed}
 
 
 def _kept_speed(path: Path) -> float:
     """The speed that results were made with; raises UserError if the file is damaged."""
     try:
-        speed = float(json.loads(path.read_bytes())["speed"])
-    except (ValueError, TypeError, KeyError):
-        speed = math.nan
-    if not 0 < speed < math.inf:
+        speed: float = read_record(path, Speed, expected_format=_FORMAT)["speed"]
+        if speed <= 0:
+            raise RecordError(f"has speed {speed:g}")
+    except RecordError as error:
         raise UserError(
-            f"{path} does not tell this CPU's speed: remove it, and 'bench figure' measures anew"
-        )
+            f"{path} does not tell this CPU's speed ({error}): remove it, and 'bench figure' "
+            "measures anew"
+        ) from None
     return speed
 
 

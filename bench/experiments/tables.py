@@ -20,6 +20,7 @@ from bench.experiments.model import Panel
 
 if TYPE_CHECKING:
     from bench.point.spec import PointSpec
+    from bench.results.measurements import Measurement
     from bench.results.store import Check
 
 COMPLETE, STALE = "complete", "stale"
@@ -37,7 +38,7 @@ class PointStore(Protocol):
         """The state of a point, with the reason."""
         ...
 
-    def kernels(self, part: str, *, backend: str) -> dict[str, Any] | None:
+    def kernels(self, part: str, *, backend: str) -> Measurement | None:
         """A figure's microbenchmark as it was measured; None if there is none."""
         ...
 

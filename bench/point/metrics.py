@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,39 @@ from engines.core.request import SequenceGroup
 from engines.core.stats import StepMeans, StepRecorder
 
 _REPORTS = 400  # of progress
+
+
+class Metrics(TypedDict, total=False):
+    """What a point's result may hold; what nothing was averaged for is null (NaN before)."""
+
+    system: str
+    model: str
+    workload: str
+    backend: str
+    device: str
+    rate: float
+    duration: float
+    seed: int
+    requests: int
+    finished: int
+    steps: int
+    mean_normalized_latency_s: float | None
+    p50_normalized_latency_s: float | None
+    p90_normalized_latency_s: float | None
+    p99_normalized_latency_s: float | None
+    mean_ttft_s: float | None
+    mean_tpot_s: float | None
+    throughput_tok_s: float | None
+    preemptions: int
+    kv_slots: int
+    replicas: int
+    router: str
+    mean_running_requests: float | None
+    kv_pct: dict[str, float | None]
+    kv_used_pct: float | None
+    sharing_saving_pct: float | None
+    wall_s: float | None
+    host_us_per_step: float | None
 
 
 class RequestLog:

@@ -165,6 +165,9 @@ class PointSpec:
             value = getattr(self, name)
             if type(value) is str:
                 object.__setattr__(self, name, parse(value))
+        for each in fields(self):
+            if getattr(self, each.name) == "":
+                raise UserError(f"{each.name} is empty")
         self._check_numbers()
         self._check_backend()
         self._check_trace()

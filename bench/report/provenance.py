@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bench.point.spec import PointSpec
+from bench.results.point_files import PointRecord
 from bench.results.store import Store
 
 SHOWN = {
@@ -54,7 +55,7 @@ class Summary:
 def summarize(store: Store, specs: Iterable[PointSpec]) -> Summary:
     """Gather the provenance of sound points."""
     records = [store.load_record(spec) for spec in specs]
-    found = [record["provenance"] for record in records]
+    found: list[Mapping[str, Any]] = [record["provenance"] for record in records]
     facts = {
         label: _distinct(p[key] for p in found if p.get(key) is not None)
         for key, label in SHOWN.items()
@@ -74,9 +75,9 @@ def summarize(store: Store, specs: Iterable[PointSpec]) -> Summary:
     )
 
 
-def _inputs(record: dict[str, Any]) -> list[str]:
+def _inputs(record: PointRecord) -> list[str]:
     lines = []
-    for kind, found in record.get("inputs", {}).items():
+    for kind, found in record["inputs"].items():
         if isinstance(found, dict):
             source = f", {found['source']}" if found.get("source") else ""
             lines.append(f"{kind.replace('_', ' ')} {found.get('name', '?')}{source}")

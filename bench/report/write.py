@@ -12,10 +12,10 @@ from bench.claims.comparison import Comparison
 from bench.claims.verdicts import Row, records
 from bench.experiments import registry
 from bench.experiments.capacity import LIMIT_S_PER_TOKEN, Bound, Estimate
+from bench.files import write_file
 from bench.report.build import Report
 from bench.report.pictures import Drawing
 from bench.report.render import to_html, to_markdown
-from engines.core.errors import UserError
 
 PAGE, MARKDOWN, JSON = "index.html", "report.md", "report.json"
 BOUNDS = {Bound.EXACT: "exact", Bound.AT_LEAST: "at least", Bound.AT_MOST: "at most"}
@@ -36,17 +36,10 @@ def write_report(report: Report, out_dir: Path, drawings: Mapping[str, Drawing])
     contents = {
         PAGE: to_html(report, drawings),
         MARKDOWN: to_markdown(report),
-        JSON: json.dumps(to_json(report), indent=2, ensure_ascii=False) + "\n",
+        JSON: json.dumps(to_json(report), indent=2) + "\n",
     }
     for name, text in contents.items():
-        path = out_dir / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"cannot write {path}: {error.strerror}; choose another --out"
-            ) from error
+        write_file(out_dir / name, text.encode(errors="backslashreplace"))
     return [out_dir / name for name in contents]
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
-from bench.files import RecordError, json_bytes, read_record, write_file
+from bench.files import write_file
+from bench.records import RecordError, check, read_record, seal, unseal
+from bench.results.provenance import Origin
 from engines.core.errors import UserError
+from engines.core.models import ModelSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 1
+FORMAT = 2
 FILE = "kernels.json"
 FOLDER = "kernels"  # below the artifacts
 
@@ -68,12 +71,41 @@ class RecoveryRow:
     share_of_copy: float
 
 
+class Setup(TypedDict):
+    """What was measured and how often; see `bench.devices.kernels.Setup`."""
+
+    spec: dict[str, Any]  # the fields of a ModelSpec
+    device: str
+    dtype: str
+    block_size: int
+    samples: int
+    rounds: int
+
+
+class Measurement(TypedDict):
+    """The content of `kernels.json`: rows of attention, of recovery, or both.
+
+    `copy_bandwidth` is in B/s; the recovered sequence has `num_tokens`.
+    """
+
+    format: int
+    backend: Literal["cpu", "cuda"]
+    device: str
+    setup: Setup
+    num_tokens: int
+    copy_bandwidth: float
+    attention: list[AttentionRow]
+    ratios: list[RatioRow]
+    recovery: list[RecoveryRow]
+    provenance: Origin
+
+
 def measured_directory(root: Path, part: str, device: str) -> Path:
     """Directory of a figure's microbenchmark ("attention" or "recovery") on a device."""
     return root / FOLDER / f"{part}-{device}"
 
 
-def find_measurement(root: Path, part: str, *, backend: str) -> dict[str, Any] | None:
+def find_measurement(root: Path, part: str, *, backend: str) -> Measurement | None:
     """The measurement of a part, or None. Raises UserError for an invalid file.
 
     Simulated results are shown beside the GPU's measurement or, without one, the CPU's.
@@ -81,45 +113,74 @@ def find_measurement(root: Path, part: str, *, backend: str) -> dict[str, Any] |
     for device in ("cuda", "cpu") if backend == "sim" else (backend,):
         directory = measured_directory(root, part, device)
         if (directory / FILE).exists():
-            return read_measurement(directory)
+            found = read_measurement(directory)
+            if found["backend"] != device or not found[part]:  # type: ignore[literal-required]
+                raise _unusable(directory, f"{FILE} holds no {part} measured on {device}")
+            return found
     return None
 
 
 def write_measurement(directory: Path, found: dict[str, Any]) -> Path:
     """Write a measurement atomically; returns its file. Raises UserError if that fails."""
-    path = directory / FILE
-    write_file(path, json_bytes(found))
+    path, content = directory / FILE, seal(found)
+    try:
+        _check_rows(unseal(content, Measurement, expected_format=FORMAT))
+    except RecordError as error:  # a container of another version made it
+        raise UserError(f"no measurement of this version was made: it {error}") from None
+    write_file(path, content)
     return path
 
 
-def read_measurement(directory: Path) -> dict[str, Any]:
+def read_measurement(directory: Path) -> Measurement:
     """Read a measurement; raises UserError if the file is missing or invalid."""
     try:
-        return read_record(directory / FILE, expected_format=FORMAT)
+        found = read_record(directory / FILE, Measurement, expected_format=FORMAT)
+        _check_rows(found)
     except RecordError as error:
-        raise UserError(
-            f"{directory} holds no measurement of this version ({error}): measure again with "
-            f"bench kernels --out {directory}"
-        ) from None
+        raise _unusable(directory, str(error)) from None
+    return cast(Measurement, found)
 
 
-def attention_frame(found: Mapping[str, Any]) -> pd.DataFrame:
+def _unusable(directory: Path, reason: str) -> UserError:
+    return UserError(
+        f"{directory} holds no measurement of this version ({reason}): measure again with "
+        f"bench kernels --out {directory}"
+    )
+
+
+def _check_rows(found: Any) -> None:
+    """Raise RecordError unless each shape of attention has both kinds and a ratio, once."""
+    check(found["setup"]["spec"], ModelSpec, "setup.spec")
+    shapes = [
+        sorted((row["batch_size"], row["context_len"]) for row in rows)
+        for rows in (
+            [row for row in found["attention"] if row["kind"] == "paged"],
+            [row for row in found["attention"] if row["kind"] == "contiguous"],
+            found["ratios"],
+        )
+    ]
+    alike = shapes[0] == shapes[1] == shapes[2] and len(set(shapes[0])) == len(shapes[0])
+    if not alike or 2 * len(shapes[0]) != len(found["attention"]):
+        raise RecordError("has rows of attention that do not go with its ratios")
+
+
+def attention_frame(found: Measurement) -> pd.DataFrame:
     """One row per kind and shape: the fields of `AttentionRow` (Figure 18a)."""
     return _frame(found["attention"], AttentionRow)
 
 
-def ratio_frame(found: Mapping[str, Any]) -> pd.DataFrame:
+def ratio_frame(found: Measurement) -> pd.DataFrame:
     """One row per shape: the fields of `RatioRow` (Figure 18a)."""
     return _frame(found["ratios"], RatioRow)
 
 
-def recovery_frame(found: Mapping[str, Any], *, staged: bool = False) -> pd.DataFrame:
+def recovery_frame(found: Measurement, *, staged: bool = False) -> pd.DataFrame:
     """One row per block size: the fields of `RecoveryRow` (Figure 19a is not `staged`)."""
     frame = _frame(found["recovery"], RecoveryRow)
     return frame[frame["staged"] == staged].reset_index(drop=True)
 
 
-def _frame(rows: Sequence[Mapping[str, Any]], kind: type) -> pd.DataFrame:
+def _frame(rows: Sequence[object], kind: type) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame(rows, columns=[field.name for field in fields(kind)])

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Container, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from bench.machine import (
     cpu_model,
@@ -21,7 +21,9 @@ from bench.machine import (
     usable_cores,
 )
 from bench.point.spec import PointSpec
+from bench.records import check
 from bench.workloads.tables import file_sha256
+from engines.core.errors import UserError
 
 _ROOT = Path(__file__).parents[2]
 # Sources that affect a result; those for sweeps, plots and reports do not.
@@ -32,6 +34,41 @@ _PACKAGES = ("numpy", "pyarrow", "torch")
 # Environment variable with a JSON object of facts that only the launcher of a container knows.
 # They replace what `environment` finds out.
 GIVEN = "BENCH_PROVENANCE"
+
+
+class _Facts(TypedDict, total=False):
+    """What the points of a run may share; what could not be found out is null."""
+
+    git_commit: str | None
+    git_dirty: bool | None
+    python: str
+    packages: dict[str, str | None]
+    platform: str
+    cpu: str | None
+    cores: int
+    memory_bytes: int | None
+    gpus: list[str]
+    container: dict[str, Any]
+    ray: dict[str, Any]
+
+
+class Provenance(_Facts):
+    """Where one point comes from; times are in ISO 8601 with their zone."""
+
+    source_sha256: str
+    input_files: dict[str, str]
+    calibrated: dict[str, str]
+    command: str
+    started: str
+    ended: str
+
+
+class Origin(_Facts):
+    """Where a measurement of kernels comes from."""
+
+    source_sha256: str
+    started: str
+    ended: str
 
 
 def source_hash(root: Path = _ROOT) -> str:
@@ -80,9 +117,10 @@ def command_of(spec: PointSpec) -> str:
 
 
 def environment(*, source: str | None = None, gpu: bool = False) -> dict[str, Any]:
-    """The provenance that all points of a run share. Never fails: unknown facts are null.
+    """The provenance that all points of a run share; unknown facts are null.
 
     `source` is the hash of the sources if known already. With `gpu`, GPUs are listed by name.
+    Raises UserError if what a launcher says of its container is damaged.
     """
     found: dict[str, Any] = {
         "source_sha256": source or source_hash(),
@@ -96,7 +134,17 @@ def environment(*, source: str | None = None, gpu: bool = False) -> dict[str, An
     }
     if gpu:
         found["gpus"] = gpu_names()
-    return {**found, **json.loads(os.environ.get(GIVEN, "{}"))}
+    return {**found, **_given()}
+
+
+def _given() -> dict[str, Any]:
+    text = os.environ.get(GIVEN, "{}")
+    try:
+        given: dict[str, Any] = json.loads(text)
+        check(given, _Facts)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{GIVEN} holds no facts of a launcher ({error}): unset it") from None
+    return given
 
 
 def provenance_of(

@@ -1,14 +1,13 @@
 """The store of results: one directory per point, written atomically, verified on every read.
 
-`<root>/results/<backend>/<slug>-<digest>/` holds `requests.parquet` (one row per request),
-`metrics.json` (the metrics that are equal on every run) and `point.json`, written last: the spec,
-the checksums of the other two, all metrics with times, the inputs and the provenance. A failed
-point leaves `<slug>-<digest>.failure.json` beside them until it succeeds.
+`<root>/results/<backend>/<slug>-<digest>/` holds the files of a point; see
+`bench.results.point_files`. A failed point leaves `<slug>-<digest>.failure.json` beside it until it
+succeeds.
 """
 
 from __future__ import annotations
 
-import hashlib
+import io
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -16,24 +15,20 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bench.files import (
-    PARTIAL,
-    RecordError,
-    check_writable,
-    json_bytes,
-    lock,
-    plain,
-    read_record,
-    write_file,
-    write_together,
-)
+from bench.files import PARTIAL, check_writable, lock, write_file
 from bench.point.spec import PointSpec
-from bench.results.measurements import find_measurement
+from bench.records import RecordError, read_record, seal
+from bench.results.measurements import Measurement, find_measurement
+from bench.results.point_files import (
+    FORMAT,
+    REQUESTS,
+    Failure,
+    PointRecord,
+    read_point,
+    write_point,
+)
 from bench.results.provenance import hash_inputs, source_hash
 from engines.core.config import System
 from engines.core.errors import UserError
@@ -42,12 +37,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bench.point.serve import Outcome
-
-FORMAT = 1
-METRICS = "metrics.json"
-POINT = "point.json"
-REQUESTS = "requests.parquet"
-TIMES = ("wall_s", "host_us_per_step")  # metrics that differ between two runs of one point
 
 
 class State(Enum):
@@ -68,59 +57,7 @@ class Check:
 
     state: State
     reason: str = ""
-    record: dict[str, Any] | None = field(default=None, compare=False, repr=False)
-
-
-def write_point(
-    directory: Path, spec: PointSpec, outcome: Outcome, *, provenance: Mapping[str, Any]
-) -> None:
-    """Write a point's three files into `directory`, `point.json` last.
-
-    Raises UserError if the disk is full or not writable; older results are then untouched.
-    """
-    contents = {
-        REQUESTS: _parquet_bytes(outcome.requests),
-        METRICS: json_bytes(_stable(outcome.metrics)),
-    }
-    contents[POINT] = json_bytes(
-        {
-            "format": FORMAT,
-            "spec": spec.to_dict(),
-            "files": {name: _fingerprint(content) for name, content in contents.items()},
-            "metrics": outcome.metrics,
-            "inputs": outcome.inputs,
-            "provenance": provenance,
-        }
-    )
-    write_together(directory, contents)
-
-
-def _fingerprint(content: bytes) -> dict[str, Any]:
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _parquet_bytes(requests: Mapping[str, NDArray[Any]]) -> bytes:
-    """Encode the requests with fixed options, so that equal columns give equal bytes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    def arrow(column: NDArray[Any]) -> Any:  # Arrow's own conversion would import pandas
-        buffer = pa.py_buffer(np.ascontiguousarray(column))
-        kind = pa.from_numpy_dtype(column.dtype)
-        return pa.Array.from_buffers(kind, len(column), [None, buffer])
-
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        pa.table({name: arrow(column) for name, column in requests.items()}),
-        sink,
-        version="2.6",
-        data_page_version="1.0",
-        compression="zstd",
-        use_dictionary=False,
-        write_statistics=False,
-        store_schema=False,
-    )
-    return bytes(sink.getvalue())
+    record: PointRecord | None = field(default=None, compare=False, repr=False)
 
 
 class Store:
@@ -152,21 +89,25 @@ class Store:
 
     def check(self, spec: PointSpec) -> Check:
         """Like `state`, with the reason and, if it is valid, the stored record."""
-        directory = self.directory(spec)
-        if not (directory / POINT).exists():
-            return Check(State.MISSING)
+        return self._examine(spec)[0]
+
+    def _examine(self, spec: PointSpec) -> tuple[Check, bytes]:
+        """A point's check, and of a valid one the file of its requests, all of the same run."""
         try:
-            record = _read_point(directory, spec)
+            found = read_point(self.directory(spec), spec)
         except RecordError as error:
-            return Check(State.CORRUPT, str(error))
+            return Check(State.CORRUPT, str(error)), b""
+        if found is None:
+            return Check(State.MISSING), b""
+        record, requests = found
         provenance = record["provenance"]
-        if provenance.get("source_sha256") != self.source:
-            return Check(State.STALE, "made by other sources", record)
-        stored = provenance.get("input_files", {})
+        if provenance["source_sha256"] != self.source:
+            return Check(State.STALE, "made by other sources", record), requests
         for name, digest in hash_inputs(spec).items():
-            if stored.get(name) != digest:
-                return Check(State.STALE, f"the {name.replace('_', ' ')} file has changed", record)
-        return Check(State.COMPLETE, record=record)
+            if provenance["input_files"].get(name) != digest:
+                reason = f"the {name.replace('_', ' ')} file has changed"
+                return Check(State.STALE, reason, record), requests
+        return Check(State.COMPLETE, record=record), requests
 
     def write(self, spec: PointSpec, outcome: Outcome, *, provenance: Mapping[str, Any]) -> Path:
         """Write a finished point and remove its failure record; returns its directory."""
@@ -177,18 +118,33 @@ class Store:
 
     def write_failure(self, spec: PointSpec, *, error: str, traceback: str = "") -> None:
         """Record why a point failed, beside its directory."""
-        record = {"spec": spec.to_dict(), "error": error, "traceback": traceback.splitlines()}
-        write_file(self.failure_path(spec), json_bytes(record))
+        failure: Failure = {
+            "format": FORMAT,
+            "spec": spec.to_dict(),
+            "error": error,
+            "traceback": traceback.splitlines(),
+        }
+        write_file(self.failure_path(spec), seal(failure))
 
-    def load_record(self, spec: PointSpec) -> dict[str, Any]:
+    def load_failure(self, spec: PointSpec) -> Failure | None:
+        """Why a point failed; None where there is no sound record of that."""
+        try:
+            found: Any = read_record(self.failure_path(spec), Failure, expected_format=FORMAT)
+        except RecordError:
+            return None
+        return cast(Failure, found)
+
+    def load_record(self, spec: PointSpec) -> PointRecord:
         """Return the verified content of `point.json`; raises UserError unless it is valid."""
-        check = self.check(spec)
+        return self._require(spec, self.check(spec))
+
+    def _require(self, spec: PointSpec, check: Check) -> PointRecord:
         if check.record is None:
             reason = check.reason or "there is none"
             raise UserError(f"result {self.directory(spec)} is unusable ({reason}): run it again")
         return check.record
 
-    def kernels(self, part: str, *, backend: str) -> dict[str, Any] | None:
+    def kernels(self, part: str, *, backend: str) -> Measurement | None:
         """The measurement of a figure's microbenchmark, or None."""
         return find_measurement(self.root, part, backend=backend)
 
@@ -216,10 +172,15 @@ class Store:
 
     def load_requests(self, spec: PointSpec) -> pd.DataFrame:
         """Return one row per request of a valid result; raises UserError unless it is valid."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self.load_record(spec)
-        frame: pd.DataFrame = pq.read_table(self.directory(spec) / REQUESTS).to_pandas()
+        check, content = self._examine(spec)
+        self._require(spec, check)
+        try:
+            frame: pd.DataFrame = pq.read_table(io.BytesIO(content)).to_pandas()
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{REQUESTS} of {self.directory(spec)} is no table: {error}") from error
         return frame
 
     def lock(self, spec: PointSpec, *, wait: bool = True) -> AbstractContextManager[bool]:
@@ -244,39 +205,23 @@ class Store:
                 pass  # releasing an unused lock removes its file
 
 
+class Snapshot(Store):
+    """A store that reads each point once, so that all that is shown of it is of one run."""
+
+    def __init__(self, root: Path | str = "artifacts", *, source: str | None = None) -> None:
+        super().__init__(root, source=source)
+        self._checks: dict[PointSpec, Check] = {}
+
+    def check(self, spec: PointSpec) -> Check:
+        """See `Store.check`."""
+        if spec not in self._checks:
+            self._checks[spec] = super().check(spec)
+        return self._checks[spec]
+
+
 def name_of(spec: PointSpec) -> str:
     """Name of the point's directory; of a model's long path it has the end."""
     return f"{spec.slug[-200:]}-{spec.digest}".replace("/", "_")
-
-
-def _read_point(directory: Path, spec: PointSpec) -> dict[str, Any]:
-    """The content of `point.json`, checked against the spec and the files beside it.
-
-    Raises RecordError for anything that cannot be trusted.
-    """
-    record = read_record(directory / POINT, expected_format=FORMAT)
-    if record.get("spec") != plain(spec.to_dict()):
-        raise RecordError(f"{POINT} describes another point")
-    parts = [record.get(name) for name in ("files", "metrics", "provenance")]
-    if not all(isinstance(part, dict) for part in parts):
-        raise RecordError(f"{POINT} is incomplete")
-    for name in (REQUESTS, METRICS):
-        try:
-            content = (directory / name).read_bytes()
-        except FileNotFoundError:
-            raise RecordError(f"{name} is missing") from None
-        except OSError as error:
-            raise RecordError(f"{name} cannot be read ({error.strerror})") from error
-        if _fingerprint(content) != record["files"].get(name):
-            raise RecordError(f"{name} does not match its checksum")
-    if read_record(directory / METRICS) != _stable(record["metrics"]):
-        raise RecordError(f"{METRICS} and {POINT} disagree")
-    return record
-
-
-def _stable(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics that are equal on every run of a point."""
-    return {key: value for key, value in metrics.items() if key not in TIMES}
 
 
 def flatten(metrics: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

@@ -161,18 +161,15 @@ class _Run:
 
     def _take(self, batch: _Batch, event: Mapping[str, Any]) -> Generator[Ended]:
         """Show a point's progress, or yield how it ended."""
-        spec, error, traceback = batch.left[event["point"]], event.get("error", ""), ""
+        spec, error = batch.left[event["point"]], event.get("error", "")
         if event["event"] == "begin":
             self.display.begin(spec)
         elif event["event"] == "advance":
             self.display.advance(spec, event["share"])
         else:
             del batch.left[event["point"]]
-            if error:
-                with suppress(OSError, ValueError):
-                    record = json.loads(self.job.store.failure_path(spec).read_bytes())
-                    traceback = "\n".join(record["traceback"])
-            yield Ended(spec, error, traceback)
+            failed = self.job.store.load_failure(spec) if error else None
+            yield Ended(spec, error, "\n".join(failed["traceback"]) if failed else "")
 
     def _rest(self, batch: _Batch, status: int) -> Generator[Ended]:
         """Yield the points of an ended container that it did not report."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
 from engines.core.errors import UserError, unknown_name
+from engines.core.text import parse_decimal, shown
 
 GIB = 1 << 30
+LARGEST_SIZE = 1 << 60  # bytes, beyond every machine's memory
 MOST_KV_SLOTS = 100_000_000  # more than any machine has, and small enough for lists of them
 
 
@@ -18,13 +21,11 @@ def parse_size(text: str) -> int:
         digits = text.removesuffix(unit)
         if digits == text:
             continue
-        try:
-            size = float(digits) * factor
-        except ValueError:
-            break
-        if 1 <= size < float("inf"):
-            return int(size)
-    raise UserError(f"memory size '{text}' is not understood: write it as 40GiB or 512MiB")
+        with suppress(ValueError):
+            size = parse_decimal(digits) * factor
+            if 1 <= size <= LARGEST_SIZE:
+                return int(size)
+    raise UserError(f"memory size {shown(text)} is not understood: write it as 40GiB or 512MiB")
 
 
 class System(StrEnum):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
 from engines.core.errors import UserError, unknown_name
+from engines.core.text import parse_whole
+
+MOST_SEQUENCES = 64  # of a request
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,10 @@ class SamplingParams:
         """Parse `n1`, `n4`, `beam6`...; raises UserError for anything else."""
         for prefix, beam in (("beam", True), ("n", False)):
             digits = name.removeprefix(prefix)
-            if digits != name and digits.isdecimal() and 1 <= int(digits) <= 64:
-                n = int(digits)
-                return cls(n=n, beam=beam and n > 1, temperature=1.0 if n > 1 and not beam else 0.0)
+            with suppress(ValueError):
+                if digits != name and 1 <= (n := parse_whole(digits)) <= MOST_SEQUENCES:
+                    drawn = 1.0 if n > 1 and not beam else 0.0
+                    return cls(n=n, beam=beam and n > 1, temperature=drawn)
         raise unknown_name("sampling", name, ["n1", "n2", "n4", "n6", "beam2", "beam4", "beam6"])
 
     @property

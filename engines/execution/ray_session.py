@@ -13,11 +13,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from engines.core.errors import UserError
+from engines.core.text import parse_whole, shown
 
 LOCAL, AUTO = "local", "auto"
 SETTINGS = {
@@ -151,10 +152,11 @@ def host_and_port(address: str) -> tuple[str, int] | None:
     """Split an address; None for "local" and "auto". Raises UserError for anything else."""
     if address in (LOCAL, AUTO):
         return None
-    host, _, port = address.rpartition(":")
-    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise UserError(f"--ray takes HOST:PORT of a cluster, {AUTO} or {LOCAL}, got '{address}'")
-    return host, int(port)
+    host, _, digits = address.rpartition(":")
+    with suppress(ValueError):
+        if 0 < (port := parse_whole(digits)) < 1 << 16 and host and "/" not in host:
+            return host, port
+    raise UserError(f"--ray takes HOST:PORT of a cluster, {AUTO} or {LOCAL}, got {shown(address)}")
 
 
 def require_cluster(address: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from driver_fakes import provenance
 
 from bench.experiments import registry
 from bench.point.platform import Progress
@@ -53,14 +54,8 @@ def put(store: Store, spec: PointSpec, *, factor: float = 1.0) -> float:
     outcome = serve(spec)
     latency = latency_s(spec) * factor
     metrics = {**outcome.metrics, "mean_normalized_latency_s": latency}
-    provenance = {
-        "source_sha256": store.source,
-        "git_commit": "c0ffee",
-        "packages": {"numpy": "2"},
-        "started": "2026-01-01T00:00:00+00:00",
-        "ended": "2026-01-01T00:01:00+00:00",
-    }
-    store.write(spec, replace(outcome, metrics=metrics), provenance=provenance)
+    origin = provenance(spec, store.source, git_commit="c0ffee", packages={"numpy": "2"})
+    store.write(spec, replace(outcome, metrics=metrics), provenance=origin)
     return latency
 
 

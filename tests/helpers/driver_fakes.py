@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from bench.point.platform import Progress
 from bench.point.serve import Outcome, run_point
 from bench.point.spec import PointSpec
+from bench.results.provenance import provenance_of
 from bench.results.store import Store
 from bench.sweep.local import LocalProcesses
 from bench.sweep.runner import run_points
@@ -47,6 +49,13 @@ def outcome(spec: PointSpec, rows: int = 5) -> Outcome:
     }
     requests = {"request_id": np.arange(rows), "finish_s": generator.random(rows)}
     return Outcome(metrics, requests, {"workload": {"sha256": "0"}})
+
+
+def provenance(spec: PointSpec, source: str, **facts: Any) -> dict[str, Any]:
+    """Where a made-up result comes from."""
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    shared = {"source_sha256": source, **facts}
+    return provenance_of(spec, shared=shared, inputs={}, started=moment, ended=moment)
 
 
 def mark(spec: PointSpec, what: str) -> None:

@@ -76,7 +76,7 @@ class PartialStore:
 
     def load_record(self, spec: PointSpec) -> dict[str, Any]:
         """See `bench.results.store.Store.load_record`."""
-        return {"provenance": {"source_sha256": "0"}, "metrics": self.metrics(spec)}
+        return {"provenance": {"source_sha256": "0"}, "metrics": self.metrics(spec), "inputs": {}}
 
     def _row(self, spec: PointSpec) -> dict[str, Any]:
         row = {**spec.to_dict(), "digest": spec.digest, "stale": self.stale, "device": "1x made-up"}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from made_up_kernels import measured
 
 from bench.cli import main
 from bench.commands.places import Where
@@ -65,7 +66,7 @@ def measurer(root: Path) -> InContainer:
 
 
 def test_kernels_are_timed_on_a_free_gpu(docker: Docker, tmp_path: Path) -> None:
-    docker.printed = {"format": 1, "backend": "cuda", "provenance": {"cores": 2}}
+    docker.printed = measured(1.1, backend="cuda")
     figure = registry.find("fig18-a").figures[0]
     measure_figure(figure, measurer(tmp_path), backend="sim", quiet=True)
     ((image, words, confinement),) = docker.ran

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from made_up_kernels import measured
 
 from bench.claims.verdicts import Status
 from bench.cli import main
@@ -20,14 +21,6 @@ from bench.results.store import Store
 
 def bench(*words: str) -> Result:
     return CliRunner().invoke(main, list(words))
-
-
-def ratios(*values: float, backend: str = "cpu") -> dict:
-    rows = [
-        {"batch_size": 8, "context_len": c, "paged_over_contiguous": v, "least": v, "largest": v}
-        for c, v in enumerate(values)
-    ]
-    return {"format": 1, "backend": backend, "device": f"a {backend}", "ratios": rows}
 
 
 def keep(root: Path, found: dict) -> None:
@@ -94,9 +87,9 @@ def test_a_measurement_is_found_by_backend_a_gpu_first(tmp_path: Path) -> None:
         return found and found["backend"]
 
     assert find("sim") is None
-    keep(tmp_path, ratios(1.0))
+    keep(tmp_path, measured(1.0))
     assert [find(backend) for backend in ("sim", "cpu", "cuda")] == ["cpu", "cpu", None]
-    keep(tmp_path, ratios(1.0, backend="cuda"))
+    keep(tmp_path, measured(1.0, backend="cuda"))
     assert [find(backend) for backend in ("sim", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
 
 
@@ -106,7 +99,7 @@ def test_a_measurement_is_found_by_backend_a_gpu_first(tmp_path: Path) -> None:
 def test_the_report_holds_the_largest_ratio_against_the_paper_and_names_the_device(
     tmp_path: Path, values: tuple[float, float], status: Status
 ) -> None:
-    keep(tmp_path, ratios(*values))
+    keep(tmp_path, measured(*values))
     report = build_report(Store(tmp_path, source="present"), Choice())
     row = report.verdicts.set_index("figure").loc["fig18-a"]
     assert (row["status"], row["ours"]) == (status, max(values))

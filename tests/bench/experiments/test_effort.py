@@ -3,6 +3,7 @@
 import pytest
 from capacity_fakes import serve
 from click.testing import CliRunner
+from driver_fakes import provenance
 
 from bench.claims.verdicts import Status
 from bench.cli import main
@@ -52,7 +53,7 @@ def fill(store: Store, choice: Choice, *names: str) -> None:
         for spec in choice.points(panel):
             outcome = serve(spec)
             outcome.metrics["kv_pct"] = {"token": 1.0, "reservation": 2.0}
-            store.write(spec, outcome, provenance={"source_sha256": store.source})
+            store.write(spec, outcome, provenance=provenance(spec, store.source))
 
 
 def test_results_of_one_effort_are_missing_for_another(tmp_path):

@@ -4,7 +4,6 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +12,7 @@ import pytest
 from places import ROOT
 
 from bench.point.spec import PointSpec
-from bench.results.provenance import hash_inputs
 from bench.results.store import State, Store
-from engines.core.errors import UserError
 
 SPEC = PointSpec(system="astra", window=(10.0, 20.0))
 
@@ -26,7 +23,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def put(store: Store, spec: PointSpec = SPEC) -> Path:
-    provenance = {"source_sha256": store.source, "input_files": hash_inputs(spec)}
+    provenance = fakes.provenance(spec, store.source)
     return store.write(spec, fakes.outcome(spec), provenance=provenance)
 
 
@@ -55,46 +52,6 @@ def test_the_same_point_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("metrics.json", "requests.parquet"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
     assert (first / "point.json").read_bytes() != (second / "point.json").read_bytes()
-
-
-def rewrite(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-
-
-def cut(path: Path, num_bytes: int) -> None:
-    path.write_bytes(path.read_bytes()[:-num_bytes])
-
-
-DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "point.json is not valid JSON": ("point.json", lambda p: cut(p, 40)),
-    "point.json is not an object": ("point.json", lambda p: p.write_text("[]")),
-    "point.json has format 0": ("point.json", lambda p: rewrite(p, '"format": 1', '"format": 0')),
-    "describes another point": ("point.json", lambda p: rewrite(p, "opt-13b", "opt-66b")),
-    "metrics.json is missing": ("metrics.json", Path.unlink),
-    "requests.parquet is missing": ("requests.parquet", Path.unlink),
-    "metrics.json does not match": ("metrics.json", lambda p: p.write_text("{}")),
-    "requests.parquet does not match": ("requests.parquet", lambda p: cut(p, 1)),
-    "metrics.json and point.json disagree": (
-        "point.json",
-        lambda p: rewrite(p, '"reservation": 1.5', '"reservation": 2.5'),
-    ),
-}
-
-
-@pytest.mark.parametrize("reason", DAMAGES)
-def test_damage_is_found_named_and_never_loaded(store: Store, reason: str) -> None:
-    name, damage = DAMAGES[reason]
-    damage(put(store) / name)
-    check = store.check(SPEC)
-    assert check.state is State.CORRUPT
-    assert reason in check.reason
-    assert store.load([SPEC]).empty
-    with pytest.raises(UserError, match="run it again"):
-        store.load_requests(SPEC)
-    put(store)
-    assert store.state(SPEC) is State.COMPLETE
 
 
 def test_a_directory_without_point_json_is_missing(store: Store) -> None:
@@ -172,8 +129,9 @@ from bench.results.store import Store
 from engines.core.errors import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 spec = fakes.specs(1)[0]
+origin = fakes.provenance(spec, "s")
 try:
-    Store(sys.argv[1], source="s").write(spec, fakes.large(spec), provenance={})
+    Store(sys.argv[1], source="s").write(spec, fakes.large(spec), provenance=origin)
 except UserError as error:
     print(error)
     sys.exit(3)

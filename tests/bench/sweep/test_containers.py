@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+from driver_fakes import provenance
 
 from bench.docker.container import Confinement
 from bench.docker.gpus import Gpu
@@ -59,8 +60,7 @@ class Docker:
         tell(spec, event="begin")
         tell(spec, event="advance", share=0.5)
         outcome = Outcome({"system": spec.system}, {"request_id": np.arange(3)}, {})
-        provenance = {"source_sha256": self.store.source, "input_files": {}}
-        self.store.write(spec, outcome, provenance=provenance)
+        self.store.write(spec, outcome, provenance=provenance(spec, self.store.source))
         tell(spec, event="end", error="")
 
     def run(

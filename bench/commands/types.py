@@ -1,0 +1,78 @@
+"""How options are read: numbers in plain digits, folders and files that have a name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.point.spec import MAX_SEED
+from engines.core.text import parse_decimal, parse_whole
+
+
+class Whole(click.IntRange):
+    """A whole number in ASCII digits, within bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click; fails in one line."""
+        try:
+            number = parse_whole(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return super().convert(number, param, ctx)
+
+
+class Decimal(click.FloatRange):
+    """A finite number in ASCII digits, within bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click; fails in one line."""
+        try:
+            number = parse_decimal(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return super().convert(number, param, ctx)
+
+
+class Numbers(Whole):
+    """Whole numbers within bounds, separated by commas."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click; fails in one line."""
+        return tuple(super(Numbers, self).convert(part, param, ctx) for part in value.split(","))
+
+
+class Window(click.ParamType):  # type: ignore[type-arg]
+    """A span of time, START:END in seconds."""
+
+    name = "window"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click; fails in one line."""
+        parts = value.split(":")
+        if len(parts) != 2:
+            self.fail(f"{value!r} is not START:END in seconds, such as 300:900", param, ctx)
+        start, end = (SECONDS.convert(part, param, ctx) for part in parts)
+        if not start < end:
+            self.fail(f"{value!r} needs 0 <= START < END", param, ctx)
+        return start, end
+
+
+class Place(click.Path):
+    """A file or folder; no name at all is refused, since it would mean the present folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click; fails in one line."""
+        if not str(value):
+            self.fail("it is empty: name a file or folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+SEED = Whole(0, MAX_SEED)
+COUNT = Whole(min=1)
+SECONDS = Decimal(min=0)
+DIRECTORY = Place(file_okay=False, path_type=Path)
+NEW_FILE = Place(dir_okay=False, path_type=Path)
+EXISTING_FILE = Place(exists=True, dir_okay=False, path_type=Path)
+INPUT = Place(exists=True, dir_okay=False)  # kept in a point's settings as it was written
