@@ -9,7 +9,7 @@ import click
 
 from bench.commands import options
 from bench.commands.output import note, print_json, print_table, rows_of, say, show_reading
-from bench.commands.types import DIRECTORY, EXISTING_FILE, NEW_FILE
+from bench.commands.types import DIRECTORY, EXISTING_FILE, EXISTING_FOLDER, NEW_FILE
 from bench.files import check_writable, write_file
 from bench.point.smollm2 import fetch_smollm2
 from bench.progress import choose
@@ -108,7 +108,7 @@ def derive_command(*, file: Path, out: Path) -> None:
 @_TRACE_COLUMN
 @click.option(
     "--tokenizer",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=EXISTING_FOLDER,
     metavar="DIR",
     help="Tokenizer that counts the tokens of ShareGPT's text, for transformers.",
 )

@@ -74,5 +74,6 @@ COUNT = Whole(min=1)
 SECONDS = Decimal(min=0)
 DIRECTORY = Place(file_okay=False, path_type=Path)
 NEW_FILE = Place(dir_okay=False, path_type=Path)
+EXISTING_FOLDER = Place(exists=True, file_okay=False, path_type=Path)
 EXISTING_FILE = Place(exists=True, dir_okay=False, path_type=Path)
 INPUT = Place(exists=True, dir_okay=False)  # kept in a point's settings as it was written

@@ -45,6 +45,7 @@ class Metrics(TypedDict, total=False):
     kv_slots: int
     replicas: int
     router: str
+    dropped: dict[str, int]
     mean_running_requests: float | None
     kv_pct: dict[str, float | None]
     kv_used_pct: float | None

@@ -50,6 +50,7 @@ class _Facts(TypedDict, total=False):
     gpus: list[str]
     container: dict[str, Any]
     ray: dict[str, Any]
+    trace: dict[str, Any] | None
 
 
 class Provenance(_Facts):
