@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from engines.core.batch import Batch
@@ -132,8 +131,8 @@ class RunningBeams:
         """A group is finished."""
         self._searches.pop(group.request.request_id, None)
 
-    def rank(self, batch: Batch, logits: Tensor, source: NDArray[np.int64]) -> list[Ranked]:
-        """Each search's best continuations; row r's logits are `logits[source[r]]`."""
+    def rank(self, batch: Batch, logits: Tensor) -> list[Ranked]:
+        """Each search's best continuations, from the rows' logits."""
         shapes: dict[tuple[int, int], list[SequenceGroup]] = {}
         for group in batch.beam_groups.values():
             search = self._search_of(group)
@@ -144,7 +143,7 @@ class RunningBeams:
         for (width, count), groups in shapes.items():
             places = [self._rows.row_of(s) for g in groups for s in g.running[:width]]
             scores = np.array([self._search_of(g).scores for g in groups], dtype=np.float32)
-            index, before = send_all((source[places], scores), logits.device)
+            index, before = send_all((np.array(places), scores), logits.device)
             chosen = logits[index].view(len(groups), width, -1)
             total = chosen.float().log_softmax(-1) + before[:, :, None]
             flat = total.flatten(1)

@@ -24,7 +24,7 @@ from torch import Tensor
 from engines.core.batch import Batch, Copy, Swap
 from engines.core.config import EngineConfig, System
 from engines.core.request import Sequence as Output
-from engines.execution.transfer import send
+from engines.execution.transfer import send_all
 from engines.kernels.interface import ContiguousContext, Kernels, PagedContext
 from engines.kernels.swap import SwapSpace
 from engines.models.interfaces import Model
@@ -251,8 +251,7 @@ class PaddedCache(KVCache):
 
     def continue_rows(self, targets: Sequence[int], sources: Sequence[int]) -> None:
         """Copy rows; none is both a source and a target."""
-        device = self._rows.device
-        to, origin = (send(np.array(rows), device) for rows in (targets, sources))
+        to, origin = send_all((np.array(targets), np.array(sources)), self._rows.device)
         self._rows[:, to] = self._rows[:, origin]
 
 

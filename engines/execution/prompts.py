@@ -68,18 +68,17 @@ class Span:
 class PromptBatch:
     """The prompts of a step.
 
-    `token_ids`, `positions` and `slots` are int64 [tokens] on the device, `last` [spans] the index
-    of each span's last token among them. `logits_of[i]` says which span holds the logits of the
-    i-th sequence that joined with a prompt. `lengths` are the spans', or of padded ones the lengths
-    of padding and prompt in turn, so that nothing attends to padding but padding. `context_slots`
-    are int64 [all spans' tokens], where they lie in the cache, if any were there before.
+    `token_ids`, `positions` and `slots` are int64 [tokens] on the device, `last` [sequences] the
+    index of a prompt's last token among them for each sequence that has it. `lengths` are the
+    prompts', or of padded ones the lengths of padding and prompt in turn, so that nothing attends
+    to padding but padding. `context_slots` are int64 [all tokens of the prompts], where they lie in
+    the cache, if any were there before.
     """
 
     token_ids: Tensor
     positions: Tensor
     slots: Tensor
     last: Tensor
-    logits_of: NDArray[np.int64]
     lengths: Lengths
     tables: Tensor  # int32 [spans, table width]
     context_lens: Tensor  # int32 [spans]
@@ -91,10 +90,8 @@ def build_prompts(
 ) -> PromptBatch:
     """Flatten the prompts of a step, whose sequences have the last rows; one upload."""
     spans = list(_spans(prompts, rows))
-    first = min(row for span in spans for row in span.rows)
-    logits_of = np.empty(len(rows) - first, dtype=np.int64)
-    for number, span in enumerate(spans):
-        logits_of[np.array(span.rows) - first] = number
+    ends = np.cumsum([span.num_new for span in spans]) - 1
+    last_of = {row: end for span, end in zip(spans, ends, strict=True) for row in span.rows}
     span_rows = [span.row for span in spans]
     padding = rows.start_offsets[span_rows].tolist()
     slots = [cache.prompt_slots(rows.tables[s.row], np.arange(s.num_tokens)) for s in spans]
@@ -105,7 +102,7 @@ def build_prompts(
             np.concatenate([_tokens_of(span, rows, tokens) for span in spans]),
             np.concatenate([_positions_of(*each) for each in zip(spans, padding, strict=True)]),
             np.concatenate([_new_slots(*each) for each in zip(spans, padding, slots, strict=True)]),
-            np.cumsum([span.num_new for span in spans]) - 1,
+            np.array([last_of[row] for row in sorted(last_of)]),
             np.cumsum([0, *queries], dtype=np.int32),
             np.cumsum([0, *keys], dtype=np.int32),
             np.array([span.num_tokens for span in spans], dtype=np.int32),
@@ -119,7 +116,6 @@ def build_prompts(
         positions=positions,
         slots=new_slots,
         last=last,
-        logits_of=logits_of,
         lengths=Lengths(queries, keys, *starts),
         tables=tables,
         context_lens=lens,

@@ -28,7 +28,7 @@ from engines.execution.kv_cache import CacheShape, create_cache
 from engines.execution.prompts import PromptBatch, PromptTokens, build_prompts
 from engines.execution.rows import Rows
 from engines.execution.sampling import log_probabilities, sample, uniform_numbers
-from engines.execution.transfer import fetch, send, send_all
+from engines.execution.transfer import fetch, send_all
 from engines.kernels.interface import Kernels
 from engines.models.interfaces import Communicator, Model, SingleProcess
 from engines.sim.slots import activation_bytes
@@ -115,8 +115,8 @@ class TorchExecutor:
         try:
             self._apply(batch)
             if len(self.rows):
-                logits, source, watch = self._run(batch)
-                self._choose(batch, logits, source, result)
+                logits, watch = self._run(batch)
+                self._choose(batch, logits, result)
                 self.timing.model_s += watch.seconds()
             elif self._model.device.type == "cuda":
                 torch.cuda.synchronize(self._model.device)
@@ -155,31 +155,29 @@ class TorchExecutor:
         self.rows.apply(batch)
         assert len(self.rows) == batch.num_seqs, "rows differ from the batch's sequences"
 
-    def _run(self, batch: Batch) -> tuple[Tensor, NDArray[np.int64], Stopwatch]:
-        """Logits, which row of them each sequence's are, and the model's time."""
+    def _run(self, batch: Batch) -> tuple[Tensor, Stopwatch]:
+        """Logits of each row, and the model's time."""
         count, rows = batch.num_decodes, self.rows
-        source = np.arange(len(rows))
         rows.advance(count)
         longest = int(rows.context_lens[:count].max(initial=0))
         prompts = None
         if batch.prompts:
             prompts = build_prompts(batch.prompts, rows, self._cache, self._prompts)
-            source[count:] = count + prompts.logits_of
         watch = Stopwatch(self._model.device)
         if prompts is None and self._graphs is not None:
             logits = self._graphs.run(count, longest)[:count]
         else:
             logits = self._forward(count, longest, prompts)
         watch.stop()
-        return logits, source, watch
+        return logits, watch
 
     def _decode(self, count: int, longest: int) -> Tensor:
         return self._forward(count, longest, None)
 
     def _forward(self, count: int, longest: int, prompts: PromptBatch | None) -> Tensor:
-        """Logits of the first `count` rows' next tokens, then of the prompts' last tokens.
+        """Logits of the first `count` rows' next tokens, then of the tokens that follow prompts.
 
-        [count + spans, vocab]; empty rows, which graphs have, give any.
+        [rows, vocab]; empty rows, which graphs have, give any.
         """
         view = self.rows.view(count, longest)
         tokens, slots = self.rows.device.last_tokens[:count], self._cache.slots(view)
@@ -198,18 +196,15 @@ class TorchExecutor:
         hidden = self._model.forward(tokens, positions, attention)
         return self._model.logits(hidden[last])
 
-    def _choose(
-        self, batch: Batch, logits: Tensor, source: NDArray[np.int64], result: StepResult
-    ) -> None:
+    def _choose(self, batch: Batch, logits: Tensor, result: StepResult) -> None:
         """Choose every sequence's token, on the device; then keep the books on the host."""
         rows, count = self.rows, len(self.rows)
-        index = send(source, logits.device) if batch.prompts else slice(None)
-        tokens = logits.argmax(-1)[index]
+        tokens = logits.argmax(-1)
         if rows.num_sampled:
-            self._sample(logits, source, tokens)
+            self._sample(logits, tokens)
         rows.device.last_tokens[:count] = tokens
-        logprobs = [log_probabilities(logits[index], tokens)] if self._options.logprobs else []
-        ranked = self._beams.rank(batch, logits, source)
+        logprobs = [log_probabilities(logits, tokens)] if self._options.logprobs else []
+        ranked = self._beams.rank(batch, logits)
         beams = [tensor for each in ranked for tensor in (each.scores, each.places)]
         first, *rest = fetch(tokens, *logprobs, *beams)  # the step's one wait for the device
         chosen = first.numpy()
@@ -221,7 +216,7 @@ class TorchExecutor:
             self._beams.advance(on_host, logits.shape[-1], result)
         self._end_rows(appended, chosen, result)
 
-    def _sample(self, logits: Tensor, source: NDArray[np.int64], tokens: Tensor) -> None:
+    def _sample(self, logits: Tensor, tokens: Tensor) -> None:
         """Replace the greedy tokens of rows that have a temperature."""
         rows, device = self.rows, logits.device
         drawing = np.flatnonzero(rows.temperatures[: len(rows)] > 0)
@@ -230,11 +225,9 @@ class TorchExecutor:
         )
         top_ps = rows.top_ps[drawing]
         temperatures = rows.temperatures[drawing].astype(np.float64)
-        places, index, uniform, heats, tops = send_all(
-            (drawing, source[drawing], uniforms, temperatures, top_ps), device
-        )
+        places, uniform, heats, tops = send_all((drawing, uniforms, temperatures, top_ps), device)
         drawn = sample(
-            logits[index],
+            logits[places],
             uniform,
             temperatures=heats,
             top_ps=tops if (top_ps < 1).any() else None,

@@ -12,11 +12,6 @@ from torch import Tensor
 _ALIGNMENT = 8  # bytes: of the largest type
 
 
-def send(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """Return the array as a tensor on `device`; see `send_all`."""
-    return send_all((array,), device)[0]
-
-
 def send_all(arrays: Sequence[NDArray[np.generic]], device: torch.device) -> list[Tensor]:
     """Return arrays as tensors on `device`, by one upload; on a CPU they are the arrays' memory.
 
