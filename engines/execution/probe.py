@@ -22,7 +22,6 @@ from engines.execution.torch_executor import Options, TorchExecutor
 from engines.kernels.interface import Kernels
 from engines.models import load
 from engines.models.builder import WeightSource
-from engines.models.dummy import DummyWeights
 from engines.models.interfaces import Model, SingleProcess
 from engines.models.spec import ArchConfig, arch_from_spec
 from engines.systems import create_scheduler
@@ -61,8 +60,7 @@ def build_model(
 ) -> Model:
     """Build a model of any shape with dummy weights, or with those of `source`."""
     place = torch.device(device)
-    longest = max(spec.vocab_size, spec.ffn_size, spec.hidden_size, spec.max_positions + 2)
-    source = source or DummyWeights(0, longest=longest, device=place)
+    source = source or load.dummy_weights(spec, 0, place)
     spec = replace(spec, dtype_bytes=dtype.itemsize)
     arch = arch or arch_from_spec(spec)
     return load.build_model(spec, arch, source, SingleProcess(), dtype=dtype, device=place)

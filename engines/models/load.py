@@ -47,7 +47,7 @@ def load_model(
     source: WeightSource
     if _is_known(name_or_path):
         require_memory(spec, dtype, device, communicator.size)
-        source = DummyWeights(seed, longest=_longest_dimension(spec), device=device)
+        source = dummy_weights(spec, seed, device)
     else:
         checkpoint = Checkpoint(Path(name_or_path))
         expected = required_tensors(spec, arch)
@@ -111,8 +111,10 @@ def _is_known(name_or_path: str | Path) -> bool:
     return isinstance(name_or_path, str) and name_or_path in MODELS
 
 
-def _longest_dimension(spec: ModelSpec) -> int:
-    return max(spec.vocab_size, spec.ffn_size, spec.hidden_size, spec.max_positions + 2)
+def dummy_weights(spec: ModelSpec, seed: int, device: torch.device) -> DummyWeights:
+    """Values for a model of any shape, made on `device`."""
+    longest = max(spec.vocab_size, spec.ffn_size, spec.hidden_size, spec.max_positions + 2)
+    return DummyWeights(seed, longest=longest, device=device)
 
 
 def _require_device(device: torch.device, dtype: torch.dtype) -> None:
