@@ -8,6 +8,7 @@ from pathlib import Path
 from bench.commands.output import note
 from bench.point.spec import Backend, PointSpec, parse_name
 from engines.core.errors import UserError
+from engines.kernels.driver import find_driver
 
 _MEANING = {
     "sim": "simulating the paper's A100 servers, or the device of --device-profile",
@@ -58,4 +59,6 @@ def check_profile(spec: PointSpec) -> None:
 def tell_backend(asked: str, used: str) -> None:
     """Say on standard error what runs, and why if `auto` decided."""
     reason = _REASON.get(used, "") if asked != used else ""
+    if reason and used == "sim" and find_driver() is not None:
+        reason = "PyTorch sees no GPU, though a driver is here (bench doctor says why): "
     note(f"backend {used}: {reason}{_MEANING[used]}")

@@ -63,6 +63,7 @@ def test_everything_runs_and_is_recorded(
     assert pretended_device.replays > pretended_device.captures > 3
 
 
+@pytest.mark.slow
 def test_parts_run_in_processes_of_their_own(tmp_path: Path) -> None:
     words = ["--device", "cpu", "--quick", "--only", "versions", "library", "prompt-times"]
     assert gpu_check.main([*words, "--out", str(tmp_path)]) == 0
@@ -188,6 +189,7 @@ for part in (gpu_checks.check_tokens, gpu_checks.check_grid):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="counts on the tests being skipped")
 def test_nothing_is_needed_that_a_machine_with_a_gpu_may_lack() -> None:
     """It may have no network to install anything from, nor plugins of pytest."""

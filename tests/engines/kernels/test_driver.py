@@ -112,6 +112,15 @@ def test_commands_say_which_driver_is_there_and_which_is_needed(
     assert not Path("out").exists()
 
 
+def test_auto_says_that_it_simulates_in_spite_of_a_driver(module: Path) -> None:
+    words = ["run", "--system", "astra", "--duration", "5", "--quiet"]
+    without = CliRunner().invoke(main, words).stderr
+    assert without.startswith("backend sim: no GPU for PyTorch here: simulating")
+    module.write_text(CLOSED)
+    lines = CliRunner().invoke(main, words).stderr
+    assert lines.startswith("backend sim: PyTorch sees no GPU, though a driver is here (bench doc")
+
+
 def test_doctor_names_the_driver_that_pytorch_cannot_use(module: Path) -> None:
     assert doctor.check_torch("2.13.0").found == "2.13.0 (no NVIDIA driver: models run on the CPU)"
     module.write_text(CLOSED)
