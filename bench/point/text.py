@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bench.workloads.sharegpt import load_tokenizer
 from engines.core.errors import UserError
 from engines.core.models import find_model, is_path
 
@@ -41,29 +42,9 @@ class Tokenizer:
 
     @cached_property
     def _loaded(self) -> Any:
-        directory = Path(self._model)
-        if not is_path(self._model):
-            raise UserError(
-                f"{find_model(self._model).name} has random weights and no tokenizer: give "
-                "prompt_token_ids"
-            )
-        unreadable = UserError(
-            f"{directory} holds no tokenizer that transformers can read: give prompt_token_ids"
-        )
         try:
-            from transformers import AutoTokenizer
-
-            found = AutoTokenizer.from_pretrained(
-                str(directory), local_files_only=True, trust_remote_code=False
-            )
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"text prompts need {error.name}, which is not installed: install it, or give "
-                "prompt_token_ids"
-            ) from None
-        except Exception:  # whatever is missing or damaged
-            raise unreadable from None
-        # Without its files, some classes make a tokenizer that knows no words.
-        if not any((directory / name).is_file() for name in found.vocab_files_names.values()):
-            raise unreadable
-        return found
+            if not is_path(self._model):
+                raise UserError(f"{find_model(self._model).name} has no tokenizer and no weights")
+            return load_tokenizer(Path(self._model))
+        except UserError as error:
+            raise UserError(f"{error}; without a tokenizer, give prompt_token_ids") from None

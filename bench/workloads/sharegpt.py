@@ -97,7 +97,7 @@ def count_tokens(
     return found.take(np.flatnonzero((input_len > 0) & (output_len > 0)))
 
 
-def load_tokenizer(folder: Path) -> Callable[[list[str]], Any]:
+def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a local folder, without the network; raises UserError."""
     try:
         from transformers import AutoTokenizer
@@ -106,10 +106,14 @@ def load_tokenizer(folder: Path) -> Callable[[list[str]], Any]:
             "a tokenizer needs transformers, which is not installed: pip install transformers"
         ) from None
     try:
-        loaded: Callable[[list[str]], Any] = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True
+        loaded = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # damaged files raise almost anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{folder} is no folder of a tokenizer: {reason[:120]}") from error
+    # Without its files, some classes make a tokenizer that knows no words.
+    if not any((folder / name).is_file() for name in loaded.vocab_files_names.values()):
+        names = ", ".join(loaded.vocab_files_names.values())
+        raise UserError(f"{folder} is no folder of a tokenizer: it holds none of {names}")
     return loaded

@@ -63,7 +63,7 @@ BAD = {
     '{"prompt": "a", "prompt_token_ids": [1], "max_tokens": 3}': "line 2: give either",
     '{"prompt": 5, "max_tokens": 3}': "line 2: prompt must be a text, got 5",
     '{"prompt": "\\ud800", "max_tokens": 3}': "line 2: prompt must be a text, got",
-    '{"prompt": "a", "max_tokens": 3}': "holds no tokenizer that transformers can read: give",
+    '{"prompt": "a", "max_tokens": 3}': "; without a tokenizer, give prompt_token_ids",
     '{"prompt_token_ids": [], "max_tokens": 3}': "line 2: prompt_token_ids",
     '{"prompt_token_ids": [1.5], "max_tokens": 3}': "line 2: prompt_token_ids",
     '{"prompt_token_ids": [1]}': "line 2: max_tokens must be a positive integer",

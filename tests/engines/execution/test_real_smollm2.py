@@ -24,18 +24,11 @@ from engines.core.request import Request, SamplingParams
 from engines.execution.setup import LoadedModel, load
 
 pytestmark = pytest.mark.download
-PREFIX = "The following is a list of questions with short and correct answers.\n"
-QUESTIONS = (
-    "What is the capital of France?",
-    "Name three colours of the rainbow:",
-    "def fibonacci(n):",
-    "Water boils at",
-    "Once upon a time, in a village by the sea,",
-    "1, 2, 3, 4,",
-)
-NUM_TOKENS = 10
+PREFIX = "A list of short and correct answers."
+QUESTIONS = (" The capital of France is", " def fibonacci(n):", " Once upon a time,", " 1, 2, 3,")
+NUM_TOKENS = 8
 ASTRA = EngineConfig(system=System.ASTRA, num_slots=1024, swap_slots=1024)
-SMALL = replace(ASTRA, num_slots=160, block_size=4)
+SMALL = replace(ASTRA, num_slots=96, block_size=4)
 CONFIGS = {
     "astra": ASTRA,
     "astra, block 1": replace(ASTRA, block_size=1),
@@ -126,7 +119,7 @@ def test_tokens_equal_transformers(smollm2: Smollm2, served, name: str, sampling
 def test_text_goes_in_and_out(smollm2: Smollm2, tmp_path: Path) -> None:
     file = tmp_path / "in.jsonl"
     lines = [
-        {"prompt": QUESTIONS[4], "max_tokens": NUM_TOKENS, "sampling": "beam4", "ignore_eos": True},
+        {"prompt": QUESTIONS[2], "max_tokens": NUM_TOKENS, "sampling": "beam4", "ignore_eos": True},
         {"prompt": QUESTIONS[0], "max_tokens": NUM_TOKENS, "ignore_eos": True},
     ]
     file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
