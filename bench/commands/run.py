@@ -94,8 +94,9 @@ def serve(spec: PointSpec, *, out: Path | None, quiet: bool, ray: str) -> Outcom
     if spec.trace is not None:
         with show_reading(Path(spec.trace), quiet=quiet) as advance:
             trace = load_trace(spec, on_progress=advance)
-    with choose(quiet=quiet).single(spec.slug) as advance:
-        outcome = run_point(spec, trace=trace, on_progress=advance, ray=ray)
+    display = choose(quiet=quiet)
+    with display.single(spec.slug) as advance:
+        outcome = run_point(spec, trace=trace, on_progress=advance, on_notice=display.note, ray=ray)
     if out is not None:
         shared, ended = environment(gpu=spec.backend == "cuda"), datetime.now(UTC)
         provenance = provenance_of(

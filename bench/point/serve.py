@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.point.estimate import estimate
 from bench.point.ft_library import has_library, load_library
 from bench.point.metrics import RequestLog, summarize
 from bench.point.model import load_platform, needs_ranks, run_on_ranks
@@ -28,6 +31,9 @@ from engines.core.engine import Engine
 from engines.core.errors import UserError
 from engines.core.stats import StepRecorder
 from engines.systems import create_scheduler
+
+_COLLECT_EVERY = 50_000  # allocations
+Notice = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -50,13 +56,15 @@ def run_point(
     *,
     trace: Trace | None = None,
     on_progress: Progress | None = None,
+    on_notice: Notice | None = None,
     ray: str = "local",
 ) -> Outcome:
     """Serve the point's workload to the end.
 
     `trace` is what `load_trace` read for the spec, if it has been read already. `on_progress` is
-    called now and then with the finished share of requests, 0 to 1. A model in slices runs on the
-    cluster `ray`. Raises UserError for input that cannot be served, and LostWorkerError if a
+    called now and then with the finished share of requests, 0 to 1. `on_notice` gets one line
+    before a simulation that takes long or much memory. A model in slices runs on the cluster `ray`.
+    Raises UserError for input that cannot be served, and LostWorkerError if a
     process dies that holds a slice.
     """
     ranks = needs_ranks(spec, ray=ray)
@@ -64,7 +72,7 @@ def run_point(
     if ranks:
         return run_on_ranks(_serve_on, spec, trace, ray=ray, on_progress=on_progress)
     with closing(find_platform(spec)) as platform:
-        return _serve_on(platform, spec, trace, on_progress=on_progress)
+        return _serve_on(platform, spec, trace, on_progress=on_progress, on_notice=on_notice)
 
 
 def load_trace(spec: PointSpec, *, on_progress: Progress | None = None) -> Trace | None:
@@ -94,20 +102,23 @@ def check_simulated(spec: PointSpec) -> None:
 
 
 def _serve_on(
-    platform: Platform, spec: PointSpec, trace: Trace | None, *, on_progress: Progress | None
+    platform: Platform,
+    spec: PointSpec,
+    trace: Trace | None,
+    *,
+    on_progress: Progress | None,
+    on_notice: Notice | None = None,
 ) -> Outcome:
     setting, workload = _prepare(platform, spec, trace)
+    if not spec.measured and (notice := estimate(setting, workload).notice()) and on_notice:
+        on_notice(notice)
     engines = create_engines(setting)
     log = RequestLog(workload, on_progress)
     started = time.perf_counter()
     requests = workload.requests(spec.sampling)
-    serve(
-        engines,
-        requests,
-        log,
-        router=setting.router,
-        until_s=math.inf if spec.timeout is None else spec.timeout,
-    )
+    until_s = math.inf if spec.timeout is None else spec.timeout
+    with _collecting_seldom():
+        serve(engines, requests, log, router=setting.router, until_s=until_s)
     wall_s = time.perf_counter() - started
     metrics = summarize(setting, workload, log, engines)
     metrics["wall_s"] = wall_s
@@ -115,6 +126,17 @@ def _serve_on(
         engines[0].executor, wall_s, metrics["steps"]
     )
     return Outcome(metrics, log.columns(), _inputs(setting, workload))
+
+
+@contextmanager
+def _collecting_seldom() -> Iterator[None]:
+    """Let the garbage collector look less often: a tenth of a simulation's time, or more."""
+    before = gc.get_threshold()
+    gc.set_threshold(_COLLECT_EVERY)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _prepare(platform: Platform, spec: PointSpec, trace: Trace | None) -> tuple[Setting, Workload]:

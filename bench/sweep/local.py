@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import signal
@@ -27,9 +26,6 @@ from engines.core.errors import UserError
 from engines.kernels.driver import require_cuda
 
 _GRACE_S = 2.0  # for a worker to end by itself before it is killed
-
-# New objects between garbage collections; with Python's 700 they take a tenth of a simulation.
-_COLLECT_EVERY = 50_000
 
 # Imported once, not by every worker: a tenth of a second each.
 _PRELOADED = ("__main__", "bench.sweep.local", "numpy.ma", "numpy.random", "pyarrow.parquet")
@@ -144,7 +140,6 @@ def _work(job: Job, spec: PointSpec, run: RunPoint, wait: bool, channel: Connect
     """Serve a point in a worker process, which ends when the runner does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides what Ctrl-C means
     threading.Thread(target=_end_with_runner, args=(channel,), daemon=True).start()
-    gc.set_threshold(_COLLECT_EVERY)
 
     def tell(share: float) -> None:
         channel.send(float(share))
