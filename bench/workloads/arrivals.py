@@ -32,7 +32,8 @@ def poisson_arrivals(rate: float, duration: float, *, seed: int) -> NDArray[np.f
 
 def _from_gaps(random: np.random.RandomState, rate: float, duration: float) -> NDArray[np.float64]:
     pieces = [np.zeros(1)]
-    while pieces[-1][-1] < duration:
-        pieces.append(pieces[-1][-1] + random.exponential(1 / rate, _CHUNK).cumsum())
-    arrival_s = np.concatenate(pieces[1:])
-    return arrival_s[arrival_s < duration]
+    while pieces[-1][-1] < rate * duration:  # in mean gaps, which neither overflow nor vanish
+        pieces.append(pieces[-1][-1] + random.standard_exponential(_CHUNK).cumsum())
+    gaps = np.concatenate(pieces[1:])
+    arrival_s: NDArray[np.float64] = gaps[gaps < rate * duration] / rate
+    return arrival_s
