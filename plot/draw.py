@@ -31,6 +31,7 @@ from plot.summary import footer, gaps
 
 QUICK = "QUICK RUN: short traces, fewer rates; shows that all works, and decides nothing"
 STYLE = Path(__file__).with_name("paper.mplstyle")
+PLAIN_TEXT = {"text.parse_math": False}  # names of devices and models are no formulas
 
 DRAWERS: dict[str, Callable[[Figure, Sequence[PanelTable]], Canvas]] = {
     "kv-memory": draw_kv_memory,
@@ -63,7 +64,7 @@ def draw(name: str, store: PointStore, out_dir: Path, choice: Choice | None = No
     results, which are named and never drawn.
     """
     choice = choice or Choice()
-    with style.context(STYLE):
+    with style.context([STYLE, PLAIN_TEXT]):
         composed = {f.name: _compose(f, store, choice) for f in registry.find(name).figures}
         canvases = {figure: canvas for figure, canvas in composed.items() if canvas is not None}
         if not canvases:

@@ -105,6 +105,7 @@ def _mark_ratio(ax: Axes, table: PanelTable) -> None:
         (under.value + over.value) / 2,
         height,
         f"{ratio:.1f}$\\times$",
+        parse_math=True,
         ha="center",
         va="center",
         fontsize=6,

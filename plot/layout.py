@@ -13,6 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
 from bench.experiments.miniature import MINIATURE
+from engines.core.text import printable, shorten
 
 LINE_IN = 0.098  # height of one footer line
 MARGIN_IN = 0.05
@@ -20,6 +21,7 @@ FOOTER_POINTS = 5.3
 CHARACTERS_PER_IN = 24.5
 FOOTER_COLOUR, GAP_COLOUR = "#555555", "#B03A2E"
 MAX_GAP_LINES = 8
+LONGEST_LINE = 600  # characters of the footer or of a gap
 PLANNED_LINES = 2  # of the footer; the figure grows for more
 OURS_WIDTH, PAPER_WIDTH, PAPER_OFFSET = 0.54, 0.13, 0.36  # of bars, in units of categories
 PAPER_HATCH = "//////"
@@ -96,8 +98,8 @@ def finish(canvas: Canvas, *, footer: str, gaps: Sequence[str] = ()) -> None:
     """Write the footer, name the gaps, and fit everything else above them."""
     width, height = canvas.get_size_inches()
     limit = int(width * CHARACTERS_PER_IN)
-    lines = [(line, FOOTER_COLOUR) for line in _fold(footer, limit)]
-    shown = [line for gap in gaps for line in _fold(gap, limit)]
+    lines = [(line, FOOTER_COLOUR) for line in _fold(_bounded(footer), limit)]
+    shown = [line for gap in gaps for line in _fold(_bounded(gap), limit)]
     if len(shown) > MAX_GAP_LINES:
         shown = [*shown[: MAX_GAP_LINES - 1], "… and more: the report names every one"]
     lines += [(line, GAP_COLOUR) for line in shown]
@@ -110,6 +112,11 @@ def finish(canvas: Canvas, *, footer: str, gaps: Sequence[str] = ()) -> None:
     engine = canvas.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine), "figures use the constrained layout"
     engine.set(rect=(0, bottom, 1, 1 - bottom), w_pad=0.05, h_pad=0.05, wspace=0.04, hspace=0.05)
+
+
+def _bounded(text: str) -> str:
+    """Text of results, which may name anything, as it can be drawn."""
+    return shorten(printable(text), LONGEST_LINE)
 
 
 def _fold(text: str, limit: int) -> list[str]:

@@ -103,6 +103,23 @@ def test_only_the_command_line_imports_click() -> None:
     assert {m for m in users if not m.startswith(DOORS)} == set()
 
 
+def calls_of(module: str) -> set[str]:
+    """The last names of all that a module calls."""
+    nodes = ast.walk(ast.parse(SOURCES[module].read_text(encoding="utf-8")))
+    return {n.func.attr for n in nodes if isinstance(n, ast.Call) and hasattr(n.func, "attr")}
+
+
+def test_what_stays_is_written_whole_by_one_module() -> None:
+    writers = {m for m in SOURCES if {"write_text", "write_bytes"} & calls_of(m)}
+    temporary = {"bench.sweep.ray_task", "bench.point.smollm2", "engines.kernels.build"}
+    assert writers == {"bench.files", *temporary}
+
+
+def test_commands_print_through_one_module() -> None:
+    printers = {m for m in SOURCES if m.startswith(DOORS) and "echo" in calls_of(m)}
+    assert printers == {"bench.commands.output", "bench.cli"}
+
+
 def test_no_file_is_too_long() -> None:
     paths = [*SOURCES.values(), *(p for p in (ROOT / "csrc").rglob("*.*") if p.is_file())]
     long = {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
+import bench
 from bench.docker.checks import Finding, Level, container_findings
 from bench.files import check_writable
 from bench.machine import cpu_model, git_state, memory_bytes, package_version, usable_cores
@@ -122,6 +125,10 @@ def check_git() -> Finding:
     """The commit can be recorded with every result."""
     state = git_state()
     if state["git_commit"] is None:
+        root = Path(bench.__file__).parents[1]
+        if (root / ".git").exists() and root.stat().st_uid != os.getuid():
+            remedy = f"git config --global --add safe.directory {shlex.quote(str(root))}"
+            return Finding("git", Level.WARN, f"{root} is another user's: git refuses it", remedy)
         remedy = "results will not name their commit; run from a clone"
         return Finding("git", Level.WARN, "no checkout found", remedy)
     dirty = " with local changes" if state["git_dirty"] else ""

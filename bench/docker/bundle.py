@@ -22,7 +22,7 @@ from bench.docker.container import Confinement
 from bench.docker.daemon import refusal
 from bench.docker.images import Image
 from bench.docker.launch import run_json
-from bench.files import check_writable, describe, json_bytes
+from bench.files import check_writable, describe, json_bytes, write_file
 from bench.machine import git_state
 from engines.core.errors import UserError
 
@@ -53,9 +53,9 @@ def write_bundle(
         shutil.copytree(root / "containers" / "locks", folder / "locks")
         _save(client, [image.name for image in images], folder / IMAGES)
         manifest = {"images": [asdict(image) for image in images], **git_state()}
-        (folder / MANIFEST).write_bytes(json_bytes(manifest))
+        write_file(folder / MANIFEST, json_bytes(manifest))
         lines = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
-        (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+        write_file(folder / SUMS, "".join(lines).encode())
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):

@@ -21,6 +21,7 @@ from engines.core.errors import UserError, unknown_name
 from engines.core.models import is_path
 from engines.core.request import Request, SamplingParams
 from engines.core.stats import StepRecorder
+from engines.core.text import shown
 from engines.models.generation import require_plain_choice
 from engines.systems import create_scheduler
 
@@ -71,7 +72,7 @@ class Job:
 def read_lines(path: Path) -> list[tuple[str, str]]:
     """Return place and text of each line that is not empty; raises UserError."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold other line breaks
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     found = [(f"{path} line {i}", line) for i, line in enumerate(lines, 1) if line.strip()]
@@ -153,7 +154,7 @@ def _parse(line: str) -> dict[str, Any]:
             raise unknown_name("key", name, _KEYS)
         kind, holds = _KEYS[name]
         if not holds(value):
-            raise UserError(f"{name} must be {kind}, got {value!r:.60}")
+            raise UserError(f"{name} must be {kind}, got {shown(value)}")
     return values
 
 
@@ -179,6 +180,8 @@ def _sampling(values: Mapping[str, Any]) -> SamplingParams:
     numbers: dict[str, Any] = {key: float(values[key]) for key in given}
     if sampling.beam and numbers.get("temperature"):
         raise UserError(f"beam search does not sample: temperature {numbers['temperature']:g}")
+    if numbers.get("top_p", 1.0) != 1 and not numbers.get("temperature", sampling.temperature):
+        raise UserError(f"top_p {numbers['top_p']:g} counts only with a temperature above 0")
     # Text that goes on after its end is of no use to its reader.
     return replace(sampling, **numbers, ignore_eos=values.get("ignore_eos", "prompt" not in values))
 

@@ -57,6 +57,11 @@ def settle(spec: PointSpec, platform: Platform, workload: Workload | None = None
 def engine_config(spec: PointSpec, platform: Platform, sampling: SamplingParams) -> EngineConfig:
     """Fill in a point's defaults: slots from memory, and the system's limits."""
     model = platform.model
+    if spec.shrink > model.max_positions:
+        raise UserError(
+            f"shrink must be at most the context of {model.name}, {model.max_positions}, got "
+            f"{spec.shrink}"
+        )
     num_slots = platform.default_slots() if spec.kv_slots is None else spec.kv_slots
     max_seqs = ASTRA_MAX_SEQS
     if spec.system in (System.ORCA_ORACLE, System.ORCA_POW2, System.ORCA_MAX) or spec.share_prefix:

@@ -24,21 +24,24 @@ from bench.report.build import Report
 from bench.report.pictures import Drawing
 from bench.report.scale import scale
 from bench.workloads import assumptions
+from engines.core.text import printable
 
 _MARKED = re.compile(r"\*\*(.+?)\*\*|`(.+?)`")
+# Signs of Markdown's; an underscore within a word is none.
+_SIGNS = re.compile(r"([\\`*\[\]<>|$~&]|(?<![^\W_])_|_(?![^\W_]))")
 PIXELS_PER_DOT = 96 / 300  # pictures have 300 dots to the inch, pages 96
 ENLARGED = 1.25  # letters of 7 points are for print
 
 
 def to_html(report: Report, drawings: Mapping[str, Drawing]) -> str:
     """The whole page."""
-    return _render("page.html.j2", report, drawings=drawings)
+    return printable(_render("page.html.j2", report, drawings=drawings), keep="\n")
 
 
 def to_markdown(report: Report) -> str:
     """The report as Markdown."""
     text = _render("report.md.j2", report)
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return printable(re.sub(r"\n{3,}", "\n\n", text).strip(), keep="\n") + "\n"
 
 
 def to_reference_readme(report: Report) -> str:
@@ -85,6 +88,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "basis": verdicts.basis_text,
         "cell": lambda text: text.replace("|", "/"),
+        "foreign": markdown,
         "clock": clock,
         "data_url": _data_url,
         "label": verdicts.figure_label,
@@ -124,6 +128,11 @@ def prose(text: str) -> Markup:
         return f"<strong>{strong}</strong>" if strong else f"<code>{code}</code>"
 
     return Markup(_MARKED.sub(mark, str(escape(text))))
+
+
+def markdown(text: object) -> str:
+    """Text of results, which may hold anything, as Markdown that shows it as it is."""
+    return _SIGNS.sub(r"\\\1", printable(str(text)))
 
 
 def _data_url(png: bytes) -> str:

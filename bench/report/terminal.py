@@ -11,6 +11,7 @@ from rich.table import Table
 
 from bench.claims.verdicts import Status, by_reason, records
 from bench.report.build import Report
+from engines.core.text import printable
 
 COLOURS = {
     Status.PASS: "green",
@@ -35,7 +36,9 @@ CAPACITIES = ("panel", "system", "capacity", "Astra over it", "points")
 def print_report(report: Report, console: Console) -> None:
     """Print the verdicts, the capacities, and the reasons for what does not hold."""
     shown = report.verdicts[list(VERDICTS.values())].fillna({"basis": ""})
-    marked = shown.assign(status=[f"[{COLOURS[s]}]{s.value}[/]" for s in shown["status"]])
+    marked = shown.map(plain).assign(
+        status=[f"[{COLOURS[s]}]{s.value}[/]" for s in shown["status"]]
+    )
     console.print(_table(list(VERDICTS), marked.to_numpy().tolist(), right=(2, 3, 4, 5)))
     if report.capacities:
         title = "capacity at 1 s/token (req/s)"
@@ -54,6 +57,11 @@ def print_report(report: Report, console: Console) -> None:
         f"[bold]{report.headline}[/] ({report.choice.backend}, "
         f"{report.summary.num_points} points, {report.summary.busy_s:.0f} s of work)"
     )
+
+
+def plain(text: object) -> str:
+    """Text that Rich shows as it is: no markup, and nothing that a terminal would obey."""
+    return escape(printable(str(text)))
 
 
 def _table(
@@ -88,10 +96,10 @@ def _print_reasons(report: Report, console: Console) -> None:
     verdicts = records(report.verdicts)
     for group in by_reason(row for row in verdicts if row["status"] is Status.FAIL):
         for row in group:
-            line = f"[red]fails[/]: {row['claim']}: {escape(row['gap_text'])}"
+            line = f"[red]fails[/]: {row['claim']}: {plain(row['gap_text'])}"
             console.print(line, highlight=False)
-        console.print(f"  because {escape(group[0]['why_text'])}", highlight=False)
+        console.print(f"  because {plain(group[0]['why_text'])}", highlight=False)
     for row in verdicts:
         if row["status"] is Status.OPEN and not row["too_short"]:
-            line = f"[yellow]open[/]: {row['claim']}: {escape(row['reason_text'])}"
+            line = f"[yellow]open[/]: {row['claim']}: {plain(row['reason_text'])}"
             console.print(line, highlight=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -12,6 +11,7 @@ from engines.core.errors import UserError, unknown_name
 from engines.core.text import parse_whole
 
 MOST_SEQUENCES = 64  # of a request
+TEMPERATURES = (1e-6, 1e6)  # beyond these, tokens are greedy, or drawn alike
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,11 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if self.n < 1:
             raise UserError(f"number of sequences must be at least 1, got {self.n}")
-        if not 0 <= self.temperature < math.inf:
-            raise UserError(f"temperature must be finite and not negative, got {self.temperature}")
+        low, high = TEMPERATURES
+        if self.temperature != 0 and not low <= self.temperature <= high:
+            raise UserError(
+                f"temperature must be 0 or from {low:g} to {high:g}, got {self.temperature:g}"
+            )
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be in (0, 1], got {self.top_p}")
 
