@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from engines.core.batch import Batch, Copy
-from engines.core.config import EngineConfig
+from engines.core.config import EngineConfig, System
 from engines.core.errors import UserError
 from engines.core.kv import KVUsage
 from engines.core.request import Request, Sequence, SequenceGroup
 from engines.orca.buddy import BuddyAllocator
-from engines.orca.reservation import RESERVATIONS
 
 
 class BuddyManager:
@@ -17,14 +16,23 @@ class BuddyManager:
     def __init__(self, config: EngineConfig) -> None:
         self.num_slots = config.num_slots
         self._max_len = config.max_model_len
-        self._reservation = RESERVATIONS[config.system]
+        self._system = config.system
         self.allocator = BuddyAllocator(config.num_slots)
         self._reserved_tokens = 0  # asked for, before rounding to chunks
         self._final_tokens = 0  # that will really be used
 
     def reserved_len(self, request: Request) -> int:
-        """Slots that one sequence of a request asks for."""
-        return self._reservation(request.prompt_len, request.output_len, self._max_len)
+        """Slots that one sequence of a request asks for (section 6.1).
+
+        Oracle knows the output's length, Pow2 guesses it within a factor of two, and Max reserves
+        all that the model could ever use.
+        """
+        output_len = request.output_len
+        if self._system is System.ORCA_MAX:
+            return self._max_len
+        if self._system is System.ORCA_POW2:
+            output_len = 1 << (output_len - 1).bit_length()
+        return min(request.prompt_len + output_len, self._max_len)
 
     def check_request(self, request: Request) -> None:
         """Raise UserError unless all sequences' reservations fit into an empty cache."""
