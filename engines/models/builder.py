@@ -122,18 +122,17 @@ class Builder:
         share = Share.padded(vocab_size, self.communicator)
         return VocabularyEmbedding(self._vocabulary(name, share, width), share, self.communicator)
 
-    def head(self, name: str, vocab_size: int, width: int) -> Projection:
-        """An output layer with a weight of its own: scores [n, vocab], the same on every rank."""
-        share = Share.padded(vocab_size, self.communicator)
-        return self._head(self._vocabulary(name, share, width), vocab_size)
+    def head(self, embedding: VocabularyEmbedding, *, tied: bool) -> Projection:
+        """The output layer: scores [n, vocab], the same on every rank.
 
-    def tied_head(self, embedding: VocabularyEmbedding) -> Projection:
-        """An output layer that is the embedding's table (packed: a copy in the other layout)."""
-        if self._packer is not None:
-            self.weight_bytes += embedding.table.nbytes
-        return self._head(embedding.table, embedding.share.total)
-
-    def _head(self, weight: Tensor, vocab_size: int) -> Projection:
+        Tied, it is the embedding's table (packed: a copy in the other layout).
+        """
+        vocab_size, width = embedding.share.total, embedding.table.shape[1]
+        weight = embedding.table
+        if not tied:
+            weight = self._vocabulary("lm_head.weight", embedding.share, width)
+        elif self._packer is not None:
+            self.weight_bytes += weight.nbytes
         local, communicator = self._projection(weight, None), self.communicator
 
         def gathered(x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -160,9 +161,10 @@ def _open_safetensors(file: Path) -> dict[str, StoredTensor]:
 
 
 def _open_bin(file: Path) -> dict[str, StoredTensor]:
-    """Map a torch.save file of plain tensors; its unpickler accepts nothing else."""
+    """Map a torch.save file of plain tensors; the unpickler accepts nothing else."""
     try:
-        tensors = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        is_mappable = is_zipfile(file)  # torch before 1.6 wrote another format
+        tensors = torch.load(file, map_location="cpu", mmap=is_mappable, weights_only=True)
     except Exception as error:  # the unpickler checks few of its own steps
         # Its messages advise to load the file without these checks: they are not passed on.
         reason = f" ({error.strerror})" if isinstance(error, OSError) else ""

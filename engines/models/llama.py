@@ -66,11 +66,7 @@ class LlamaModel(Model):
         attention = self._layers[0].attention
         self.num_heads, self.num_kv_heads = attention.num_heads, attention.num_kv_heads
         self._final_norm = builder.norm("norm", spec.hidden_size, arch.norm_eps, bias=False)
-        self._head = (
-            builder.tied_head(self._embedding)
-            if arch.tied_embeddings
-            else builder.head("lm_head.weight", spec.vocab_size, spec.hidden_size)
-        )
+        self._head = builder.head(self._embedding, tied=arch.tied_embeddings)
         self.weight_bytes = builder.weight_bytes
 
     def forward(self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend) -> Tensor:

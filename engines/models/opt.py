@@ -83,11 +83,7 @@ class OptModel(Model):
         self._project_out = (
             builder.dense(f"{_PREFIX}.project_out", width, hidden) if projected else None
         )
-        self._head = (
-            builder.tied_head(self._embedding)
-            if arch.tied_embeddings
-            else builder.head("lm_head.weight", spec.vocab_size, width)
-        )
+        self._head = builder.head(self._embedding, tied=arch.tied_embeddings)
         self.weight_bytes = builder.weight_bytes
 
     def forward(self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend) -> Tensor:

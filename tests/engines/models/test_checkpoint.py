@@ -58,6 +58,19 @@ def test_every_format_gives_the_same_logits(checkpoint, tmp_path, kind):
         assert torch.equal(logits_of(path), expected), form
 
 
+def test_the_format_of_torch_before_1_6(checkpoint, tmp_path):
+    model, directory = checkpoint("opt")
+    model.config.save_pretrained(tmp_path)
+    file = tmp_path / "pytorch_model.bin"
+    torch.save(model.state_dict(), file, _use_new_zipfile_serialization=False)
+    assert torch.equal(logits_of(tmp_path), logits_of(directory))
+    for size in (0, 1, 30, 1000, file.stat().st_size - 9):
+        file.write_bytes(file.read_bytes()[:size])
+        with pytest.raises(UserError, match=r"pytorch_model\.bin cannot be read as tensors"):
+            load(tmp_path)
+        torch.save(model.state_dict(), file, _use_new_zipfile_serialization=False)
+
+
 def test_names_without_the_model_prefix(checkpoint, tmp_path):
     model, directory = checkpoint("opt")
     model.model.save_pretrained(tmp_path)  # the base model, as facebook's own files

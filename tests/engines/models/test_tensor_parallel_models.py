@@ -75,7 +75,7 @@ def test_a_rank_without_tokens_of_the_vocabulary():
         builder = Builder(source, communicator, dtype=torch.float32, device=torch.device("cpu"))
         embedding = builder.embedding("table", 5, 8)
         hidden = embedding(token_ids)
-        return hidden, builder.tied_head(embedding)(hidden)
+        return hidden, builder.head(embedding, tied=True)(hidden)
 
     expected_hidden, expected_logits = work(SingleProcess())
     for hidden, logits in on_ranks(4, work):
