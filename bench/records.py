@@ -13,7 +13,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from itertools import repeat
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -75,6 +74,8 @@ def unseal(content: bytes, schema: Any, *, expected_format: int) -> dict[str, An
 def check(value: Any, schema: Any, where: str = "") -> None:
     """Raise RecordError unless plain `value` is as the type says; `where` names its place."""
     kind, arguments = get_origin(schema) or schema, get_args(schema)
+    if isinstance(kind, type) and issubclass(kind, str):
+        kind = schema = str  # names that a type checks are text in JSON
     if kind in (Union, UnionType):
         if not any(_fits(value, each) for each in arguments):
             raise _unlike(value, schema, where)
@@ -89,14 +90,18 @@ def check(value: Any, schema: Any, where: str = "") -> None:
         for key, item in value.items():
             check(item, arguments[1], f"{where}[{shown(key)}]")
     elif kind in (list, tuple):
-        any_length = kind is list or arguments[-1] is ...
-        if type(value) is not list or not (any_length or len(value) == len(arguments)):
-            raise _unlike(value, schema, where)
-        types = repeat(arguments[0], len(value)) if any_length else arguments
-        for index, (item, each) in enumerate(zip(value, types, strict=True)):
-            check(item, each, f"{where}[{index}]")
+        _check_list(value, schema, where)
     elif kind is not Any and not _is_plain(value, kind):
         raise _unlike(value, schema, where)
+
+
+def _check_list(value: Any, schema: Any, where: str) -> None:
+    types = get_args(schema)
+    any_length = get_origin(schema) is list or types[-1] is ...
+    if type(value) is not list or not (any_length or len(value) == len(types)):
+        raise _unlike(value, schema, where)
+    for index, item in enumerate(value):
+        check(item, types[0] if any_length else types[index], f"{where}[{index}]")
 
 
 def _check_object(value: Any, kind: Any, where: str) -> None:

@@ -33,12 +33,15 @@ from bench.results.store import Store, name_of
 from bench.sweep.local import LocalProcesses
 from bench.sweep.runner import run_points
 from engines.core.errors import UserError
+from engines.core.text import shown
 
 _ADVANCE_EVERY_S = 1.0
 
 
 @click.command("points")
-@click.argument("file", type=click.File(encoding="utf-8"), metavar="FILE|-")
+@click.argument(
+    "file", type=click.File(encoding="utf-8", errors="surrogateescape"), metavar="FILE|-"
+)
 @options.artifacts
 @options.jobs(help="Points to run at a time.  [default: one for each core]")
 @options.force
@@ -108,12 +111,15 @@ def read_specs(file: TextIO) -> Sequence[PointSpec]:
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
-        where = f"{file.name} line {number}"
+        where = f"{getattr(file, 'name', '<stdin>')} line {number}"
         try:
-            spec = PointSpec.from_dict(dict(json.loads(line)))
-        except json.JSONDecodeError as error:
+            values = json.loads(line)
+            if not isinstance(values, dict):
+                raise UserError(f"expected a JSON object, got {shown(values)}")
+            spec = PointSpec.from_dict(values)
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not valid JSON ({error})") from error
-        except (UserError, TypeError, ValueError) as error:
+        except UserError as error:
             raise UserError(f"{where}: {error}") from error
         if spec.backend == "auto":
             raise UserError(f"{where}: say which backend: cuda, cpu or sim")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +12,30 @@ from bench.point.spec import MAX_SEED
 from engines.core.text import parse_decimal, parse_whole
 
 
-class Whole(click.IntRange):
+class _Plain(click.ParamType):  # type: ignore[type-arg]
+    """Text that is read by `read` before click holds it against the bounds."""
+
+    read: Callable[[str], float]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click; fails in one line."""
+        try:
+            number = self.read(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return super().convert(number, param, ctx)
+
+
+class Whole(_Plain, click.IntRange):
     """A whole number in ASCII digits, within bounds."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See click; fails in one line."""
-        try:
-            number = parse_whole(value) if isinstance(value, str) else value
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        return super().convert(number, param, ctx)
+    read = staticmethod(parse_whole)
 
 
-class Decimal(click.FloatRange):
+class Decimal(_Plain, click.FloatRange):
     """A finite number in ASCII digits, within bounds."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See click; fails in one line."""
-        try:
-            number = parse_decimal(value) if isinstance(value, str) else value
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        return super().convert(number, param, ctx)
+    read = staticmethod(parse_decimal)
 
 
 class Numbers(Whole):

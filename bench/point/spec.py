@@ -8,10 +8,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
+from bench.files import plain
+from bench.records import RecordError, check
 from bench.workloads.formats import parse_columns
 from bench.workloads.replay import Selection, TooLong, ZeroOutput
 from engines.core.config import MOST_KV_SLOTS, Preemption, System, parse_size
@@ -19,6 +21,7 @@ from engines.core.errors import UserError, unknown_name
 from engines.core.model_config import config_file
 from engines.core.models import is_path
 from engines.core.request import SamplingParams
+from engines.core.text import shown
 
 
 class Backend(StrEnum):
@@ -266,10 +269,17 @@ class PointSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PointSpec:
-        """Rebuild a spec; raises UserError for keys of another version."""
-        unknown = set(values) - {f.name for f in fields(cls)}
-        if unknown:
-            raise UserError(f"point has unknown settings: {', '.join(sorted(unknown))}")
+        """Rebuild a spec; raises UserError for keys of another version and for values of no use."""
+        types = _json_types()
+        if unknown := sorted(values.keys() - types.keys()):
+            raise UserError(f"point has unknown settings: {', '.join(map(shown, unknown))}")
+        if "system" not in values:
+            raise UserError("point lacks the setting system")
+        try:
+            for name, value in values.items():
+                check(plain(value), types[name], name)
+        except RecordError as error:
+            raise UserError(str(error)) from None
         tuples = {
             name: tuple(values[name]) for name in ("window", "trace_column") if values.get(name)
         }
@@ -289,6 +299,12 @@ class PointSpec:
         own = self.trace is not None and self.rate == PointSpec.rate  # perhaps the trace's
         rate = "" if own else f"_r{self.rate:g}"
         return f"{self.system}_{self.model}_{source}_{self.sampling.name}{rate}{several}"
+
+
+@cache
+def _json_types() -> dict[str, Any]:
+    """What JSON holds for each field."""
+    return {**get_type_hints(PointSpec), "sampling": str}
 
 
 def plain_setting(value: object) -> Any:

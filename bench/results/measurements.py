@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 FILE = "kernels.json"
 FOLDER = "kernels"  # below the artifacts
+_LARGEST = 1e9  # of a time in seconds, or of a ratio
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,10 @@ def _unusable(directory: Path, reason: str) -> UserError:
 def _check_rows(found: Any) -> None:
     """Raise RecordError unless each shape of attention has both kinds and a ratio, once."""
     check(found["setup"]["spec"], ModelSpec, "setup.spec")
+    for row in (*found["attention"], *found["ratios"], *found["recovery"]):
+        for name, value in row.items():
+            if isinstance(value, float) and not 0 <= value <= _LARGEST:
+                raise RecordError(f"has {name} {value:g}, which nothing measures")
     shapes = [
         sorted((row["batch_size"], row["context_len"]) for row in rows)
         for rows in (

@@ -23,7 +23,8 @@ LINES = "".join(f"{json.dumps(spec.to_dict())}\n\n" for spec in SPECS)
 
 
 def points(*words: str, text: str = LINES) -> Result:
-    return CliRunner().invoke(main, ["points", "-", *words], input=text)
+    content = text.encode(errors="surrogateescape")
+    return CliRunner().invoke(main, ["points", "-", *words], input=content)
 
 
 def test_points_come_into_the_store_once(tmp_path: Path) -> None:
@@ -68,8 +69,15 @@ def test_forced_commands_that_share_the_work_run_each_point_once(tmp_path: Path)
     ("text", "words", "message"),
     [
         ('{"system": 1', (), "<stdin> line 1: not valid JSON"),
-        ("[1]", (), "line 1: .*cannot convert"),
-        ('{"rate": 1}', (), "line 1: .*'system'"),
+        ("[1]", (), r"line 1: expected a JSON object, got \[1\]"),
+        ('{"rate": 1}', (), "line 1: point lacks the setting system"),
+        ('{"system": "astra", "rate": "fast"}', (), "rate: expected a number, got 'fast'"),
+        ('{"system": "astra", "rate": true}', (), "rate: expected a number, got True"),
+        ('{"system": 1}', (), "system: expected text, got 1"),
+        ('{"system": "astra", "window": [1, 2, 3]}', (), "window: expected .*, got "),
+        ('{"system": "astra", "seed": 1' + "0" * 5000 + "}", (), "line 1: not valid JSON"),
+        ("[" * 100_000, (), "line 1: not valid JSON"),
+        ('{"system": "\udcff"}', (), r"line 1: unknown system '.udcff'"),
         (LINES + '{"system": "astr"}', (), "line 9: .*did you mean astra"),
         ('{"system": "astra", "color": 1}', (), "line 1: .*color"),
         ('{"system": "astra", "backend": "auto"}', (), "line 1: say which backend"),
