@@ -149,8 +149,11 @@ class Builder:
         return table
 
     def _projection(self, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> Projection:
-        packed = self._packer.pack(weight, bias, relu=relu) if self._packer is not None else None
-        return packed or Linear(weight, bias, relu=relu)
+        packed = self._packer.pack(weight, bias) if self._packer is not None else None
+        if packed is None:
+            return Linear(weight, bias, relu=relu)
+        # oneDNN's own ReLU would make zeros of NaN, and so hide damaged weights.
+        return (lambda x: packed(x).relu_()) if relu else packed
 
     def _empty(self, *shape: int) -> Tensor:
         tensor = torch.empty(shape, dtype=self.dtype, device=self.device)

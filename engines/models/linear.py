@@ -52,7 +52,8 @@ class Share:
 class Linear:
     """x W' + b with W [outputs, inputs]. Column-parallel where W holds a share of the outputs.
 
-    With `relu` the result's negative elements are zero: on a GPU the product's own last step.
+    With `relu` the result's negative elements are zero: on a GPU the product's own last step, which
+    may make zeros of NaN too.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> None:

@@ -11,8 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-
-from engines.models.linear import Linear
+from torch.nn import functional
 
 _PACK_ROWS = 256  # a hint; the layout serves any number of rows
 _PROOF_ROWS = (1, 5, 33, 97)
@@ -20,17 +19,16 @@ _TOLERANCE = 1e-4  # of the largest result; rounding alone stays below 2e-6
 
 
 class PackedLinear:
-    """x W' + b, W in oneDNN's layout; with `relu` its positive part. CPU and FP32 only."""
+    """x W' + b, W in oneDNN's layout. CPU and FP32 only."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, _PACK_ROWS)
         self.bias = bias
-        self.last_step = "relu" if relu else "none"
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return [n, outputs]."""
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self.packed, self.bias, self.last_step, [], ""
+            x, self.packed, self.bias, "none", [], ""
         )
         return product
 
@@ -44,7 +42,7 @@ class Packer:
     """
 
     def __init__(self) -> None:
-        self._proven: dict[tuple[torch.Size, bool], bool] = {}
+        self._proven: dict[torch.Size, bool] = {}
 
     @staticmethod
     def serves(dtype: torch.dtype, device: torch.device) -> bool:
@@ -58,21 +56,19 @@ class Packer:
             and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         )
 
-    def pack(
-        self, weight: Tensor, bias: Tensor | None, *, relu: bool = False
-    ) -> PackedLinear | None:
+    def pack(self, weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
         """Return the packed layer; None where this shape does not give the plain result."""
-        layer, kind = PackedLinear(weight, bias, relu=relu), (weight.shape, relu)
-        if kind not in self._proven:
-            self._proven[kind] = _agrees(layer, Linear(weight, bias, relu=relu))
-        return layer if self._proven[kind] else None
+        layer = PackedLinear(weight, bias)
+        if weight.shape not in self._proven:
+            self._proven[weight.shape] = _agrees(layer, weight)
+        return layer if self._proven[weight.shape] else None
 
 
-def _agrees(layer: PackedLinear, plain_layer: Linear) -> bool:
+def _agrees(layer: PackedLinear, weight: Tensor) -> bool:
     """Whether packed and plain products agree over row counts on both sides of tiles."""
     for rows in _PROOF_ROWS:
-        x = torch.linspace(-1, 1, rows * plain_layer.weight.shape[1]).view(rows, -1).sin_()
-        plain = plain_layer(x)
+        x = torch.linspace(-1, 1, rows * weight.shape[1]).view(rows, -1).sin_()
+        plain = functional.linear(x, weight, layer.bias)
         if (layer(x) - plain).abs().max() > _TOLERANCE * plain.abs().max():
             return False
     return True

@@ -33,13 +33,14 @@ def test_packed_product_equals_the_plain_one(shape):
             torch.testing.assert_close(layer(x).double(), expected, rtol=1e-4, atol=1e-4)
 
 
-@needs_onednn
-def test_a_packed_layer_drops_what_is_negative():
-    weight, bias, x = torch.randn(64, 48), torch.randn(64), torch.randn(9, 48)
-    packed = Packer()
-    plain, relu = packed.pack(weight, bias), packed.pack(weight, bias, relu=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_drops_what_is_negative_and_keeps_nan(dtype):
+    """Weights that are damaged must show in the output."""
+    plain, relu = column(dtype), column(dtype, relu=True)
+    x = torch.randn(9, 32).to(dtype)
     assert torch.equal(relu(x), plain(x).relu())
-    assert torch.equal(Linear(weight, bias, relu=True)(x), Linear(weight, bias)(x).relu())
+    x[4, 7] = float("nan")
+    assert relu(x)[4].isnan().all()
 
 
 def test_a_gpus_product_ends_with_the_relu():
@@ -69,10 +70,11 @@ def test_a_layout_that_fails_its_proof_is_not_used(monkeypatch):
     assert Packer().pack(torch.randn(64, 64), None) is None
 
 
-def column(dtype):
+def column(dtype, *, relu=False):
     source = DummyWeights(0, longest=64, device=CPU)
     builder = Builder(source, SingleProcess(), dtype=dtype, device=CPU)
-    return builder.column(["layer"], [Share.padded(64, SingleProcess())], 32, bias=True)
+    share = Share.padded(64, SingleProcess())
+    return builder.column(["layer"], [share], 32, bias=True, relu=relu)
 
 
 @needs_onednn
