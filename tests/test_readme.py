@@ -21,7 +21,7 @@ LONGEST_README = 250
 SHELL = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\]\(([^)#:]*)(#[^)]*)?\)")
 # Files that a document's own example makes or that the reader is asked to have.
-GIVEN = ("my-gpu.toml", "trace.csv")
+GIVEN = ("my-gpu.toml", "trace.csv", "burst.csv", "first.csv", "turns.csv")
 
 PARTS = ("claims", "figures", "calibrations", "quick", "evidence")
 BLOCKS = [*((readme.README, name) for name in PARTS), (readme.RUNNING, "run")]

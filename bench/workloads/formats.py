@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 
 from bench.workloads.tables import Column, parse_length, parse_number, shown
 from engines.core.errors import UserError
@@ -73,7 +74,7 @@ def recognise(names: Sequence[str], columns: Mapping[str, str]) -> Format:
     for key, name in columns.items():
         if name not in names:
             raise ValueError(
-                f"there is no column {shown(name)} for {key}: got {shown(','.join(names)[:120])}"
+                f"there is no column {shown(name)} for {key}: got {shown(','.join(names))}"
             )
     for known in FORMATS:
         found = _with_columns(known, columns)
@@ -106,10 +107,11 @@ def _with_columns(known: Format, columns: Mapping[str, str]) -> Format:
 def _unknown(names: Sequence[str]) -> str:
     if not any(names):
         return "the header is empty: it must name columns such as arrival_s,input_len,output_len"
-    known = "; ".join(f"{f.arrival},{f.input},{f.output} ({f.source})" for f in FORMATS)
+    known = ", ".join(known.source for known in FORMATS[1:])
     return (
-        f"no known columns in {shown(','.join(names)[:120])}: name yours (--trace-column "
-        f"arrival=NAME, input=NAME, output=NAME), or give one of {known}"
+        f"no known columns in {shown(','.join(names))}: give arrival_s,input_len,output_len or "
+        f"those of {known} (docs/extending.md), or name yours: --trace-column arrival=NAME, "
+        "input=NAME, output=NAME"
     )
 
 
@@ -154,6 +156,11 @@ def _nanoseconds(value: object) -> int:
     if match is not None:
         second, fraction, zone = match.groups(default="")
         with suppress(ValueError):  # no such day, hour or zone
-            moment = datetime.fromisoformat(second + (zone or "+00:00"))
-            return int(moment.timestamp()) * _NS_PER_S + int(fraction.ljust(9, "0"))
+            return _second(second + (zone or "+00:00")) * _NS_PER_S + int(fraction.ljust(9, "0"))
     raise ValueError(f"must be a time such as 2023-11-16 18:15:46.6805900, got {shown(value)}")
+
+
+@lru_cache(maxsize=1024)  # neighbouring requests share their second
+def _second(text: str) -> int:
+    """Seconds since 1970 of a whole second with its zone; raises ValueError."""
+    return int(datetime.fromisoformat(text).timestamp())

@@ -97,7 +97,7 @@ def replay(
         chosen.prefix_len,
         rate=len(chosen) / duration_s,
         duration_s=duration_s,
-        files={"trace": trace.file.sha256},
+        files={"trace": trace.sha256},
         trace={
             "format": trace.source,
             "rows": len(trace),
@@ -135,7 +135,7 @@ def select(trace: Trace, selection: Selection, *, max_model_len: int) -> tuple[T
         beyond_limit=len(fitting) - len(chosen),
         truncated=truncated,
     )
-    path = trace.file.path
+    path = trace.path
     if not len(chosen):
         raise UserError(f"{path}: no request is left ({dropped.told()}): choose other options")
     if len(chosen) > MAX_ROWS:
@@ -165,7 +165,7 @@ def _with_tokens(trace: Trace, how: ZeroOutput) -> Trace:
         return trace.take(some)
     if how is ZeroOutput.ERROR:
         raise UserError(
-            f"{trace.file.path}: {_count(trace, ~some)} have no tokens in their output or prompt: "
+            f"{trace.path}: {_count(trace, ~some)} have no tokens in their output or prompt: "
             "give --zero-output drop to leave them out, or one to serve them with one token"
         )
     lengths = (np.maximum(trace.input_len, 1), np.maximum(trace.output_len, 1))
@@ -185,7 +185,7 @@ def _fitting(trace: Trace, how: TooLong, context: int) -> tuple[Trace, int]:
         return trace.take(~long), 0
     if how is TooLong.ERROR:
         raise UserError(
-            f"{trace.file.path}: {_count(trace, long)} are longer than the model's context of "
+            f"{trace.path}: {_count(trace, long)} are longer than the model's context of "
             f"{context} tokens: give --too-long drop to leave them out, or truncate, or choose a "
             "model with a longer context"
         )
@@ -207,7 +207,7 @@ def _count(trace: Trace, rows: NDArray[np.bool_]) -> str:
 
 def _describe(trace: Trace, options: Mapping[str, Any]) -> str:
     """What the requests are: the file and the options, and a hash that covers both."""
-    name, sha256 = trace.file.path.name, trace.file.sha256
+    name, sha256 = trace.path.name, trace.sha256
     if not options:
         return f"trace {name} (sha256 {sha256})"
     text = json.dumps([sha256, options], sort_keys=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -23,11 +24,13 @@ _NS_PER_S = 1e9
 class Trace:
     """Requests of a trace in order of arrival, (n,) each: seconds, tokens, lines of the file.
 
-    `arrival_s` is None if the file has lengths alone. `source` names the format, `columns` those
-    that the user named, and `notes` say what was done to the arrivals.
+    `path` and `sha256` are those of the file as it was read. `arrival_s` is None if the file has
+    lengths alone. `source` names the format, `columns` those that the user named, and `notes` say
+    what was done to the arrivals.
     """
 
-    file: InputFile
+    path: Path
+    sha256: str
     source: str
     arrival_s: NDArray[np.float64] | None
     input_len: NDArray[np.int32]
@@ -72,7 +75,8 @@ def read_trace(
     table = read_columns(file, choose, on_progress=on_progress)
     ticks = table.get("arrival_s")
     trace = Trace(
-        file,
+        file.path,
+        file.sha256,
         found.source,
         arrival_s=None,
         input_len=table["input_len"],
@@ -93,7 +97,7 @@ def _check_prefixes(trace: Trace) -> None:
     too_long = (trace.prefix_len > 0) & (trace.prefix_len >= trace.input_len)
     for row in np.flatnonzero(too_long)[:1]:
         raise UserError(
-            f"{trace.file.path} line {trace.line[row]}: prefix_len must be less than input_len, "
+            f"{trace.path} line {trace.line[row]}: prefix_len must be less than input_len, "
             f"got {trace.prefix_len[row]} and {trace.input_len[row]}"
         )
 

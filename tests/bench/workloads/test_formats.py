@@ -156,7 +156,10 @@ JSON_ROW = '{"timestamp": 0, "input_length": 1, "output_length": 1}\n'
     [
         ("", "line 1: the header is empty: it must name columns such as arrival_s,input_len"),
         ("\n", "line 1: the header is empty"),
-        ("a,b\n1,2\n", "line 1: no known columns in 'a,b': name yours .--trace-column .*BurstGPT"),
+        (
+            "a,b\n1,2\n",
+            "line 1: no known columns in 'a,b': give .*BurstGPT.* --trace-column arrival",
+        ),
         (OURS, "no rows"),
         (OURS + "0,1,1\nsoon,1,1\n", "line 3: 'arrival_s' must be a finite number, got 'soon'"),
         (OURS + "-1,1,1\n", "line 2: 'arrival_s' must be at least 0, got '-1'"),
