@@ -53,7 +53,8 @@ help:  ## this list, with the figures, their times and hardware
 	@echo "make figN              one figure, or a part of it by its name: fig12, fig12-13b, fig14-beam, ..."
 	@if [ -x $(BENCH) ]; then $(BENCH) figures; else echo "'make install' first shows the figures here"; fi
 
-install: ready  ## make the environment in .venv
+install:  ## make the environment in .venv, and compile the engine
+	@sh tools/install.sh "$$VENV" $(WHAT) compile
 
 ready:
 	@sh tools/install.sh "$$VENV" $(WHAT)

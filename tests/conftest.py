@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 from collections.abc import Iterator
 
@@ -10,6 +11,9 @@ import pytest
 from small_devices import TINY
 
 from engines.core.models import MODELS
+
+# Sources that are being worked on differ from compiled ones: no notice in commands' output.
+os.environ["BENCH_STALE_TOLD"] = "1"
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and with them the commands
 # to which they send it.

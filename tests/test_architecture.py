@@ -87,7 +87,7 @@ def test_a_room_imports_only_from_those_below(room: str) -> None:
 
 
 def test_every_module_is_in_a_room() -> None:
-    assert [m for m in SOURCES if not room_of(m)] == ["engines", "bench"]
+    assert [m for m in SOURCES if not room_of(m)] == ["engines", "engines.compiled", "bench"]
 
 
 def test_no_import_circle() -> None:

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Make or update the virtual environment: install.sh VENV [WHAT]. Called by make.
+# Make or update the virtual environment: install.sh VENV [WHAT [compile]]. Called by make.
 # WHAT: base (simulation, figures, report), models (also what executes models), test (also the
 # tests' tools). TORCH_INDEX names the package index for torch; by default machines without an
-# NVIDIA GPU get the CPU build, from the configured indexes or from PyTorch's own.
+# NVIDIA GPU get the CPU build, from the configured indexes or from PyTorch's own. The engine is compiled by a first install, and
+# with `compile` again whenever its sources have changed.
 set -eu
 venv=$1
 what=${2:-base}
@@ -17,8 +18,13 @@ fail() {
 
 sources=$(cat pyproject.toml tools/install.sh | cksum)
 stamp="$venv/.installed-$what"
+engine_is_compiled() {
+    "$venv/bin/python" -c 'import sys; from engines import compiled; sys.exit(not compiled.is_fresh())'
+}
 if [ -x "$venv/bin/bench" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$what $sources" ]; then
-    exit 0
+    if [ -z "${3:-}" ] || ! command -v cc >/dev/null || engine_is_compiled 2>/dev/null; then
+        exit 0
+    fi
 fi
 
 command -v "$python" >/dev/null ||
@@ -61,6 +67,9 @@ esac
 [ "$what" = base ] || install_torch
 echo "installing packages ($what; a minute or two the first time)"
 pip install --editable ".$extras"
+engine_is_compiled 2>/dev/null ||
+    echo "the engine runs as plain Python, two to three times slower: to compile it, install a C" \
+        "compiler and Python's headers (Debian and Ubuntu: gcc, python3-dev), then make install"
 case $what in  # what holds more also holds less
     base) holds=base ;;
     models) holds='models base' ;;

@@ -15,6 +15,7 @@ import bench
 from bench.docker.checks import Finding, Level, container_findings
 from bench.files import check_writable
 from bench.machine import cpu_model, git_state, memory_bytes, package_version, usable_cores
+from engines import compiled
 from engines.core.config import GIB
 from engines.core.errors import UserError
 from engines.kernels.driver import find_driver, require_cuda
@@ -31,6 +32,7 @@ def examine(artifacts: Path) -> list[Finding]:
     """Run every check; `artifacts` is where results would be written. Writes nothing."""
     return [
         check_python(),
+        check_engine(),
         *check_packages(),
         check_cores(),
         check_memory(),
@@ -50,6 +52,14 @@ def check_python(running: tuple[int, ...] = tuple(sys.version_info[:3])) -> Find
         wanted = ".".join(map(str, MIN_PYTHON))
         return Finding("Python", Level.FAIL, found, f"install Python {wanted} or newer")
     return Finding("Python", Level.OK, found)
+
+
+def check_engine(*, compiled_runs: bool | None = None) -> Finding:
+    """Whether the engine runs compiled; its results are the same either way."""
+    if compiled.in_use() if compiled_runs is None else compiled_runs:
+        return Finding("engine", Level.OK, "compiled")
+    remedy = "faster compiled: make install, with a C compiler and Python's headers"
+    return Finding("engine", Level.OK, "plain Python", remedy)
 
 
 def check_packages(distribution: str = DISTRIBUTION) -> Iterator[Finding]:

@@ -19,7 +19,8 @@ from bench.point.text import Tokenizer
 from engines.core.engine import Engine
 from engines.core.errors import UserError, unknown_name
 from engines.core.models import is_path
-from engines.core.request import Request, SamplingParams
+from engines.core.request import Request
+from engines.core.sampling import SamplingParams
 from engines.core.stats import StepRecorder
 from engines.core.text import shown
 from engines.models.generation import require_plain_choice

@@ -10,7 +10,7 @@ from bench.point.spec import DEFAULT_ROUTER, PointSpec, Router
 from bench.workloads.build import Workload
 from engines.core.config import GIB, MOST_KV_SLOTS, EngineConfig, Preemption, System
 from engines.core.errors import UserError
-from engines.core.request import SamplingParams
+from engines.core.sampling import SamplingParams
 
 DEFAULT_WARMUP_S = 60.0
 ORCA_MAX_SEQS = 256

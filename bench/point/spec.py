@@ -20,7 +20,7 @@ from engines.core.config import MOST_KV_SLOTS, Preemption, System, parse_size
 from engines.core.errors import UserError, unknown_name
 from engines.core.model_config import config_file
 from engines.core.models import is_path
-from engines.core.request import SamplingParams
+from engines.core.sampling import SamplingParams
 from engines.core.text import shown
 
 

@@ -23,6 +23,7 @@ from bench.machine import (
 from bench.point.spec import PointSpec
 from bench.records import check
 from bench.workloads.tables import file_sha256
+from engines import compiled
 from engines.core.errors import UserError
 
 _ROOT = Path(__file__).parents[2]
@@ -42,6 +43,7 @@ class _Facts(TypedDict, total=False):
     git_commit: str | None
     git_dirty: bool | None
     python: str
+    engine_compiled: bool
     packages: dict[str, str | None]
     platform: str
     cpu: str | None
@@ -127,6 +129,7 @@ def environment(*, source: str | None = None, gpu: bool = False) -> dict[str, An
         "source_sha256": source or source_hash(),
         **git_state(),
         "python": platform.python_version(),
+        "engine_compiled": compiled.in_use(),
         "packages": {name: package_version(name) for name in _PACKAGES},
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": cpu_model(),

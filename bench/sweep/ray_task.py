@@ -32,7 +32,7 @@ def stage_sources(folder: Path, *, modules: Iterable[Path] = ()) -> None:
     """
     for package in (engines, bench):
         top = Path(str(package.__file__)).parent
-        ignored = shutil.ignore_patterns("__pycache__", ".*", "*.so")
+        ignored = shutil.ignore_patterns("__pycache__", ".*", "lib")
         shutil.copytree(top, folder / top.name, ignore=ignored)
     csrc = source_folder()
     if csrc is not None and not (folder / "engines" / "kernels" / "csrc").exists():

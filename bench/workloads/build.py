@@ -33,7 +33,8 @@ from bench.workloads.lengths import (
 from bench.workloads.quantiles import QuantileTable
 from bench.workloads.tables import MAX_ROWS, read_input
 from engines.core.errors import UserError, unknown_name
-from engines.core.request import Request, SamplingParams
+from engines.core.request import Request
+from engines.core.sampling import SamplingParams
 
 STATISTICS_FILE = Path(__file__).parent / "data" / "sharegpt_lengths.csv"
 _CHUNK = 1 << 12

@@ -11,8 +11,10 @@ from engines.core.config import EngineConfig
 from engines.core.errors import UserError
 from engines.core.kv import KVUsage
 from engines.core.request import Request, Sequence, SequenceGroup, SharedBlocks, Status
+from engines.core.subclassing import mypyc_attr
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class BlockManager:
     """Gives sequences their blocks, one at a time as they grow.
 

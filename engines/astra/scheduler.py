@@ -11,8 +11,10 @@ from engines.core.config import EngineConfig, Preemption
 from engines.core.errors import UserError
 from engines.core.request import Sequence, SequenceGroup, Status
 from engines.core.scheduler import BY_ARRIVAL, Scheduler
+from engines.core.subclassing import mypyc_attr
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class AstraScheduler(Scheduler):
     """Runs as many groups as there are blocks for, and preempts groups when blocks run out.
 
@@ -21,11 +23,9 @@ class AstraScheduler(Scheduler):
     are visited (see `GrowthCalendar`). Otherwise that loop runs and decides which to preempt.
     """
 
-    kv: BlockManager
-
     def __init__(self, config: EngineConfig, kv: BlockManager) -> None:
         super().__init__(config, kv)
-        self.kv = kv
+        self.blocks = kv
         self.swapped: list[SequenceGroup] = []  # in arrival order
         self._growth = GrowthCalendar(config.block_size)
         self._largest_group = 0  # most sequences of any group so far
@@ -81,13 +81,13 @@ class AstraScheduler(Scheduler):
         growing = self._growth.growing(step)
         sharing = self._growth.take_sharing(step)
         needed = sum([len(group.running) for group in (*growing, *sharing)])
-        if self.kv.pool.num_free - needed < self._largest_group and self.running:
+        if self.blocks.pool.num_free - needed < self._largest_group and self.running:
             self._reserve_or_preempt([*growing, *sharing], step)
             return
         if growing:
-            self.kv.grow(growing, self.batch)
+            self.blocks.grow(growing, self.batch)
         for group in sharing:
-            self.kv.unshare(group, self.batch)
+            self.blocks.unshare(group, self.batch)
 
     def _reserve_or_preempt(self, growing: list[SequenceGroup], step: int) -> None:
         """Do the same as the original's loop over all groups: in order of arrival, a group that
@@ -96,13 +96,13 @@ class AstraScheduler(Scheduler):
         Whether a group can append changes only when another group takes blocks. With
         `_largest_group` free blocks every group can, so the loop skips to the next growing group.
         """
-        pool, running = self.kv.pool, self.running
+        pool, running = self.blocks.pool, self.running
         growing.sort(key=BY_ARRIVAL)
         index = 0
         for target in [*growing, None]:
             while pool.num_free < self._largest_group and index < len(running):
                 group = running[index]
-                if not self.kv.can_append(group):
+                if not self.blocks.can_append(group):
                     self._preempt(running[-1], step)
                 elif group is target:
                     break
@@ -110,7 +110,7 @@ class AstraScheduler(Scheduler):
                     index += 1
             if target is None or target.status is not Status.RUNNING:
                 return
-            self.kv.append(target, target.context_len(step), self.batch)
+            self.blocks.append(target, target.context_len(step), self.batch)
             index = bisect_right(running, target.order, lo=index, key=BY_ARRIVAL)
 
     def _refuse(self) -> None:
@@ -118,7 +118,7 @@ class AstraScheduler(Scheduler):
         group = (self.swapped or self.waiting)[0]
         raise UserError(
             f"request {group.request.request_id} does not fit beside "
-            f"{self.kv.num_prefix_blocks} blocks of shared prefixes: raise --kv-slots"
+            f"{self.blocks.num_prefix_blocks} blocks of shared prefixes: raise --kv-slots"
         )
 
     def _start(self, group: SequenceGroup, length: int) -> None:
@@ -145,12 +145,12 @@ class AstraScheduler(Scheduler):
         self._may_fit = True
         if self._recomputes(group):
             for sequence in group.running:
-                self.kv.free(sequence)
+                self.blocks.free(sequence)
             group.running = []
             group.status = Status.WAITING
             self.waiting.appendleft(group)
         else:
-            self.kv.swap_out(group, self.batch)
+            self.blocks.swap_out(group, self.batch)
             group.status = Status.SWAPPED
             insort(self.swapped, group, key=BY_ARRIVAL)
 
@@ -161,10 +161,10 @@ class AstraScheduler(Scheduler):
             if (
                 group.preempted_step == step
                 or self.batch.num_seqs + len(group.running) > self.config.max_num_seqs
-                or not self.kv.can_swap_in(group)
+                or not self.blocks.can_swap_in(group)
             ):
                 return
             self.swapped.pop(0)
-            self.kv.swap_in(group, self.batch)
+            self.blocks.swap_in(group, self.batch)
             self._join(group, group.next_len)
-            self.kv.append(group, group.next_len, self.batch)
+            self.blocks.append(group, group.next_len, self.batch)

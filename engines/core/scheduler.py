@@ -12,10 +12,12 @@ from engines.core.config import EngineConfig
 from engines.core.errors import UserError
 from engines.core.kv import KVManager
 from engines.core.request import Sequence, SequenceGroup, Status
+from engines.core.subclassing import mypyc_attr
 
 BY_ARRIVAL = attrgetter("order")  # the key of a group: first come, first served
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Scheduler(ABC):
     """Decides at each step which groups run, first come, first served.
 

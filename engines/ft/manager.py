@@ -9,8 +9,10 @@ from engines.core.config import EngineConfig
 from engines.core.errors import UserError
 from engines.core.kv import KVUsage
 from engines.core.request import Request, Sequence, SequenceGroup
+from engines.core.subclassing import mypyc_attr
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class PaddedManager:
     """Gives every sequence of a batch the same number of slots: longest input + longest output.
 

@@ -6,20 +6,21 @@ from engines.core.batch import Batch, Prompt
 from engines.core.config import EngineConfig
 from engines.core.request import SequenceGroup
 from engines.core.scheduler import Scheduler
+from engines.core.subclassing import mypyc_attr
 from engines.ft.manager import PaddedManager
 
 CONTEXT_MARGIN = 8  # of the original: longest input + longest output <= 2040 of 2048
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class FTScheduler(Scheduler):
     """Takes the earliest requests as one padded batch and nothing else until all are done."""
 
-    kv: PaddedManager
     shares_prompts = False
 
     def __init__(self, config: EngineConfig, kv: PaddedManager) -> None:
         super().__init__(config, kv)
-        self.kv = kv
+        self.rows = kv
         self._last_batch_step = 0
 
     def schedule(self, step: int) -> Batch:
@@ -36,12 +37,12 @@ class FTScheduler(Scheduler):
         prompt_len = max(g.request.prompt_len for g in groups)
         output_len = max(g.request.output_len for g in groups)
         self._last_batch_step = step + output_len - 1
-        self.kv.form_batch(prompt_len + output_len, step)
+        self.rows.form_batch(prompt_len + output_len, step)
         for group in groups:
-            assert self.kv.can_admit(group, prompt_len), "a selected request does not fit"
+            assert self.rows.can_admit(group, prompt_len), "a selected request does not fit"
             self.waiting.popleft()
             group.start()
-            self.kv.admit(group, prompt_len)
+            self.rows.admit(group, prompt_len)
             self.batch.prompts.append(Prompt(group, prompt_len, 0, self._copies(group)))
             self._join(group, prompt_len)
 
@@ -56,7 +57,7 @@ class FTScheduler(Scheduler):
             output_len = max(output_len, request.output_len)
             num_seqs += request.sampling.n
             row_len = prompt_len + output_len
-            fits = row_len <= limit and num_seqs * row_len <= self.kv.num_slots
+            fits = row_len <= limit and num_seqs * row_len <= self.rows.num_slots
             fits = fits and num_seqs <= self.config.max_num_seqs
             alike = not selected or request.sampling == selected[0].request.sampling
             room = len(selected) < self.config.max_batch_size

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from engines.core.subclassing import mypyc_attr
 
+
+@mypyc_attr(allow_interpreted_subclasses=True)
 class BuddyAllocator:
     """Chunks of power-of-two size from `num_slots` slots, which need not be a power of two.
 

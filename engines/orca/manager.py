@@ -7,9 +7,11 @@ from engines.core.config import EngineConfig, System
 from engines.core.errors import UserError
 from engines.core.kv import KVUsage
 from engines.core.request import Request, Sequence, SequenceGroup
+from engines.core.subclassing import mypyc_attr
 from engines.orca.buddy import BuddyAllocator
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class BuddyManager:
     """Reserves a sequence's whole length at once. `Sequence.blocks` holds its first slot."""
 

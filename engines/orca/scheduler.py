@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from engines.core.batch import Batch
 from engines.core.scheduler import Scheduler
+from engines.core.subclassing import mypyc_attr
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class OrcaScheduler(Scheduler):
     """Admits while reservations fit; whoever runs has memory to its end."""
 

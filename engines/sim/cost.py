@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engines.core.models import ModelSpec
+from engines.core.subclassing import mypyc_attr
 from engines.sim.profile import DeviceProfile
 
 
@@ -30,6 +31,7 @@ class Work:
     transfers: int = 0
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class StepCost:
     """Step times of a model on `tensor_parallel` devices, with all constants precomputed.
 

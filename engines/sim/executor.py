@@ -6,10 +6,12 @@ from engines.core.batch import Batch
 from engines.core.executor import StepResult
 from engines.core.models import ModelSpec
 from engines.core.request import Sequence
+from engines.core.subclassing import mypyc_attr
 from engines.sim.beams import BeamProcess
 from engines.sim.cost import StepCost, Work
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class SimExecutor:
     """Prices batches with a device profile; a random process decides which beams survive."""
 

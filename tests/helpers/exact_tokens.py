@@ -17,7 +17,8 @@ from torch import Tensor
 
 from engines.core.config import EngineConfig, Preemption, System
 from engines.core.models import ModelSpec
-from engines.core.request import Request, SamplingParams
+from engines.core.request import Request
+from engines.core.sampling import SamplingParams
 from engines.execution.probe import build_engine, build_model, serve
 from engines.kernels.interface import Kernels
 from engines.kernels.reference import ReferenceKernels

@@ -21,7 +21,8 @@ import transformers
 from engines.core.clock import VirtualClock
 from engines.core.config import EngineConfig
 from engines.core.engine import Engine
-from engines.core.request import Request, SamplingParams, SequenceGroup
+from engines.core.request import Request, SequenceGroup
+from engines.core.sampling import SamplingParams
 from engines.core.stats import StepRecorder
 from engines.execution.setup import LoadedModel, load
 from engines.execution.torch_executor import Options

@@ -21,7 +21,8 @@ from engines.core.config import EngineConfig, Preemption, System
 from engines.core.engine import Engine
 from engines.core.executor import Executor, Fork, StepResult
 from engines.core.models import ModelSpec
-from engines.core.request import Request, SamplingParams, Sequence, SequenceGroup
+from engines.core.request import Request, Sequence, SequenceGroup
+from engines.core.sampling import SamplingParams
 from engines.core.scheduler import Scheduler
 from engines.core.stats import StepRecorder
 from engines.sim.beams import NOVELTY, BeamProcess

@@ -10,7 +10,8 @@ from bench.workloads.build import _Stream
 from bench.workloads.conversations import chat_lengths, conversation_rounds, interleave
 from bench.workloads.lengths import Lengths
 from engines.core.errors import UserError
-from engines.core.request import Request, SamplingParams
+from engines.core.request import Request
+from engines.core.sampling import SamplingParams
 
 
 def build(name="sharegpt", rate=2.0, duration=600.0, seed=0, **more):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import drive, make_config, make_engine, make_request
 
+from engines.astra.block_manager import BlockManager
 from engines.astra.scheduler import AstraScheduler
 from engines.core.batch import Batch
 from engines.core.config import EngineConfig
@@ -134,15 +135,14 @@ def test_an_undisturbed_decode_step_visits_no_group() -> None:
     """The point of the shortcut: with room to spare only groups that cross a boundary append."""
     config = make_config(num_slots=4096, block_size=16)
     engine = make_engine(config)
-    assert isinstance(engine.scheduler, AstraScheduler)
     visited: list[SequenceGroup] = []
-    grow = engine.scheduler.kv.grow
 
-    def count(groups: Iterable[SequenceGroup], batch: Batch) -> None:
-        visited.extend(groups)
-        grow(groups, batch)
+    class Counting(BlockManager):
+        def grow(self, groups: Iterable[SequenceGroup], batch: Batch) -> None:
+            visited.extend(groups)
+            super().grow(groups, batch)
 
-    engine.scheduler.kv.grow = count  # type: ignore[method-assign]
+    engine.scheduler = AstraScheduler(config, Counting(config))
     drive(engine, [make_request(i, 8, 40) for i in range(20)], max_steps=40)
     # 8 + 39 tokens are cached: the blocks of tokens 17 and 33 are taken on the way.
     assert len(visited) == 2 * 20

@@ -332,4 +332,4 @@ def test_fork_asserts_that_parents_survive() -> None:
     manager = make_manager()
     group = admit(manager, 4, sampling="beam3")
     with pytest.raises(AssertionError, match="did not survive"):
-        manager.fork(group, [1, 2, 2], Batch())
+        manager.fork(group, (1, 2, 2), Batch())

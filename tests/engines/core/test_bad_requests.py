@@ -11,7 +11,8 @@ from engines.core.config import EngineConfig, System
 from engines.core.engine import Engine
 from engines.core.errors import UserError
 from engines.core.models import find_model
-from engines.core.request import Request, SamplingParams
+from engines.core.request import Request
+from engines.core.sampling import SamplingParams
 
 ALL = [system.value for system in System]
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from real_serving import VOCAB, all_expected, checkpoint, engine_over, request, serve, tokens
 
 from engines.core.config import EngineConfig, Preemption, System
-from engines.core.request import Request, SamplingParams
+from engines.core.request import Request
+from engines.core.sampling import SamplingParams
 
 PREFIX = (11, 3, 52, 7, 90, 41, 8, 8, 23, 60, 77, 5, 19, 34, 2, 66, 71, 13)
 

@@ -11,7 +11,7 @@ from real_serving import engine_over_model, request, serve, tokens
 
 from engines.core.config import EngineConfig, System
 from engines.core.errors import UserError
-from engines.core.request import SamplingParams
+from engines.core.sampling import SamplingParams
 from engines.execution.setup import load
 
 PROMPT = (0, 0)

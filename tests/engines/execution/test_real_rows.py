@@ -13,7 +13,7 @@ from engines.core.clock import VirtualClock
 from engines.core.config import EngineConfig, Preemption, System
 from engines.core.engine import Engine
 from engines.core.executor import Fork, StepResult
-from engines.core.request import SamplingParams
+from engines.core.sampling import SamplingParams
 from engines.core.stats import StepRecorder
 from engines.execution.kv_cache import CacheShape, create_cache
 from engines.execution.rows import Rows

@@ -10,7 +10,7 @@ import torch
 from real_serving import checkpoint, engine_over, request, serve, tokens
 
 from engines.core.config import EngineConfig, System
-from engines.core.request import SamplingParams
+from engines.core.sampling import SamplingParams
 from engines.execution.sampling import sample, uniform_numbers
 
 PROMPT = (5, 17, 3, 88)

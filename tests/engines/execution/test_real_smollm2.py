@@ -21,7 +21,8 @@ from bench.cli import main
 from bench.point.smollm2 import fetch_smollm2
 from engines.core.config import EngineConfig, Preemption, System
 from engines.core.errors import UserError
-from engines.core.request import Request, SamplingParams
+from engines.core.request import Request
+from engines.core.sampling import SamplingParams
 from engines.execution.setup import LoadedModel, load
 
 pytestmark = pytest.mark.download

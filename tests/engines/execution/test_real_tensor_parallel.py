@@ -27,7 +27,8 @@ from real_serving import (
 
 from engines.core.config import EngineConfig, Preemption, System
 from engines.core.errors import LostWorkerError, UserError
-from engines.core.request import Request, SamplingParams, SequenceGroup
+from engines.core.request import Request, SequenceGroup
+from engines.core.sampling import SamplingParams
 
 if importlib.util.find_spec("ray") is None:
     pytest.skip("tests of tensor parallelism left out: ray needed", allow_module_level=True)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from engines.core.config import EngineConfig, System
 from engines.core.errors import UserError
-from engines.core.request import SamplingParams
+from engines.core.sampling import SamplingParams
 from engines.execution.setup import load
 from engines.models.generation import end_token_ids, require_plain_choice
 

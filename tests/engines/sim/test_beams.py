@@ -160,15 +160,14 @@ def test_scores_are_kept_while_swapped_out_and_dropped_at_the_end() -> None:
 
 def test_every_new_token_of_a_preempted_search_is_drawn_once() -> None:
     """Where all tokens are new, a search advances once per token, preempted or not."""
-    process = BeamProcess(novelty=1e12, seed=0)
     advanced: list[int] = []
-    advance = process._advance
 
-    def note(searches: list[_Search], forks: list[Fork]) -> None:
-        advanced.extend(search.group.request.request_id for search in searches)
-        advance(searches, forks)
+    class Noting(BeamProcess):
+        def _advance(self, searches: list[_Search], forks: list[Fork]) -> None:
+            advanced.extend(search.group.request.request_id for search in searches)
+            super()._advance(searches, forks)
 
-    process._advance = note  # type: ignore[method-assign]
+    process = Noting(novelty=1e12, seed=0)
     requests = [make_request(i, 6, 20, sampling="beam3") for i in range(4)]
     engine, _ = search(process, requests, num_slots=128)
     assert engine.scheduler.num_preemptions > 0
