@@ -75,10 +75,9 @@ class BeamProcess:
         the product of their i / (novelty + i). Such a wait is geometric with a probability that
         is Beta(novelty, t + 1) distributed.
         """
-        beta, geometric = self._random.beta, self._random.geometric
-        endings = [beta(self._novelty, search.next_open + 1) for search in searches]  # all are due
-        for search, ending in zip(searches, endings, strict=True):
-            wait = geometric(ending)
+        after = np.array([search.next_open + 1 for search in searches])  # all are due
+        waits = self._random.geometric(self._random.beta(self._novelty, after)).tolist()
+        for search, wait in zip(searches, waits, strict=True):
             search.next_open += wait
             self._file(search, step + wait)
 
@@ -90,8 +89,8 @@ class BeamProcess:
         gaps += np.array([search.gaps for search in searches])[:, :, None]
         flat = gaps.reshape(count, width * width)
         best = flat.argsort(axis=1, kind="stable")[:, :width]
-        flat.sort(axis=1)
-        kept = flat[:, :width] - flat[:, :1]  # only differences matter; keeps scores bounded
+        kept = flat[np.arange(count)[:, None], best]
+        kept -= kept[:, :1].copy()  # only differences matter; keeps scores bounded
         rows = zip(searches, (best // width).tolist(), kept.tolist(), strict=True)
         for search, parents, kept_gaps in rows:
             placement = place_children(tuple(parents))
