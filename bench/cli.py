@@ -15,6 +15,11 @@ from engines.core.errors import LostWorkerError, UserError, unknown_name
 from engines.core.text import printable, shorten
 
 _LONGEST_ERROR = 400  # characters
+# How a file system refuses a file or a name that a user gave.
+_REFUSALS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL),
+)
 
 # Commands, each a module of `bench.commands`, and their lines in `bench --help`, which loads none.
 COMMANDS: Mapping[str, str] = {
@@ -107,6 +112,8 @@ def explain(error: BaseException) -> tuple[str, int] | None:
             found = "interrupted", 130
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             found = "no space left for the output: free some, or send it elsewhere", 2
+        case OSError(errno=number) if number in _REFUSALS:
+            found = f"{error.filename or 'a file'} is of no use here: {error.strerror}", 2
         case _:
             from bench.docker.daemon import trouble
 

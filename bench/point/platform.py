@@ -58,7 +58,7 @@ def simulate(spec: PointSpec) -> Platform:
     model = find_model(spec.model)
     server_profile, server_degree = paper_server(model)
     asked = server_profile if spec.device_profile is None else spec.device_profile
-    profile = load_profile(asked, spec.host)
+    profile, files = load_profile(asked, spec.host), spec.input_files
     if spec.trace is None and spec.workload in GREEDY_WORKLOADS:
         profile = replace(profile, draw_overhead_s=0.0)
     degree = server_degree if spec.tensor_parallel is None else spec.tensor_parallel
@@ -76,6 +76,7 @@ def simulate(spec: PointSpec) -> Platform:
                 "assumed": dict(profile.assumed),
             },
             **_of_model(spec.model, model),
+            "files": {name: profile.files[name] for name in profile.files if name in files},
         },
         default_slots=partial(default_slots, model, profile, degree),
         create_executor=partial(_price, model, profile, degree),

@@ -193,6 +193,7 @@ def _check_warmup(setting: Setting, workload: Workload) -> None:
 
 
 def _inputs(setting: Setting, workload: Workload) -> dict[str, Any]:
+    files = {**setting.platform.inputs.get("files", {}), **workload.files}
     return {
         "workload": {
             "name": workload.name,
@@ -202,6 +203,6 @@ def _inputs(setting: Setting, workload: Workload) -> dict[str, Any]:
             "mean_output_len": workload.mean_output_len,
             **({} if workload.trace is None else {"trace": workload.trace}),
         },
-        **({"files": workload.files} if workload.files else {}),
-        **setting.platform.inputs,
+        **{name: value for name, value in setting.platform.inputs.items() if name != "files"},
+        **({"files": files} if files else {}),
     }

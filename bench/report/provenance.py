@@ -78,9 +78,9 @@ def summarize(store: Store, specs: Iterable[PointSpec]) -> Summary:
 def _inputs(record: PointRecord) -> list[str]:
     lines = []
     for kind, found in record["inputs"].items():
-        if isinstance(found, dict):
+        if isinstance(found, dict) and "name" in found:
             source = f", {found['source']}" if found.get("source") else ""
-            lines.append(f"{kind.replace('_', ' ')} {found.get('name', '?')}{source}")
+            lines.append(f"{kind.replace('_', ' ')} {found['name']}{source}")
     return lines
 
 

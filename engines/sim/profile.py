@@ -57,6 +57,7 @@ class DeviceProfile:
     assumed: dict[str, str] = field(default_factory=dict, hash=False)
     host: str = "the profile's own"
     sha256: str = ""
+    files: dict[str, str] = field(default_factory=dict, hash=False)  # SHA-256 of each, by option
 
     def __post_init__(self) -> None:
         latencies = [f.name for f in fields(self) if f.name.endswith(("latency_s", "overhead_s"))]
@@ -86,7 +87,7 @@ class DeviceProfile:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-_FIELDS = {f.name: f for f in fields(DeviceProfile) if f.name != "sha256"}
+_FIELDS = {f.name: f for f in fields(DeviceProfile) if f.name not in ("sha256", "files")}
 HOST_TERMS = [name for name in _FIELDS if name.endswith("overhead_s")]
 _TABLES = ("kv_block_efficiency", "calibrated", "assumed", "data_sheet", "shares")
 
@@ -105,6 +106,7 @@ def load_profile(name_or_path: str, host: str | None = None) -> DeviceProfile:
     """
     source = f"device profile {name_or_path}"
     values, text = _read("device profile", "profiles", name_or_path)
+    texts = {"device_profile": text}
     try:
         if not {"data_sheet", "shares"}.isdisjoint(values):
             values = _from_data_sheet(values, source)
@@ -112,27 +114,32 @@ def load_profile(name_or_path: str, host: str | None = None) -> DeviceProfile:
             values = _without_host(values) | {"host": host}
         if "host" in values:
             terms, more = _read("host", "hosts", values["host"])
-            values, text = _with_host(values, terms), text + more
+            values, texts["host"] = _with_host(values, terms), more
         if "kv_block_efficiency" in values:
             values["kv_block_efficiency"] = _block_table(values["kv_block_efficiency"], source)
-        return _build(values, source, hashlib.sha256(text).hexdigest())
+        digests = {name: hashlib.sha256(each).hexdigest() for name, each in texts.items()}
+        whole = hashlib.sha256(b"".join(texts.values())).hexdigest()
+        return _build(values, source, sha256=whole, files=digests)
     except OverflowError:
         raise UserError(f"{source} has a whole number beyond 1e308") from None
 
 
-def _build(values: dict[str, Any], source: str, sha256: str) -> DeviceProfile:
+def _build(values: dict[str, Any], source: str, **read: Any) -> DeviceProfile:
     required = {name for name, f in _FIELDS.items() if f.default is f.default_factory is MISSING}
     if missing := sorted(required - values.keys()):
         raise UserError(f"{source} lacks {', '.join(missing)}")
-    return DeviceProfile(**values, sha256=sha256)
+    return DeviceProfile(**values, **read)
 
 
 def _read(kind: str, folder: str, name_or_path: str) -> tuple[dict[str, Any], bytes]:
     """The values of a shipped TOML file or of the user's, checked by type, and its text."""
     known, path, source = names_of(folder), Path(name_or_path), f"{kind} {name_or_path}"
     shipped = name_or_path in known
-    if not shipped and path.suffix != ".toml" and not os.path.isfile(path):
-        raise unknown_name(kind, name_or_path, known)
+    if not shipped and not os.path.isfile(path):
+        if path.suffix != ".toml":
+            raise unknown_name(kind, name_or_path, known)
+        if os.path.lexists(path):  # it is read again to tell whether it has changed
+            raise UserError(f"{source} is not a regular file")
     try:
         text = (_DATA / folder / f"{name_or_path}.toml" if shipped else path).read_bytes()
         values = tomllib.loads(text.decode())

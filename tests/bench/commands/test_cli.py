@@ -145,6 +145,8 @@ BAD = {
     "report --artifacts file/a": "is not a directory",
     "data fetch alpacca": "did you mean alpaca?",
     "figur": "did you mean figure",
+    "points /proc/self/mem": "is of no use here: Input/output error",
+    f"doctor --artifacts {'x' * 300}": "is of no use here: File name too long",
 }
 
 

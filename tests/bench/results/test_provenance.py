@@ -15,8 +15,10 @@ from click.testing import CliRunner
 from driver_fakes import outcome
 
 import bench.commands.run as run_command
+import engines.sim
 from bench import machine
 from bench.cli import main
+from bench.point.serve import run_point
 from bench.point.spec import PointSpec
 from bench.results import provenance
 
@@ -78,6 +80,23 @@ def test_input_files_are_hashed(tmp_path: Path) -> None:
     trace.write_bytes(b"1,2,3")
     spec = PointSpec(system="astra", trace=str(trace), device_profile="a100-40gb")
     assert provenance.hash_inputs(spec) == {"trace": hashlib.sha256(b"1,2,3").hexdigest()}
+
+
+def test_a_profile_that_changes_while_its_point_runs_is_recorded_as_it_was_read(
+    tmp_path: Path,
+) -> None:
+    profile = tmp_path / "mine.toml"
+    shipped = Path(engines.sim.__file__).parent / "profiles" / "a100-40gb.toml"
+    profile.write_bytes(shipped.read_bytes())
+    spec = PointSpec(system="astra", device_profile=str(profile), duration=20.0, warmup=0.0)
+    before = hashlib.sha256(profile.read_bytes()).hexdigest()
+    found = run_point(spec)
+    profile.write_text("changed")
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+    record = provenance.provenance_of(
+        spec, shared={}, inputs=found.inputs, started=moment, ended=moment
+    )
+    assert record["input_files"] == {"device_profile": before}
 
 
 def test_what_a_point_records() -> None:
