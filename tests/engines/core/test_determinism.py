@@ -9,7 +9,7 @@ import pytest
 
 from bench.point.serve import Outcome, run_point
 from bench.point.spec import PointSpec
-from bench.results.store import TIMES
+from bench.results.point_files import TIMES
 from engines.core.config import System
 
 CASES = [
