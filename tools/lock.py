@@ -53,8 +53,9 @@ class Lock:
 
 
 def locks() -> tuple[Lock, ...]:
-    """Return all locks: packages for the CPU and for CUDA, and the lock tool itself."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    """Return all locks: packages for the CPU and for CUDA, what builds a wheel, the lock tool."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = settings["project"]
     extras = project["optional-dependencies"]
     runs = (*project["dependencies"], *extras["models"], *extras["ray"])
 
@@ -66,6 +67,7 @@ def locks() -> tuple[Lock, ...]:
     return (
         Lock("cpu", "3.11", with_torch("+cpu")),  # Debian 12
         Lock("cuda", "3.12", with_cuda),  # Ubuntu 24.04, and uv's where the base's is too old
+        Lock("build", "3.11", tuple(settings["build-system"]["requires"])),
         Lock("uv", "3.8", tuple(extras["lock"])),
     )
 
