@@ -14,7 +14,7 @@ import click
 from engines.core.errors import LostWorkerError, UserError, unknown_name
 from engines.core.text import printable, shorten
 
-_LONGEST_ERROR = 400  # characters
+_LONGEST_ERROR = 300  # characters
 # How a file system refuses a file or a name that a user gave.
 _REFUSALS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE),
@@ -77,7 +77,15 @@ class LazyGroup(click.Group):
                 # Without Unicode, show what is missing as escapes instead of stopping at it.
                 stream.reconfigure(errors="backslashreplace")
         try:
-            status = self._run(*args, **{**extra, "standalone_mode": False})
+            status = self._run_and_tell(*args, **{**extra, "standalone_mode": False})
+        except KeyboardInterrupt:  # while an error was told
+            status = 130
+        sys.exit(status if isinstance(status, int) else 0)
+
+    def _run_and_tell(self, *args: Any, **extra: Any) -> Any:
+        """The status of the command, after the line that tells what went wrong, if anything."""
+        try:
+            return self._run(*args, **extra)
         except (Exception, KeyboardInterrupt) as error:
             explained = explain(error)
             if explained is None:
@@ -85,7 +93,7 @@ class LazyGroup(click.Group):
             message, status = explained
             line = shorten(printable(" ".join(message.split())), _LONGEST_ERROR)
             click.echo(f"Error: {line}", err=True)
-        sys.exit(status if isinstance(status, int) else 0)
+            return status
 
     def _run(self, *args: Any, **extra: Any) -> Any:
         """The status of the command; a group without a command shows its help."""

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engines.core.text import parse_whole
+
 if TYPE_CHECKING:
     from docker import DockerClient
 
@@ -75,9 +77,10 @@ def visible(gpus: Sequence[Gpu | None], setting: str | None) -> list[Gpu]:
         return [gpu for gpu in gpus if gpu is not None]
     chosen: list[Gpu] = []
     for word in map(str.strip, setting.split(",")):
-        if word.isdecimal():
-            found = [gpu for gpu in gpus[int(word) : int(word) + 1] if gpu is not None]
-        else:
+        try:
+            index = parse_whole(word)
+            found = [gpu for gpu in gpus[index : index + 1] if gpu is not None]
+        except ValueError:
             found = [gpu for gpu in gpus if gpu and word and gpu.uuid.startswith(word)]
         if len(found) != 1 or found[0] in chosen:
             break

@@ -16,7 +16,8 @@ from bench.point.spec import PointSpec
 from engines.core.clock import Clock, VirtualClock, WallClock
 from engines.core.config import GIB, EngineConfig, System
 from engines.core.executor import Executor
-from engines.core.models import ModelSpec, find_model
+from engines.core.model_config import ModelConfig, read_config
+from engines.core.models import ModelSpec, find_model, is_path
 from engines.models.spec import why_not_run
 from engines.sim.beams import NOVELTY, BeamProcess
 from engines.sim.cost import StepCost
@@ -55,10 +56,12 @@ class Platform:
 
 def simulate(spec: PointSpec) -> Platform:
     """The paper's server for the model unless the spec names another; raises UserError."""
-    model = find_model(spec.model)
+    config = read_config(spec.model) if is_path(spec.model) else None
+    model = find_model(spec.model, config)
     server_profile, server_degree = paper_server(model)
     asked = server_profile if spec.device_profile is None else spec.device_profile
     profile, files = load_profile(asked, spec.host), spec.input_files
+    read = profile.files | ({} if config is None else {"model": config.sha256})
     if spec.trace is None and spec.workload in GREEDY_WORKLOADS:
         profile = replace(profile, draw_overhead_s=0.0)
     degree = server_degree if spec.tensor_parallel is None else spec.tensor_parallel
@@ -75,8 +78,8 @@ def simulate(spec: PointSpec) -> Platform:
                 "calibrated": dict(profile.calibrated),
                 "assumed": dict(profile.assumed),
             },
-            **_of_model(spec.model, model),
-            "files": {name: profile.files[name] for name in profile.files if name in files},
+            **_of_model(spec.model, model, config),
+            "files": {name: digest for name, digest in read.items() if name in files},
         },
         default_slots=partial(default_slots, model, profile, degree),
         create_executor=partial(_price, model, profile, degree),
@@ -87,9 +90,9 @@ def simulate(spec: PointSpec) -> Platform:
     )
 
 
-def _of_model(name_or_path: str, model: ModelSpec) -> dict[str, Any]:
+def _of_model(name_or_path: str, model: ModelSpec, config: ModelConfig | None) -> dict[str, Any]:
     """What results say about a model that is not one of those that can be run."""
-    why = why_not_run(name_or_path)
+    why = why_not_run(name_or_path, config)
     notes = [*([f"simulated only: {why}"] if why else []), *model.notes]
     return {"model": {"name": model.name, "notes": notes}} if notes else {}
 

@@ -20,7 +20,7 @@ from bench.point.metrics import RequestLog, summarize
 from bench.point.model import load_platform, needs_ranks, run_on_ranks
 from bench.point.platform import Platform, Progress, simulate
 from bench.point.replicas import serve
-from bench.point.setting import Setting, settle
+from bench.point.setting import Setting, context_len, settle
 from bench.point.spec import PointSpec
 from bench.workloads.build import Workload, build_workload
 from bench.workloads.formats import parse_columns
@@ -141,7 +141,7 @@ def _collecting_seldom() -> Iterator[None]:
 
 def _prepare(platform: Platform, spec: PointSpec, trace: Trace | None) -> tuple[Setting, Workload]:
     """The workload, and the defaults filled in for it; raises UserError."""
-    max_model_len = platform.model.max_positions // spec.shrink * spec.shrink
+    max_model_len = context_len(platform.model, spec) * spec.shrink
     if trace is None:
         workload = build_workload(
             spec.workload,

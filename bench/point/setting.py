@@ -10,6 +10,7 @@ from bench.point.spec import DEFAULT_ROUTER, PointSpec, Router
 from bench.workloads.build import Workload
 from engines.core.config import GIB, MOST_KV_SLOTS, EngineConfig, Preemption, System
 from engines.core.errors import UserError
+from engines.core.models import ModelSpec
 from engines.core.sampling import SamplingParams
 
 DEFAULT_WARMUP_S = 60.0
@@ -57,11 +58,6 @@ def settle(spec: PointSpec, platform: Platform, workload: Workload | None = None
 def engine_config(spec: PointSpec, platform: Platform, sampling: SamplingParams) -> EngineConfig:
     """Fill in a point's defaults: slots from memory, and the system's limits."""
     model = platform.model
-    if spec.shrink > model.max_positions:
-        raise UserError(
-            f"shrink must be at most the context of {model.name}, {model.max_positions}, got "
-            f"{spec.shrink}"
-        )
     num_slots = platform.default_slots() if spec.kv_slots is None else spec.kv_slots
     max_seqs = ASTRA_MAX_SEQS
     if spec.system in (System.ORCA_ORACLE, System.ORCA_POW2, System.ORCA_MAX) or spec.share_prefix:
@@ -80,10 +76,20 @@ def engine_config(spec: PointSpec, platform: Platform, sampling: SamplingParams)
             if spec.max_batch_size is None
             else spec.max_batch_size
         ),
-        max_model_len=model.max_positions // spec.shrink,
+        max_model_len=context_len(model, spec),
         preemption=spec.preemption,
         share_prefix=spec.share_prefix,
     )
+
+
+def context_len(model: ModelSpec, spec: PointSpec) -> int:
+    """The context in tokens after shrinking; raises UserError where none is left."""
+    if spec.shrink > model.max_positions:
+        raise UserError(
+            f"--shrink must be at most the context of {model.name}, {model.max_positions}, got "
+            f"{spec.shrink}"
+        )
+    return model.max_positions // spec.shrink
 
 
 def _swap_slots(platform: Platform) -> int:

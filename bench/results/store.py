@@ -206,17 +206,24 @@ class Store:
 
 
 class Snapshot(Store):
-    """A store that reads each point once, so that all that is shown of it is of one run."""
+    """A store that reads each file once, so that all that is shown of it is of one run."""
 
     def __init__(self, root: Path | str = "artifacts", *, source: str | None = None) -> None:
         super().__init__(root, source=source)
         self._checks: dict[PointSpec, Check] = {}
+        self._kernels: dict[tuple[str, str], Measurement | None] = {}
 
     def check(self, spec: PointSpec) -> Check:
         """See `Store.check`."""
         if spec not in self._checks:
             self._checks[spec] = super().check(spec)
         return self._checks[spec]
+
+    def kernels(self, part: str, *, backend: str) -> Measurement | None:
+        """See `Store.kernels`."""
+        if (part, backend) not in self._kernels:
+            self._kernels[part, backend] = super().kernels(part, backend=backend)
+        return self._kernels[part, backend]
 
 
 def name_of(spec: PointSpec) -> str:

@@ -23,14 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.core.errors import UserError
+from engines.core.text import parse_decimal
 
 MAX_ROWS = 10_000_000
 LARGEST_INT = 2**31 - 1
 MOST_SHOWN = 80  # characters of a value in a message
 _TELL_EVERY = 1 << 14  # rows between two reports of progress
 _ROWS_AT_ONCE = 1 << 16  # that are written
+_SHORT = re.compile("0|[1-9][0-9]{0,8}")
 GZIP = b"\x1f\x8b"
-_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,10 @@ def file_sha256(path: Path) -> str:
 def parse_number(value: object) -> float:
     """A finite number from the text of a CSV field or from a JSON value; raises ValueError."""
     number = math.nan
-    if isinstance(value, str):
-        number = float(value) if _NUMBER.fullmatch(value) else math.nan
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        with suppress(OverflowError):
+    with suppress(ValueError, OverflowError):
+        if isinstance(value, str):
+            number = parse_decimal(value.strip(" \t"))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
             number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"must be a finite number, got {shown(value)}")
@@ -84,7 +85,7 @@ def parse_number(value: object) -> float:
 
 def parse_length(value: object) -> int:
     """A number of tokens, 0 to 2^31 - 1, also written as 10.0; raises ValueError."""
-    if isinstance(value, str) and value.isdigit() and value.isascii() and len(value) < 10:
+    if isinstance(value, str) and _SHORT.fullmatch(value):
         return int(value)  # nearly all are; the rest takes several times as long
     with suppress(ValueError):
         number = parse_number(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -21,11 +22,15 @@ _MOST_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The values of one config.json; null counts as absent. Errors name the source and the key."""
+    """The values of one config.json; null counts as absent. Errors name the source and the key.
+
+    `sha256` is that of the bytes they were read from, empty where they come from no file.
+    """
 
     name: str
     source: str
     values: Mapping[str, Any]
+    sha256: str = ""
 
     def error(self, problem: str) -> UserError:
         """The error for a problem of this configuration."""
@@ -98,7 +103,9 @@ def read_config(path: str | Path) -> ModelConfig:
     file = config_file(path)
     try:
         with file.open("rb") as opened:
-            text = opened.read(_MOST_BYTES)
+            text = opened.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise UserError(f"{file} is larger than {_MOST_BYTES >> 20} MiB: it is no config.json")
         values = json.loads(text)
     except FileNotFoundError:
         raise UserError(
@@ -111,4 +118,4 @@ def read_config(path: str | Path) -> ModelConfig:
     if not isinstance(values, dict):
         raise UserError(f"{file} must hold a JSON object, got {type(values).__name__}")
     name = file.resolve().parent.name if file.name == CONFIG_FILE else file.stem
-    return ModelConfig(name, str(file), values)
+    return ModelConfig(name, str(file), values, hashlib.sha256(text).hexdigest())

@@ -287,14 +287,14 @@ def is_path(name_or_path: str) -> bool:
     return looks or os.path.exists(name_or_path)
 
 
-def find_model(name_or_path: str) -> ModelSpec:
+def find_model(name_or_path: str, config: ModelConfig | None = None) -> ModelSpec:
     """Return the shape of a known model, or of a checkpoint directory or config.json.
 
-    Raises UserError for a file that does not describe a shape, and for an unknown name, which
-    names the nearest ones.
+    `config` is the file that a path names, where it has been read. Raises UserError for a file that
+    does not describe a shape, and for an unknown name, which names the nearest ones.
     """
     if is_path(name_or_path):  # its name is the path, which is no name of the paper's models
-        return replace(spec_of_config(read_config(name_or_path)), name=name_or_path)
+        return replace(spec_of_config(config or read_config(name_or_path)), name=name_or_path)
     if name_or_path not in MODELS:
         raise unknown_name("model", name_or_path, MODELS)
     return MODELS[name_or_path]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +165,9 @@ def _open_bin(file: Path) -> dict[str, StoredTensor]:
     """Map a torch.save file of plain tensors; the unpickler accepts nothing else."""
     try:
         is_mappable = is_zipfile(file)  # torch before 1.6 wrote another format
-        tensors = torch.load(file, map_location="cpu", mmap=is_mappable, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles, to report them to PyTorch
+            tensors = torch.load(file, map_location="cpu", mmap=is_mappable, weights_only=True)
     except Exception as error:  # the unpickler checks few of its own steps
         # Its messages advise to load the file without these checks: they are not passed on.
         reason = f" ({error.strerror})" if isinstance(error, OSError) else ""

@@ -43,9 +43,12 @@ _NEUTRAL_FOR_BEAMS: dict[str, Any] = {
 _MOST_ID = 1 << 31
 
 
-def end_token_ids(checkpoint: str | Path) -> tuple[int, ...]:
-    """The tokens that end a sequence; raises UserError where they are not token ids."""
-    settings = _settings(checkpoint)
+def end_token_ids(checkpoint: str | Path, config: ModelConfig | None = None) -> tuple[int, ...]:
+    """The tokens that end a sequence; raises UserError where they are not token ids.
+
+    `config` is the checkpoint's config.json, where it has been read.
+    """
+    settings = _settings(checkpoint, config)
     found = settings.get("eos_token_id", default=[])
     ids = found if isinstance(found, list) else [found]
     if not all(type(token) is int and abs(token) < _MOST_ID for token in ids):
@@ -64,7 +67,7 @@ def require_plain_choice(checkpoint: str | Path, *, beams: bool) -> None:
             )
 
 
-def _settings(checkpoint: str | Path) -> ModelConfig:
+def _settings(checkpoint: str | Path, config: ModelConfig | None = None) -> ModelConfig:
     """The file that `generate` takes its defaults from: of a directory, or a config.json."""
     file = Path(checkpoint, GENERATION_FILE)
-    return read_config(file if file.exists() else checkpoint)
+    return read_config(file) if file.exists() else config or read_config(checkpoint)

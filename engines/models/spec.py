@@ -90,28 +90,36 @@ def describe_model(name_or_path: str | Path) -> tuple[ModelSpec, ArchConfig]:
     return spec, arch_from_spec(spec)
 
 
-def why_not_run(name_or_path: str) -> str | None:
-    """Why a model that can be simulated cannot be run; None where it can."""
+def why_not_run(name_or_path: str, config: ModelConfig | None = None) -> str | None:
+    """Why a model that can be simulated cannot be run; None where it can.
+
+    `config` is what a path was read as.
+    """
     try:
-        describe_model(name_or_path)
+        if config is None:
+            describe_model(name_or_path)
+        else:
+            spec_from_config(name_or_path, config)
     except UserError as error:
         return str(error)
     return None
 
 
-def spec_from_config(path: str | Path) -> tuple[ModelSpec, ArchConfig]:
-    """Read `path` (a checkpoint directory or its config.json).
+def spec_from_config(
+    path: str | Path, config: ModelConfig | None = None
+) -> tuple[ModelSpec, ArchConfig]:
+    """Read `path` (a checkpoint directory or its config.json), of which `config` may be known.
 
     Raises UserError naming what is missing, malformed or unsupported.
     """
-    config = read_config(path)
+    config = config or read_config(path)
     family = config.values.get("model_type")
     if family not in FAMILIES:
         supported = ", ".join(FAMILIES)
         raise config.error(f"unsupported model_type {shown(family)}: supported: {supported}")
     spec = spec_of_config(config)
     arch = _opt(config, spec) if family == "opt" else _llama(config, spec)
-    return spec, replace(arch, eos_token_ids=end_token_ids(path))
+    return spec, replace(arch, eos_token_ids=end_token_ids(path, config))
 
 
 def _opt(config: ModelConfig, spec: ModelSpec) -> ArchConfig:

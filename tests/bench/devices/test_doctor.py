@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from bench import machine
 from bench.cli import main
 from bench.devices import doctor
 from bench.docker.checks import Finding, Level
@@ -68,3 +71,22 @@ def test_ray_is_optional_but_not_too_old() -> None:
         "optional-dependencies"
     ]
     assert extras["ray"] == [f"ray>={doctor.MIN_RAY}"]
+
+
+def test_a_clone_of_another_user_is_called_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """git refuses it as of "dubious ownership"; cloning again would not help."""
+    git = ("git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "first"], check=True)
+    (tmp_path / "bench").mkdir()
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "bench" / "machine.py"))
+    monkeypatch.setattr(doctor.bench, "__file__", str(tmp_path / "bench" / "__init__.py"))
+    assert doctor.check_git().level is Level.OK
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    found = doctor.check_git()
+    assert found.level is Level.WARN
+    assert "another user's" in found.found
+    assert found.remedy == f"git config --global --add safe.directory {tmp_path}"

@@ -176,7 +176,7 @@ def test_gpus_are_read_from_the_drivers_table(programs: Path) -> None:
     [
         (None, "abc"), ("", ""), ("-1", ""), ("0", "a"), ("3,1", "cb"), ("1,-1,0", "b"),
         ("2", ""), ("4", ""), ("GPU-c", "c"), (" GPU-b , 0", "ba"), ("GPU-", ""), ("0,0", "a"),
-        ("NoDevFiles", ""), ("MIG-1", ""), ("²", ""),
+        ("NoDevFiles", ""), ("MIG-1", ""), ("²", ""), ("\u0661", ""), ("9" * 5000, ""),
     ],
 )  # fmt: skip
 def test_gpus_that_are_hidden_from_cuda_are_not_used(setting: str | None, names: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,3 +44,36 @@ def test_any_values_are_a_request_or_an_error_with_the_line(
     assert request.output_len >= 1
     assert 0 <= request.sampling.temperature < math.inf
     assert 0 < request.sampling.top_p <= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampling": "beam3", "temperature": 0.0}, "top_p 0.9 counts only with a temperature"),
+        ({"sampling": "beam3"}, "beam search does not sample: temperature 0.5"),
+        ({"sampling": "n1", "temperature": 0}, "top_p 0.9 counts only with a temperature"),
+        ({"temperature": 1e39}, "temperature must be 0 or from 1e-06 to 1e+06, got 1e+39"),
+    ],
+)
+def test_what_would_draw_nothing_or_overflow_is_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    lines = [("line 1", json.dumps({**GOOD, **changes}))]
+    with warnings.catch_warnings(action="error"), pytest.raises(UserError) as caught:
+        read_job(lines, Tokenizer("opt-125m"))
+    assert str(caught.value).startswith(f"line 1: {message}")
+
+
+def test_a_file_of_prompts_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a pipe will do."""
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(f"{json.dumps(GOOD)}\n" * 3)
+    opened, original = [], Path.open
+
+    def count(self: Path, *given: Any, **named: Any) -> Any:
+        opened.append(self)
+        return original(self, *given, **named)
+
+    monkeypatch.setattr(Path, "open", count)
+    assert len(read_job(read_lines(path), Tokenizer("opt-125m")).requests) == 3
+    assert opened.count(path) == 1

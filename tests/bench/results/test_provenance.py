@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import platform
 import shlex
 import shutil
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from driver_fakes import outcome
+from model_configs import CONFIGS
 
 import bench.commands.run as run_command
 import engines.sim
@@ -82,21 +85,40 @@ def test_input_files_are_hashed(tmp_path: Path) -> None:
     assert provenance.hash_inputs(spec) == {"trace": hashlib.sha256(b"1,2,3").hexdigest()}
 
 
-def test_a_profile_that_changes_while_its_point_runs_is_recorded_as_it_was_read(
-    tmp_path: Path,
+@pytest.mark.parametrize("field", ["device_profile", "model"])
+def test_a_file_is_read_once_and_recorded_as_it_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
-    profile = tmp_path / "mine.toml"
+    """Also where it changes while its point runs."""
     shipped = Path(engines.sim.__file__).parent / "profiles" / "a100-40gb.toml"
-    profile.write_bytes(shipped.read_bytes())
-    spec = PointSpec(system="astra", device_profile=str(profile), duration=20.0, warmup=0.0)
-    before = hashlib.sha256(profile.read_bytes()).hexdigest()
+    content = {"device_profile": shipped.read_bytes(), "model": json.dumps(CONFIGS["llama"])}[field]
+    given = tmp_path / {"device_profile": "mine.toml", "model": "config.json"}[field]
+    given.write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = hashlib.sha256(given.read_bytes()).hexdigest()
+    spec = PointSpec(
+        system="astra", duration=20.0, warmup=0.0, swap_space_gib=0.1, kv_slots=20_000,
+        **{field: str(given)},
+    )  # fmt: skip
+    original = Path.open
+
+    def read_then_change(self: Path, *options: Any, **named: Any) -> Any:
+        opened = original(self, *options, **named)
+        if self == given:  # what is open goes on to hold what it held
+            given.unlink()
+            given.parent.joinpath("next").touch()
+            os.rename(given.parent / "next", given)
+        return opened
+
+    monkeypatch.setattr(Path, "open", read_then_change)
     found = run_point(spec)
-    profile.write_text("changed")
+    monkeypatch.undo()
+    assert given.read_bytes() == b"", "it was never read"
     moment = datetime(2026, 1, 2, tzinfo=UTC)
     record = provenance.provenance_of(
         spec, shared={}, inputs=found.inputs, started=moment, ended=moment
     )
-    assert record["input_files"] == {"device_profile": before}
+    assert record["input_files"] == {field: before}
+    assert "unsupported" not in str(found.inputs.get("model"))
 
 
 def test_what_a_point_records() -> None:

@@ -199,6 +199,15 @@ def test_the_advice_to_load_without_checks_is_not_passed_on(checkpoint, tmp_path
     assert "trust" not in str(caught.value)
 
 
+def test_an_odd_pickle_is_refused_without_a_warning(checkpoint, tmp_path, recwarn):
+    """torch asks for reports of other pickle protocols."""
+    checkpoint("opt")[0].config.save_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(UserError, match=r"cannot be read as tensors that torch\.save"):
+        load(tmp_path)
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "a/b.safetensors", ".", 5])
 def test_an_index_names_files_beside_it_only(opt_copy, name):
     (opt_copy / "model.safetensors").rename(opt_copy.parent / "x.safetensors")

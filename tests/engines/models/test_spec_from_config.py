@@ -98,6 +98,7 @@ def test_old_spelling_of_linear_rope(tmp_path):
         (OPT, {"enable_bias": 1}, "enable_bias must be true or false, got 1"),
         (OPT, {"vocab_size": 10**30}, "vocab_size must be at most 16,777,216, got 1000"),
         (OPT, {"num_hidden_layers": 10**30}, "num_hidden_layers must be at most 1,024, got 1000"),
+        (OPT, {"eos_token_id": True}, "eos_token_id must be token ids, got True"),
         (OPT, {"eos_token_id": "</s>"}, "eos_token_id must be token ids, got '</s>'"),
         (OPT, {"eos_token_id": [2, 10**30]}, r"eos_token_id must be token ids, got \[2, 1000"),
         (OPT, {"torch_dtype": "int8"}, "unsupported dtype 'int8': supported: float32, float16"),
