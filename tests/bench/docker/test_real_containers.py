@@ -44,33 +44,18 @@ from engines.core.errors import UserError
 if TYPE_CHECKING:
     from docker import DockerClient
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.alone]
+pytestmark = [
+    pytest.mark.docker, pytest.mark.slow, pytest.mark.alone, pytest.mark.usefixtures("images")
+]  # fmt: skip
 
 BENCH = Path(sys.executable).with_name("bench")
 BUILD_ARGS = parse_build_args(os.environ.get("BENCH_BUILD_ARGS", "").split())
 SYSTEMS = ("astra", "orca", "ft")
-PROBE = """
-import json, os, socket
-def attempt(action):
-    try:
-        action()
-    except OSError as error:
-        return error.strerror or str(error)
-    return "done"
-status = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
-print(json.dumps({
-    "user": [os.getuid(), os.getgid()],
-    "interfaces": sorted(name for _, name in socket.if_nameindex() if name != "lo"),
-    "network": attempt(lambda: socket.create_connection(("192.0.2.1", 80), 3)),
-    "root": attempt(lambda: open("/file", "w")),
-    "image": attempt(lambda: open("/opt/venv/file", "w")),
-    "work": attempt(lambda: open("file", "w")),
-    "temporary": attempt(lambda: open("/tmp/file", "w").write("x")),
-    "results": attempt(lambda: open("artifacts/file", "w").write("x")),
-    "capabilities": status["CapEff"].strip(),
-    "new_privileges": status["NoNewPrivs"].strip(),
-}))
-"""
+FIGURE = (
+    *("figure", "fig12-13b-sharegpt", "--backend", "sim", "--quick", "--runner", "docker"),
+    "--no-plot",
+)
+PROBE = Path(fake_docker.__file__).with_name("confinement_probe.py").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +146,7 @@ def test_a_figure_has_the_same_bytes_in_and_out_of_containers(
     assert ours(client) == []
 
 
-def test_each_system_runs_a_model_on_the_cpu(
-    client: DockerClient, images: dict[str, Image], tmp_path: Path
-) -> None:
+def test_each_system_runs_a_model_on_the_cpu(tmp_path: Path) -> None:
     store = Store(tmp_path / "artifacts")
     specs = [
         PointSpec(system=system, model="opt-125m", workload="alpaca", backend="cpu", rate=4.0,
@@ -180,9 +163,7 @@ def test_each_system_runs_a_model_on_the_cpu(
 
 
 @TRIED_TWICE
-def test_a_model_runs_on_two_ranks(
-    client: DockerClient, images: dict[str, Image], tmp_path: Path
-) -> None:
+def test_a_model_runs_on_two_ranks(tmp_path: Path) -> None:
     store = Store(tmp_path / "artifacts")
     spec = PointSpec(system="astra", model="opt-125m", workload="alpaca", backend="cpu", rate=4.0,
                      duration=2.0, kv_slots=4096, shrink=8, tensor_parallel=2)  # fmt: skip
@@ -209,9 +190,7 @@ def test_kernels_are_timed_in_a_container(
     assert ours(client) == []
 
 
-def test_the_speed_of_the_cpu_is_measured_in_a_container(
-    images: dict[str, Image], tmp_path: Path
-) -> None:
+def test_the_speed_of_the_cpu_is_measured_in_a_container(tmp_path: Path) -> None:
     assert InContainer(tmp_path, lambda _: None, BUILD_ARGS).speed() >= SLOWEST
 
 
@@ -229,9 +208,7 @@ def test_a_bundle_of_one_image_loads_and_runs(
 
 
 @TRIED_TWICE
-def test_a_launched_command_ends_with_its_launcher(
-    client: DockerClient, images: dict[str, Image], tmp_path: Path
-) -> None:
+def test_a_launched_command_ends_with_its_launcher(client: DockerClient, tmp_path: Path) -> None:
     words = ("launch", "--system", "astra", "--device", "cpu", "--artifacts", str(tmp_path), "--",
              "run", "--system", "astra", "--duration", "1000000", "--quiet")  # fmt: skip
     with started([BENCH, *words]) as launcher:
@@ -246,10 +223,9 @@ def test_a_launched_command_ends_with_its_launcher(
 
 @TRIED_TWICE
 def test_a_killed_launcher_leaves_nothing_and_the_next_goes_on(
-    client: DockerClient, images: dict[str, Image], tmp_path: Path
+    client: DockerClient, tmp_path: Path
 ) -> None:
-    words = ("figure", "fig12-13b-sharegpt", "--backend", "sim", "--quick", "--runner", "docker",
-             "--no-plot", "--artifacts", str(tmp_path))  # fmt: skip
+    words = (*FIGURE, "--artifacts", str(tmp_path))
     with started([BENCH, *words, "--jobs", "1"]) as launcher:
         wait_until(lambda: len(complete_points(tmp_path)) >= 2, "two complete points")
         launcher.send_signal(signal.SIGKILL)
@@ -264,11 +240,8 @@ def test_a_killed_launcher_leaves_nothing_and_the_next_goes_on(
 
 
 @TRIED_TWICE
-def test_ctrl_c_ends_the_containers(
-    client: DockerClient, images: dict[str, Image], tmp_path: Path
-) -> None:
-    words = ("figure", "fig12-13b-sharegpt", "--backend", "sim", "--quick", "--runner", "docker",
-             "--no-plot", "--artifacts", str(tmp_path))  # fmt: skip
+def test_ctrl_c_ends_the_containers(client: DockerClient, tmp_path: Path) -> None:
+    words = (*FIGURE, "--artifacts", str(tmp_path))
     with started([BENCH, *words]) as launcher:
         wait_until(lambda: ours(client), "a container")
         launcher.send_signal(signal.SIGINT)
@@ -301,7 +274,7 @@ def test_a_container_is_confined(
     assert f"{written.stat().st_uid}:{written.stat().st_gid}" == user
 
 
-def test_results_belong_to_the_caller(images: dict[str, Image], tmp_path: Path) -> None:
+def test_results_belong_to_the_caller(tmp_path: Path) -> None:
     store = Store(tmp_path / "artifacts")
     spec = PointSpec(system="astra", duration=20.0)
     assert measure(store, [spec]).exit_status == 0
@@ -310,7 +283,7 @@ def test_results_belong_to_the_caller(images: dict[str, Image], tmp_path: Path) 
 
 
 def test_a_launched_command_passes_output_and_status_through(
-    client: DockerClient, images: dict[str, Image], tmp_path: Path
+    client: DockerClient, tmp_path: Path
 ) -> None:
     words = ("launch", "--system", "orca-pow2", "--device", "cpu", "--artifacts", str(tmp_path))
     done = run(*words, "--", "run", "--backend", "sim", "--duration", "20",
@@ -325,7 +298,7 @@ def test_a_launched_command_passes_output_and_status_through(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can own a directory for somebody else")
-def test_results_of_somebody_else_are_refused(images: dict[str, Image], tmp_path: Path) -> None:
+def test_results_of_somebody_else_are_refused(tmp_path: Path) -> None:
     store = Store(tmp_path / "artifacts")
     (store.root / "results").mkdir(parents=True)
     for path in (store.root, store.root / "results"):
@@ -337,7 +310,7 @@ def test_results_of_somebody_else_are_refused(images: dict[str, Image], tmp_path
 
 @TRIED_TWICE
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make a small disk")
-def test_a_full_disk_ends_the_run(images: dict[str, Image], tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
     store = Store(tmp_path / "artifacts")
     store.root.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", store.root], check=True)
@@ -350,9 +323,7 @@ def test_a_full_disk_ends_the_run(images: dict[str, Image], tmp_path: Path) -> N
     assert summary.unfinished
 
 
-def test_a_failing_build_step_is_shown(
-    client: DockerClient, images: dict[str, Image], tmp_path: Path
-) -> None:
+def test_a_failing_build_step_is_shown(client: DockerClient, tmp_path: Path) -> None:
     root = fake_docker.checkout(tmp_path / "checkout")
     (root / "Dockerfile.astra").write_text(
         "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nRUN echo all is well; echo but not this >&2; exit 7\n"
@@ -365,7 +336,7 @@ def test_a_failing_build_step_is_shown(
     assert "  | but not this" in notes
 
 
-def test_a_point_stays_where_it_is(images: dict[str, Image], tmp_path: Path) -> None:
+def test_a_point_stays_where_it_is(tmp_path: Path) -> None:
     """Complete points of a container run are complete to this checkout, and the other way round."""
     store = Store(tmp_path)
     spec = PointSpec(system="ft", duration=20.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ from engines.orca.manager import BuddyManager
 
 MAX_LEN = 64
 PREFIX_LEN = 9
+ROOMY = EngineConfig(system=System.ASTRA, num_slots=256, swap_slots=256, max_model_len=MAX_LEN)
+FT = EngineConfig(system=System.FT, num_slots=400, max_model_len=MAX_LEN)
 SAMPLINGS = ("n1", "n1", "n2", "n3", "beam2", "beam3")
 QUICK = settings(
     deadline=None,
@@ -276,16 +278,10 @@ def test_astra_under_overload(
         )
         for index in range(30)
     ]
-    config = EngineConfig(
-        system=System.ASTRA,
-        num_slots=256,
-        swap_slots=256,
-        block_size=block_size,
-        max_batched_tokens=128,
-        max_model_len=MAX_LEN,
-        preemption=preemption,
+    config = replace(
+        ROOMY, block_size=block_size, max_batched_tokens=128, preemption=preemption,
         share_prefix=share_prefix,
-    )
+    )  # fmt: skip
     watch = serve(Case(config, requests, seed=1))
     assert watch.scheduler.num_preemptions > 0
     assert len(watch.admitted) == 30
@@ -315,14 +311,7 @@ def test_waiting_group_does_not_overtake() -> None:
 
 def test_sequences_count_for_the_batch_limit_when_they_outnumber_their_prompt() -> None:
     """Prompts of one token for three sequences each: two groups fill a batch of eight tokens."""
-    config = EngineConfig(
-        system=System.ASTRA,
-        num_slots=256,
-        swap_slots=256,
-        max_batched_tokens=8,
-        max_model_len=MAX_LEN,
-        preemption=Preemption.SWAP,
-    )
+    config = replace(ROOMY, max_batched_tokens=8, preemption=Preemption.SWAP)
     requests = [make_request(i, 1, 4, sampling="n3") for i in range(5)]
     watch = serve(Case(config, requests, seed=0))
     assert [g.finish_s for g in watch.admitted] == [4.0, 4.0, 8.0, 8.0, 12.0]
@@ -330,7 +319,6 @@ def test_sequences_count_for_the_batch_limit_when_they_outnumber_their_prompt() 
 
 def test_ft_forms_batches_of_earliest_requests() -> None:
     """The batch stops at its size, at the context less its margin, and at another sampling."""
-    config = EngineConfig(system=System.FT, num_slots=400, max_batch_size=3, max_model_len=MAX_LEN)
     requests = [
         make_request(0, 4, 10),
         make_request(1, 8, 3),
@@ -339,7 +327,7 @@ def test_ft_forms_batches_of_earliest_requests() -> None:
         make_request(4, 30, 2),
         make_request(5, 2, 2, sampling="n2"),
     ]
-    watch = serve(Case(config, requests, seed=0))
+    watch = serve(Case(replace(FT, max_batch_size=3), requests, seed=0))
     ids = [[g.request.request_id for g in batch] for batch in watch.ft_batches]
     assert ids == [[0, 1, 2], [3], [4], [5]]
     assert [g.finish_s for g in watch.admitted] == [20.0, 20.0, 20.0, 60.0, 62.0, 64.0]
@@ -348,16 +336,13 @@ def test_ft_forms_batches_of_earliest_requests() -> None:
 @pytest.mark.parametrize(("prompt_len", "num_batches"), [(26, 1), (27, 2)])
 def test_ft_keeps_a_margin_of_the_context(prompt_len: int, num_batches: int) -> None:
     """Longest prompt and longest output of a batch are at most 8 tokens less than the context."""
-    config = EngineConfig(system=System.FT, num_slots=400, max_model_len=MAX_LEN)
-    watch = serve(Case(config, [make_request(0, 4, 30), make_request(1, prompt_len, 2)], seed=0))
+    watch = serve(Case(FT, [make_request(0, 4, 30), make_request(1, prompt_len, 2)], seed=0))
     assert len(watch.ft_batches) == num_batches
 
 
 def test_ft_respects_slots_and_sequences() -> None:
     """A batch is cut where its rows would not fit, and at the limit of sequences."""
     requests = [make_request(i, 8, 8, sampling="n2") for i in range(4)]
-    tight: list[dict[str, Any]] = [{"num_slots": 70}, {"num_slots": 400, "max_num_seqs": 5}]
-    for limits in tight:
-        config = EngineConfig(system=System.FT, max_batch_size=4, max_model_len=MAX_LEN, **limits)
-        watch = serve(Case(config, requests, seed=0))
+    for tight in (replace(FT, num_slots=70), replace(FT, max_num_seqs=5)):
+        watch = serve(Case(replace(tight, max_batch_size=4), requests, seed=0))
         assert [len(batch) for batch in watch.ft_batches] == [2, 2]
