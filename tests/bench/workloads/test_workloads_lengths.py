@@ -217,7 +217,7 @@ def test_lengths_are_taken_from_traces_of_every_form(tmp_path, name):
     assert lengths.output_len.tolist() == [o for _, _, o in ROWS]
 
 
-@pytest.mark.parametrize("cell", ["\u0663", "\uff13", "007", "+5", "1_0", "0x5", "1e4000", "9" * 5000])
+@pytest.mark.parametrize("cell", ["\u0663", "\uff13", "007", "+5", "1_0", "1e999", "9" * 5000])
 def test_cells_are_read_as_options_are(tmp_path, cell):
     path = tmp_path / "lengths.csv"
     path.write_text(f"input_len,output_len\n5,6\n5,{cell}\n", encoding="utf-8")
