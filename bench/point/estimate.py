@@ -55,7 +55,8 @@ def estimate(setting: Setting, workload: Workload) -> Estimate:
     spec, count = setting.spec, len(workload)
     tokens = int(workload.output_len.sum(dtype="int64"))
     most = _most_running(setting, workload)
-    one_s, all_s = _step_seconds(setting, workload, 1.0), _step_seconds(setting, workload, most)
+    # A device may be given on which everything is free.
+    one_s, all_s = (max(1e-9, _step_seconds(setting, workload, n)) for n in (1.0, most))
     span_s = max(float(workload.arrival_s[-1] - workload.arrival_s[0]), one_s)
     arrivals = tokens / span_s / spec.replicas  # of tokens, per engine and second
     more_s = (all_s - one_s) / max(most - 1, 1)  # of a step, for each more request in it
