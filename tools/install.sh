@@ -67,9 +67,12 @@ esac
 [ "$what" = base ] || install_torch
 echo "installing packages ($what; a minute or two the first time)"
 pip install --editable ".$extras"
-engine_is_compiled 2>/dev/null ||
+if engine_is_compiled 2>/dev/null; then
+    echo "installed; the engine is compiled"
+else
     echo "the engine runs as plain Python, two to three times slower: to compile it, install a C" \
         "compiler and Python's headers (Debian and Ubuntu: gcc, python3-dev), then make install"
+fi
 case $what in  # what holds more also holds less
     base) holds=base ;;
     models) holds='models base' ;;

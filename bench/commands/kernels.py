@@ -76,10 +76,11 @@ def _measure(
     quiet: bool,
     **given: Any,
 ) -> dict[str, Any]:
+    subject = options.read_subject(device, model, dtype)  # refuses where PyTorch is missing
     from bench.devices.kernels import Setup, measure
 
     effort = {name: given[name] for name in ("block_size", "samples", "rounds")}
-    setup = Setup(**options.read_subject(device, model, dtype), **effort)
+    setup = Setup(**subject, **effort)
     shapes = Shapes(
         batches=() if only == "recovery" else given["batches"],
         contexts=() if only == "recovery" else given["contexts"],

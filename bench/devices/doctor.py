@@ -58,6 +58,9 @@ def check_engine(*, compiled_runs: bool | None = None) -> Finding:
     """Whether the engine runs compiled; its results are the same either way."""
     if compiled.in_use() if compiled_runs is None else compiled_runs:
         return Finding("engine", Level.OK, "compiled")
+    if any(compiled.BUILDS.glob("*")):
+        remedy = "make install compiles it again"
+        return Finding("engine", Level.OK, "plain Python: edited since it was compiled", remedy)
     remedy = "faster compiled: make install, with a C compiler and Python's headers"
     return Finding("engine", Level.OK, "plain Python", remedy)
 

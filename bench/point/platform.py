@@ -93,7 +93,10 @@ def simulate(spec: PointSpec) -> Platform:
 def _of_model(name_or_path: str, model: ModelSpec, config: ModelConfig | None) -> dict[str, Any]:
     """What results say about a model that is not one of those that can be run."""
     why = why_not_run(name_or_path, config)
-    notes = [*([f"simulated only: {why}"] if why else []), *model.notes]
+    notes = [
+        *([f"this model can be simulated, not run for real: {why}"] if why else []),
+        *model.notes,
+    ]
     return {"model": {"name": model.name, "notes": notes}} if notes else {}
 
 

@@ -15,6 +15,8 @@ from typing import Any
 from engines.core.errors import UserError, unknown_name
 
 _DATA = resources.files("engines.sim")
+LEAST = 1e6  # no device is so slow or so small: a number below is in GB/s, TFLOP/s or GB
+_IN_UNITS = "a number in B/s, FLOP/s or bytes, such as 300e9"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +167,12 @@ def _from_data_sheet(values: dict[str, Any], source: str) -> dict[str, Any]:
     for table, given in (("data_sheet", sheet), ("shares", shares)):
         for name, value in given.items():
             if name not in allowed[table]:
-                raise UserError(f"{source}: {table} has unknown {name}")
-            if type(value) not in (int, float) or not value > 0:
-                raise UserError(f"{source}: {table}.{name} must be positive, got {value!r}")
+                known = sorted(allowed[table])
+                raise UserError(f"{source}: {unknown_name(f'name in {table}', name, known)}")
+            low, high = (0.0, 1.0) if table == "shares" else (LEAST, math.inf)
+            if type(value) not in (int, float) or not low < value <= high:
+                wanted = "a share, above 0 and at most 1" if table == "shares" else _IN_UNITS
+                raise UserError(f"{source}: {table}.{name} must be {wanted}, got {value!r}")
     for name in [name for name in rules if name not in values]:
         rule = rules[name]
         if rule["of"] not in sheet:

@@ -174,7 +174,7 @@ def test_the_usual_reference_is_for_simulated_results_of_the_registry(tmp_path, 
     assert find_reference(None, Choice.of(effort=Effort.FULL)) is None
     assert find_reference(None, Choice.of(backend="cpu")) is None
     assert find_reference(None, Choice.of(overrides={"seed": 1})) is None
-    assert find_reference("there", Choice.of(backend="cpu")) == Path("there")
+    assert find_reference(Path("there"), Choice.of(backend="cpu")) == Path("there")
 
 
 def test_rounding_is_no_difference_and_a_missing_metric_is_one():

@@ -67,9 +67,9 @@ def test_swapping_and_recomputing_by_block_size(tmp_path: Path) -> None:
 
 
 BAD = {
-    "--batches 0": "'0' must be integers from 1 to",
-    "--contexts 1,x": "'1,x' must be integers",
-    "--block-sizes 512": "'512' must be integers from 1 to 256",
+    "--batches 0": "'--batches': 0 is not in the range 1<=x<=4096",
+    "--contexts 1,x": "'--contexts': 'x' is not a whole number",
+    "--block-sizes 512": "'--block-sizes': 512 is not in the range 1<=x<=256",
     "--device gpu": "unknown device 'gpu'",
     "--model opt-14b": "unknown model 'opt-14b'",
     "--dtype float16": "the cpu kernels do not compute in 'float16'",

@@ -28,7 +28,7 @@ QWEN = {
     "tie_word_embeddings": False, "torch_dtype": "bfloat16", "eos_token_id": 151645,
 }  # fmt: skip
 SYSTEMS = ("astra", "orca-oracle", "orca-pow2", "orca-max", "ft")
-SIMULATED_ONLY = "simulated only: "
+SIMULATED_ONLY = "this model can be simulated, not run for real: "
 
 
 def spec_of(model: str | Path, **values: Any) -> PointSpec:

@@ -76,8 +76,8 @@ def test_only_kernels_of_the_present_sources_are_sent(
         ray_task, "library_path", lambda device, csrc: libraries / f"_{device}-new.so"
     )
     stage_sources(tmp_path / "out")
-    sent = [path.name for path in (tmp_path / "out").rglob("*.so")]
-    assert sent == [current.name]
+    kernels = tmp_path / "out" / "engines" / "kernels"
+    assert [path.name for path in kernels.rglob("*.so")] == [current.name]
 
 
 def test_cuda_points_need_kernels_compiled_here(monkeypatch: pytest.MonkeyPatch) -> None:
