@@ -22,6 +22,7 @@ from typing import Any
 from bench.files import json_bytes, write_file
 from bench.results.provenance import environment
 from benchmarks import gpu_checks, gpu_times
+from benchmarks.arguments import Arguments, seconds
 from benchmarks.gpu_run import SHORT_S, Part, Run, isolate
 from engines.core.errors import UserError
 
@@ -89,7 +90,7 @@ def print_results(record: dict[str, Any]) -> None:
 
 def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command."""
-    parser = argparse.ArgumentParser(description="Check and time everything that needs a GPU.")
+    parser = Arguments(description="Check and time everything that needs a GPU.")
     names = [part.name for part in PARTS]
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=Path("artifacts") / "gpu-check")
@@ -99,7 +100,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--library", type=Path, help="kernels that were compiled elsewhere")
     parser.add_argument("--sanitize", action="store_true", help="grid under compute-sanitizer")
     parser.add_argument(
-        "--duration", type=float, default=SHORT_S, help="seconds of arrivals of a point"
+        "--duration", type=seconds, default=SHORT_S, help="seconds of arrivals of a point"
     )
     parser.add_argument("--systems", nargs="+", default=["astra"], help="whose points to serve")
     return parser.parse_args(arguments)

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from bench.results.provenance import environment
 from bench.workloads.build import build_workload
+from benchmarks.arguments import Arguments, whole
 from benchmarks.contestants import CONTESTANTS, CONVERTED, FIRST_TOKEN, Job, Setup, Worker
 from engines.core.errors import UserError
 
@@ -171,10 +172,10 @@ def require_packages() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; exit status 1 if a target is missed, 2 if it cannot be measured."""
-    parser = argparse.ArgumentParser(description="Ours against transformers and CTranslate2.")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--block-size", type=int, default=16, help="ours")
+    parser = Arguments(description="Ours against transformers and CTranslate2.")
+    parser.add_argument("--threads", type=whole, default=2)
+    parser.add_argument("--rounds", type=whole, default=3)
+    parser.add_argument("--block-size", type=whole, default=16, help="ours")
     parser.add_argument("--quick", action="store_true", help="a tiny model, to try the benchmark")
     parser.add_argument("--out", type=Path, help="file for all numbers, with their provenance")
     options = parser.parse_args(arguments)
