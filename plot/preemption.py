@@ -29,7 +29,7 @@ def draw_preemption_costs(figure: Figure, tables: Sequence[PanelTable]) -> Canva
     del tables
     setup = figure.claims[0].args
     length, device = setup["context_len"], setup["device_profile"]
-    title = f"{length} tokens on {device}, beside {BATCH_DECODES} that decode"
+    title = f"{length} tokens on {device}, beside {BATCH_DECODES} decoding sequences"
     return draw_costs(preemption_costs(**setup), title=title)
 
 

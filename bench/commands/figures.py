@@ -66,7 +66,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         row["title"],
         str(row["points"] or "-"),
         *_times(row),
-        f"{row['hardware']}{f', {hours:.0f} GPU hours' if hours else ''}",
+        f"{row['hardware']}{f', {hours:.0f} GPU-h' if hours else ''}",
     )
 
 
