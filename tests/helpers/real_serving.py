@@ -78,20 +78,36 @@ def expected(
     kind: str, prompt: tuple[int, ...], length: int, *, beams: int = 1, eos: bool = False
 ) -> list[list[int]]:
     """The tokens of transformers, of beams the best first; with `eos` they may end early."""
-    forced = {} if eos else {"min_new_tokens": length}
-    generated = checkpoint(kind).reference.generate(
+    reference = checkpoint(kind).reference
+    if eos:
+        ends = list(EOS)
+        return generate(reference, prompt, length, beams=beams, pad=VOCAB, eos_token_id=ends)
+    return generate(
+        reference, prompt, length, beams=beams, min_new_tokens=length, eos_token_id=None
+    )
+
+
+def generate(
+    model: Any,
+    prompt: Sequence[int],
+    length: int,
+    *,
+    beams: int = 1,
+    pad: int | None = None,
+    **settings: Any,
+) -> list[list[int]]:
+    """What a model of transformers generates, of beams the best first, without `pad` tokens."""
+    rows = model.generate(
         torch.tensor([prompt]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
         do_sample=False,
         num_beams=beams,
         num_return_sequences=beams,
         max_new_tokens=length,
-        eos_token_id=list(EOS) if eos else None,
-        pad_token_id=VOCAB if eos else None,
-        **forced,
+        **({} if pad is None else {"pad_token_id": pad}),
+        **settings,
     )
-    outputs = [row[len(prompt) :].tolist() for row in generated]
-    return [[token for token in output if token != VOCAB] for output in outputs]
+    return [[t for t in row if t != pad] for row in rows[:, len(prompt) :].tolist()]
 
 
 def request(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from real_serving import engine_over_model, request, serve, tokens
+from real_serving import engine_over_model, generate, request, serve, tokens
 
 from engines.core.config import EngineConfig, System
 from engines.core.errors import UserError
@@ -58,16 +58,7 @@ def test_narrow_searches_give_transformers_outputs(
 ) -> None:
     make(tmp_path, vocab_size, list(range(vocab_size - num_ends, vocab_size)))
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    rows = model.generate(
-        torch.tensor([PROMPT]),
-        attention_mask=torch.ones(1, len(PROMPT), dtype=torch.long),
-        do_sample=False,
-        num_beams=beams,
-        num_return_sequences=beams,
-        max_new_tokens=length,
-        pad_token_id=vocab_size,
-    )[:, len(PROMPT) :].tolist()
-    wanted = [[token for token in row if token != vocab_size] for row in rows]
+    wanted = generate(model, PROMPT, length, beams=beams, pad=vocab_size)
     assert search(tmp_path, system, beams, length) == wanted
 
 

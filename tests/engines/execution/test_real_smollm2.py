@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from real_serving import engine_over_model, request, serve, tokens
+from real_serving import engine_over_model, generate, request, serve, tokens
 
 from bench.cli import main
 from bench.point.smollm2 import fetch_smollm2
@@ -58,16 +58,7 @@ class Smollm2:
     def expected(self, prompt: tuple[int, ...], sampling: SamplingParams) -> list[list[int]]:
         """The tokens of transformers, of beams the best first."""
         beams = sampling.n if sampling.beam else 1
-        generated = self.reference.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            do_sample=False,
-            num_beams=beams,
-            num_return_sequences=beams,
-            max_new_tokens=NUM_TOKENS,
-            eos_token_id=None,
-        )
-        outputs: list[list[int]] = generated[:, len(prompt) :].tolist()
+        outputs = generate(self.reference, prompt, NUM_TOKENS, beams=beams, eos_token_id=None)
         return outputs if sampling.beam else outputs * sampling.n
 
 

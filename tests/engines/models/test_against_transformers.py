@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from real_serving import generate
 from tiny_models import KINDS, PROMPT, Runner, reference_logits
 
 from engines.models.load import load_model
@@ -35,15 +36,8 @@ def test_decode_logits_equal_the_full_prompts(checkpoint, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_greedy_tokens_equal_generate(checkpoint, kind):
     reference, directory = checkpoint(kind)
-    generated = reference.generate(
-        torch.tensor([PROMPT]),
-        attention_mask=torch.ones(1, len(PROMPT), dtype=torch.long),
-        do_sample=False,
-        min_new_tokens=20,
-        max_new_tokens=20,
-        eos_token_id=None,
-    )
-    assert Runner(load(directory)).greedy(PROMPT, 20) == generated[0, len(PROMPT) :].tolist()
+    (expected,) = generate(reference, PROMPT, 20, min_new_tokens=20, eos_token_id=None)
+    assert Runner(load(directory)).greedy(PROMPT, 20) == expected
 
 
 @pytest.mark.parametrize("kind", ["opt", "llama-gqa-tied"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from real_serving import checkpoint, engine_over_model, request, serve, tokens
+from real_serving import checkpoint, engine_over_model, generate, request, serve, tokens
 from safetensors.torch import load_file, save_file
 
 from engines.core.config import EngineConfig, System
@@ -47,16 +47,8 @@ def ours(directory: Path, beams: int = 1) -> list[list[int]]:
 def theirs(directory: Path, beams: int = 1) -> list[list[int]]:
     """What transformers makes of the directory, with nothing said but beams and length."""
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    model.generation_config.pad_token_id = pad = model.config.vocab_size  # which nothing else is
-    rows = model.generate(
-        torch.tensor([PROMPT]),
-        attention_mask=torch.ones(1, len(PROMPT), dtype=torch.long),
-        do_sample=False,
-        num_beams=beams,
-        num_return_sequences=beams,
-        max_new_tokens=LENGTH,
-    )
-    return [[t for t in row if t != pad] for row in rows[:, len(PROMPT) :].tolist()]
+    unused = model.config.vocab_size
+    return generate(model, PROMPT, LENGTH, beams=beams, pad=unused)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
