@@ -51,6 +51,11 @@ def is_fresh() -> bool:
     return (BUILDS / key()).is_dir()
 
 
+def is_stale() -> bool:
+    """Whether there are builds for this Python, but of other sources only."""
+    return not is_fresh() and any(BUILDS.glob(f"*{_ABI}"))
+
+
 def in_use() -> bool:
     """Whether this process runs the compiled modules."""
     return any(isinstance(finder, _Finder) for finder in sys.meta_path)
@@ -66,7 +71,7 @@ def use() -> None:
             importlib.import_module(f"{GROUP}__mypyc")
         except ImportError:  # made on another system, whose C library is newer
             del sys.meta_path[0]
-    elif any(BUILDS.glob(f"*{_ABI}")) and not os.environ.get(_TOLD):
+    elif is_stale() and not os.environ.get(_TOLD):
         os.environ[_TOLD] = "1"
         print(
             "notice: the engine's sources have changed since they were compiled and run as plain "

@@ -54,11 +54,11 @@ def check_python(running: tuple[int, ...] = tuple(sys.version_info[:3])) -> Find
     return Finding("Python", Level.OK, found)
 
 
-def check_engine(*, compiled_runs: bool | None = None) -> Finding:
+def check_engine() -> Finding:
     """Whether the engine runs compiled; its results are the same either way."""
-    if compiled.in_use() if compiled_runs is None else compiled_runs:
+    if compiled.in_use():
         return Finding("engine", Level.OK, "compiled")
-    if any(compiled.BUILDS.glob("*")):
+    if compiled.is_stale():
         remedy = "make install compiles it again"
         return Finding("engine", Level.OK, "plain Python: edited since it was compiled", remedy)
     remedy = "faster compiled: make install, with a C compiler and Python's headers"

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 
-from bench.workloads.tables import Column, parse_length, parse_number, shown
+from bench.workloads.tables import Column, parse_length, parse_number
 from engines.core.errors import UserError
+from engines.core.text import shown
 
 
 @dataclass(frozen=True)

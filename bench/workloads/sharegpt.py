@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from bench.workloads.lengths import Lengths
-from bench.workloads.tables import GZIP, InputFile, shown
+from bench.workloads.tables import GZIP, InputFile
 from engines.core.errors import UserError
+from engines.core.text import shown
 
 Turn = tuple[str, str]  # a query and its answer
 _ASKING = ("human", "user")

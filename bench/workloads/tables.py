@@ -23,11 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.core.errors import UserError
-from engines.core.text import parse_decimal
+from engines.core.text import parse_decimal, shown
 
 MAX_ROWS = 10_000_000
 LARGEST_INT = 2**31 - 1
-MOST_SHOWN = 80  # characters of a value in a message
 _TELL_EVERY = 1 << 14  # rows between two reports of progress
 _ROWS_AT_ONCE = 1 << 16  # that are written
 _SHORT = re.compile("0|[1-9][0-9]{0,8}")
@@ -92,12 +91,6 @@ def parse_length(value: object) -> int:
         if 0 <= number <= LARGEST_INT and number.is_integer():
             return int(number)
     raise ValueError(f"must be a whole number from 0 to {LARGEST_INT}, got {shown(value)}")
-
-
-def shown(value: object) -> str:
-    """A value from a file for a message: quoted, escaped and short."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return ascii(text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "...")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ All layers' keys and values are one tensor, so that copies between slots are one
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,7 +69,7 @@ class RowView:
     start_offsets: Tensor | None = None  # int32 [rows]; None: no padding
 
 
-class KVCache:
+class KVCache(ABC):
     """Memory for keys and values that is read through tables of blocks.
 
     `layers` are each layer's keys, then its values, as [blocks, kv_heads, block_size, head_size];
@@ -88,12 +89,12 @@ class KVCache:
         self._kernels = kernels
         self._scale = shape.head_size**-0.5
 
-    def begin_batch(self, batch: Batch) -> None:
+    def begin_batch(self, batch: Batch) -> None:  # noqa: B027 - most caches need not
         """Learn of a step with prompts before its sequences are placed."""
 
+    @abstractmethod
     def fill_table(self, table: NDArray[np.int32], sequence: Output) -> None:
         """Write a sequence's place into its row of the tables."""
-        raise NotImplementedError
 
     def slots(self, rows: RowView) -> Tensor:
         """Slot of the last token of each row's context, int64 [rows]; -1 for an empty one."""
@@ -147,7 +148,9 @@ class KVCache:
         """Move blocks back."""
         assert not swaps, "this system swaps nothing"
 
-    def continue_rows(self, targets: Sequence[int], sources: Sequence[int]) -> None:
+    def continue_rows(  # noqa: B027 - only where no manager copies
+        self, targets: Sequence[int], sources: Sequence[int]
+    ) -> None:
         """Let rows continue others' contexts where no manager will ask for it."""
 
 

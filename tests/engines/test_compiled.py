@@ -83,13 +83,13 @@ def test_an_edited_source_runs_as_it_is_now(tmp_path: Path) -> None:
     program = """
 from engines import compiled
 from engines.core import scheduler
-print(compiled.in_use(), getattr(scheduler, "EDITED", "not edited"))
+print(compiled.in_use(), compiled.is_stale(), getattr(scheduler, "EDITED", "not edited"))
 """
-    assert run(program, top=tmp_path) == "True not edited\n"
+    assert run(program, top=tmp_path) == "True False not edited\n"
     with (tmp_path / "engines" / "core" / "scheduler.py").open("a", encoding="utf-8") as file:
         file.write("\nEDITED = 'edited'\n")
     told = run(program, top=tmp_path)
-    assert told.startswith("False edited\n")
+    assert told.startswith("False True edited\n")
     assert told.count("make install") == 1
 
 
