@@ -45,7 +45,7 @@ RUN    = $(FLAGS) $(PLACE) $(if $(FORCE),--force)
 ANY_PYTHON = python="$$VENV/bin/python"; [ -x "$$python" ] || python=$${PYTHON:-python3}; "$$python"
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test doctor all-main all report capacity reference test benchmark \
+.PHONY: help install install-test doctor all-main all report capacity reference test benchmark lines \
         benchmark-models gpu-check gpu-point images lock bundle bundle-check clean ready on-ray always
 
 help:  ## this list, with the figures, their times and hardware
@@ -103,6 +103,9 @@ test: install-test  ## install what the tests need and run them, linters first
 
 benchmark: ready  ## host time of the engine, with its limits
 	@"$$VENV/bin/python" -m benchmarks.engine
+
+lines: ready  ## lines of source by folder; of another checkout: python -m tools.lines DIR
+	@"$$VENV/bin/python" -m tools.lines
 
 # ONLY and SKIP are names of parts, split by the shell alone.
 GPU_CHECK = set -f; $(ANY_PYTHON) -m benchmarks.gpu_check $(call option,LIBRARY,library) \

@@ -62,6 +62,14 @@ def cpu_model() -> str | None:
     return platform.processor() or platform.machine() or None
 
 
+def operating_system() -> str:
+    """The distribution where there is one, else the system's name and release."""
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return f"{platform.system()} {platform.release()}"
+
+
 def gpu_names() -> list[str]:
     """Names of the NVIDIA GPUs, none where the driver is not installed."""
     names = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")

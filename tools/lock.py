@@ -1,7 +1,8 @@
-"""Renews the lock files of the images and their Dockerfiles: `make lock`.
+"""Renews the lock files of the images, their bills of materials and Dockerfiles: `make lock`.
 
 A lock names every package by version and hash. Its first line holds a digest of what it was made
-from, so that a test finds a forgotten renewal without a network.
+from, so that a test finds a forgotten renewal without a network. Beside each lies the same as an
+SBOM in CycloneDX's JSON, for tools that read those; hashes stay in the lock.
 """
 
 from __future__ import annotations
@@ -40,6 +41,17 @@ class Lock:
         return LOCKS / f"{self.name}.txt"
 
     @property
+    def sbom(self) -> Path:
+        """Where its bill of materials lies."""
+        return LOCKS / f"{self.name}.cdx.json"
+
+    @property
+    def pins(self) -> dict[str, str]:
+        """Version of each package in the file."""
+        found = re.findall(r"^([A-Za-z0-9._-]+)==([^ ]+)", self.path.read_text("utf-8"), re.M)
+        return dict(found)
+
+    @property
     def digest(self) -> str:
         """Digest of what the lock is made from."""
         text = json.dumps([self.python, *self.requirements])
@@ -68,7 +80,7 @@ def locks() -> tuple[Lock, ...]:
         Lock("cpu", "3.11", with_torch("+cpu")),  # Debian 12
         Lock("cuda", "3.12", with_cuda),  # Ubuntu 24.04, and uv's where the base's is too old
         Lock("build", "3.11", tuple(settings["build-system"]["requires"])),
-        Lock("uv", "3.8", tuple(extras["lock"])),
+        Lock("uv", "3.8", tuple(name for name in extras["lock"] if name.startswith("uv"))),
     )
 
 
@@ -87,6 +99,18 @@ def renew(lock: Lock, *, sources: Sequence[str] = ()) -> None:
     head = f"# Made by `make lock` for Python {lock.python}: do not edit.\n{_DIGEST}{lock.digest}\n"
     lock.path.parent.mkdir(parents=True, exist_ok=True)
     lock.path.write_text(head + done.stdout, encoding="utf-8")
+
+
+def list_materials(lock: Lock) -> None:
+    """Write the lock's SBOM."""
+    command = [
+        *("cyclonedx-py", "requirements", "-", "--output-reproducible", "--spec-version", "1.6"),
+        *("--pyproject", str(ROOT / "pyproject.toml"), "--output-file", str(lock.sbom)),
+    ]
+    lines = "".join(f"{name}=={version}\n" for name, version in lock.pins.items())
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"Error: {lock.name} has no bill of materials: {done.stderr.strip()}")
 
 
 def dockerfiles() -> dict[Path, str]:
@@ -109,6 +133,7 @@ def main() -> None:
     option = "--extra-index-url" if "://" in index else "--find-links"
     for lock in locks():
         renew(lock, sources=(option, index) if lock.name == "cpu" else ())
+        list_materials(lock)
         print(lock.path.relative_to(ROOT), file=sys.stderr)
     for path, text in dockerfiles().items():
         path.write_text(text, encoding="utf-8")

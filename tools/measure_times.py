@@ -1,8 +1,8 @@
 """Measure what every figure costs in simulation, for the tables of README and `make help`.
 
 Run on an idle machine with two cores: `python -m tools.measure_times`, half an hour. Each figure
-runs by its command in a fresh folder, two points at a time. The table is written after each figure;
-efforts may be named (`quick`, `default`, `full`) to measure only these.
+runs by its command in a fresh folder, two points at a time. The table is written after each figure,
+and says on which machine; efforts may be named (`quick`, `default`, `full`) to measure only these.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from bench.experiments import registry
 from bench.experiments.effort import Effort
 from bench.experiments.times import PATH
+from bench.results.provenance import environment
 
 JOBS = 2
 NAMES = tuple(figure.name for figure in registry.FIGURES.values() if not figure.only_measured)
@@ -34,9 +35,20 @@ def measure(name: str, effort: Effort) -> dict[str, float]:
     return {"seconds": round(seconds, 1), "megabytes": round(size / 1e6, 1)}
 
 
+def this_machine() -> str:
+    """What the times are of, in one line."""
+    facts = environment()
+    form = "compiled" if facts["engine_compiled"] else "as plain Python"
+    return (
+        f"{facts['os']}, {facts['cpu']} ({facts['cores']} cores), Python {facts['python']}, the "
+        f"engine {form}, commit {facts['git_commit']}"
+    )
+
+
 def main(*efforts: str) -> None:
     """Measure the efforts named, or all; the table keeps what it has of the others."""
     table = json.loads(PATH.read_text(encoding="utf-8"))
+    table["machine"] = this_machine()
     for effort in map(Effort, efforts or list(Effort)):
         for name in NAMES:
             table.setdefault(name, {})[effort.value] = measure(name, effort)

@@ -15,6 +15,8 @@ SHOWN = {
     "git_dirty": "uncommitted changes",
     "source_sha256": "sources (SHA-256)",
     "python": "Python",
+    "engine_compiled": "engine compiled",
+    "os": "operating system",
     "platform": "platform",
     "cpu": "processor",
     "cores": "cores",

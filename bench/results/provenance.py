@@ -17,6 +17,7 @@ from bench.machine import (
     git_state,
     gpu_names,
     memory_bytes,
+    operating_system,
     package_version,
     usable_cores,
 )
@@ -45,6 +46,7 @@ class _Facts(TypedDict, total=False):
     python: str
     engine_compiled: bool
     packages: dict[str, str | None]
+    os: str
     platform: str
     cpu: str | None
     cores: int
@@ -131,6 +133,7 @@ def environment(*, source: str | None = None, gpu: bool = False) -> dict[str, An
         "python": platform.python_version(),
         "engine_compiled": compiled.in_use(),
         "packages": {name: package_version(name) for name in _PACKAGES},
+        "os": operating_system(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": cpu_model(),
         "cores": usable_cores(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -19,11 +20,6 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILES = sorted(ROOT.glob("Dockerfile.*"))
 
 
-def pins(lock: Lock) -> dict[str, str]:
-    text = lock.path.read_text(encoding="utf-8")
-    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^ ]+)", text, re.M))
-
-
 def test_dockerfiles_are_what_the_template_makes() -> None:
     made = dockerfiles()
     assert sorted(made) == DOCKERFILES
@@ -35,7 +31,7 @@ def test_dockerfiles_are_what_the_template_makes() -> None:
 @pytest.mark.parametrize("lock", locks(), ids=lambda lock: lock.name)
 def test_locks_are_made_from_the_present_requirements(lock: Lock) -> None:
     assert lock.is_current, "run `make lock`"
-    found = pins(lock)
+    found = lock.pins
     for text in lock.requirements:
         wanted = Requirement(text)
         assert wanted.specifier.contains(found[wanted.name.lower()]), f"{text}: run `make lock`"
@@ -45,8 +41,19 @@ def test_locks_are_made_from_the_present_requirements(lock: Lock) -> None:
 def test_every_locked_package_has_hashes(lock: Lock) -> None:
     text = lock.path.read_text(encoding="utf-8")
     entries = re.split(r"\n(?=[A-Za-z0-9])", re.sub(r"^#.*\n", "", text, flags=re.M))
-    assert len(entries) == len(pins(lock))
+    assert len(entries) == len(lock.pins)
     assert all("--hash=sha256:" in entry for entry in entries)
+
+
+@pytest.mark.parametrize("lock", locks(), ids=lambda lock: lock.name)
+def test_the_bill_of_materials_names_what_is_locked(lock: Lock) -> None:
+    bill = json.loads(lock.sbom.read_text(encoding="utf-8"))
+    assert (bill["bomFormat"], bill["metadata"]["component"]["name"]) == (
+        "CycloneDX",
+        "astra-artifact",
+    )
+    found = {part["name"]: part["version"] for part in bill["components"]}
+    assert found == lock.pins, "run `make lock`"
 
 
 def test_a_changed_requirement_makes_a_lock_stale() -> None:

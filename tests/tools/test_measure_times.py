@@ -34,6 +34,7 @@ def test_an_interruption_keeps_what_was_measured_and_the_other_efforts(
     with pytest.raises(KeyboardInterrupt):
         measure_times.main("quick")
     assert json.loads(table.read_text()) == {
+        "machine": measure_times.this_machine(),
         "fig1": {"quick": new, "full": old},
         "fig2": {"quick": new},
         "fig13": {"quick": old},
@@ -43,3 +44,8 @@ def test_an_interruption_keeps_what_was_measured_and_the_other_efforts(
 @pytest.mark.parametrize("name", measure_times.NAMES)
 def test_every_figure_is_in_the_table(name):
     assert set(times.costs(name)) == set(Effort), "'python -m tools.measure_times' measures it"
+
+
+def test_the_table_says_of_which_machine_it_is():
+    assert "cores), Python 3." in times.machine()
+    assert "cores), Python 3." in measure_times.this_machine()

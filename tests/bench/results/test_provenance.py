@@ -135,6 +135,7 @@ def test_what_a_point_records() -> None:
     assert record["calibrated"] == {"step_overhead_s": "Fig. 13"}
     assert record["started"] == "2026-01-02T03:04:05.000+00:00"
     assert record["packages"]["numpy"]
+    assert record["os"] == machine.operating_system()
     assert record["cores"] >= 1
     assert isinstance(record["gpus"], list)
     assert platform.node() not in str(record).split()
