@@ -26,11 +26,12 @@ from plot.draw import draw
 
 BROWSER = find_browser()
 REQUIRED = os.environ.get("BENCH_TEST_BROWSER") == "required"
+AXE = os.environ.get("BENCH_TEST_AXE", "")  # axe.min.js of the package axe-core, from npm
 pytestmark = pytest.mark.skipif(
     BROWSER is None and not REQUIRED,
     reason="no Chromium on the PATH: apt install chromium runs these tests",
 )
-WIDTHS = (320, 400, 800, 1600)
+WIDTHS = (320, 360, 400, 800, 1600)
 # Elements that reach beyond the page and do not scroll in a box of their own.
 TOO_WIDE = """
 [...document.querySelectorAll('body *')].filter(e => {
@@ -44,6 +45,11 @@ CUT_OFF = """
 [...document.querySelectorAll('.verdicts .scroll')]
   .filter(e => e.scrollWidth > e.clientWidth + 1)
   .map(e => `${e.scrollWidth} in ${e.clientWidth}`)
+"""
+# What axe-core finds, all its rules: each rule broken, with the first element that breaks it.
+FINDINGS = """
+axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.map(
+  rule => `${rule.impact}: ${rule.id}: ${rule.nodes[0].html.slice(0, 80)}`))
 """
 # The worst contrast of any text against the nearest background behind it (WCAG 2).
 CONTRASTS = """
@@ -136,6 +142,38 @@ def test_every_text_is_readable(tab: Tab, page: Path, dark: bool) -> None:
     assert (background == "rgb(255, 255, 255)") is not dark
     ratio, text = tab.evaluate(CONTRASTS)
     assert ratio >= 4.5, f"'{text}' has a contrast of {ratio:.2f}"
+
+
+@pytest.mark.skipif(not AXE, reason="no axe-core: npm pack it, BENCH_TEST_AXE=.../axe.min.js")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_an_accessibility_checker_finds_nothing(
+    tab: Tab, page: Path, width: int, dark: bool
+) -> None:
+    tab.open(page, width=width, dark=dark)
+    tab.evaluate(f"{Path(AXE).read_text(encoding='utf-8')}; 0")
+    assert tab.evaluate(FINDINGS) == []
+
+
+@pytest.mark.skipif(not AXE, reason="no axe-core: npm pack it, BENCH_TEST_AXE=.../axe.min.js")
+def test_the_accessibility_checker_finds_what_is_wrong(tab: Tab, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.html"
+    bad.write_text("<body><img src='data:,'><a href='#'></a>", encoding="utf-8")
+    tab.open(bad, width=400, dark=False)
+    tab.evaluate(f"{Path(AXE).read_text(encoding='utf-8')}; 0")
+    rules = {line.split(": ")[1] for line in tab.evaluate(FINDINGS)}
+    assert {"image-alt", "link-name", "document-title", "html-has-lang"} <= rules
+
+
+def test_page_prints_on_paper_with_everything_on_it(tab: Tab, page: Path) -> None:
+    """The width of A4's text: what is cut off there is lost."""
+    tab.open(page, width=718, dark=False)
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    try:
+        assert tab.evaluate(TOO_WIDE) == []
+        assert tab.evaluate(CUT_OFF) == []
+    finally:
+        tab.call("Emulation.setEmulatedMedia", media="")
 
 
 def test_page_asks_for_nothing_and_says_nothing(tab: Tab, page: Path) -> None:
