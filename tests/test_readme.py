@@ -12,19 +12,22 @@ import pytest
 
 from bench.cli import main
 from bench.experiments import registry
-from tools import readme
+from tools import appendix, readme
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "artifacts/README.md", *ROOT.glob("docs/*.md")])
-LONGEST_README = 250
+LONGEST_README, LONGEST_START, WIDEST_TABLE = 180, 70, 100
 SHELL = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\]\(([^)#:]*)(#[^)]*)?\)")
 # Files that a document's own example makes or that the reader is asked to have.
 GIVEN = ("my-gpu.toml", "trace.csv", "burst.csv", "first.csv", "turns.csv")
 
-PARTS = ("claims", "figures", "calibrations", "quick", "evidence")
-BLOCKS = [*((readme.README, name) for name in PARTS), (readme.RUNNING, "run")]
+BLOCKS = [
+    *((readme.README, name) for name in ("claims", "quick", "evidence", "environment")),
+    *((readme.RUNNING, name) for name in ("figures", "run")),
+    (readme.SIMULATOR, "calibrations"),
+]
 
 
 def commands() -> list[tuple[str, str]]:
@@ -54,12 +57,21 @@ def test_generated_part_is_as_generated(
     assert found[1] == generated[document][name], "'python -m tools.readme' writes it anew"
 
 
-def test_readme_stays_short() -> None:
-    assert len(README.splitlines()) <= LONGEST_README
+@pytest.mark.parametrize("document", readme.documents(), ids=lambda path: path.name)
+def test_generated_document_is_as_generated(document: Path) -> None:
+    told = document.read_text(encoding="utf-8")
+    assert told == readme.documents()[document], "'python -m tools.readme' writes it anew"
 
 
-@pytest.mark.parametrize("headline", readme.HEADLINES, ids=lambda headline: headline.words)
-def test_every_headline_stands_for_claims(headline: readme.Headline) -> None:
+def test_readme_stays_short_and_starts_with_commands() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= LONGEST_README
+    assert lines.index("## Claims") <= LONGEST_START, "two screens of commands, then the details"
+    assert [line for line in lines if line.startswith("|") and len(line) > WIDEST_TABLE] == []
+
+
+@pytest.mark.parametrize("headline", appendix.HEADLINES, ids=lambda headline: headline.words)
+def test_every_headline_stands_for_claims(headline: appendix.Headline) -> None:
     figure = registry.FIGURES.get(headline.figure)
     claims = registry.TABLE1_CLAIMS if figure is None else figure.claims
     found = [claim for claim in claims if claim.text.startswith(headline.prefix)]
@@ -72,7 +84,7 @@ def test_every_claim_has_a_headline() -> None:
         for claim in figure.claims:
             told = [
                 headline
-                for headline in readme.HEADLINES
+                for headline in appendix.HEADLINES
                 if headline.figure == figure.name and claim.text.startswith(headline.prefix)
             ]
             assert len(told) == (0 if figure.only_measured else 1), claim.text
@@ -85,10 +97,13 @@ def test_every_claim_has_a_headline() -> None:
         (["1 %", "2 %"], "1, 2 %"),
         (["1.5x", "2x"], "1.5x, 2x"),
         (["7", "9.8"], "7, 9.8"),
+        (["16 to 128 tokens", "16 to 32 tokens"], "16 to 128, 16 to 32 tokens"),
+        (["as printed", "±15.0 %"], "as printed, ±15.0 %"),
+        (["at most 1.2x", "2x"], "at most 1.2x, 2x"),
     ],
 )
 def test_numbers_in_a_row(texts: list[str], joined: str) -> None:
-    assert readme._joined(texts) == joined
+    assert appendix.joined(texts) == joined
 
 
 def test_an_empty_part_is_filled_and_the_rest_stays() -> None:

@@ -6,60 +6,48 @@ test holds the documents against `blocks()`, so that no number in them can grow 
 
 from __future__ import annotations
 
-import math
-import tomllib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from click.testing import CliRunner
 
 from bench.claims.reference import read_claims, read_points, usual_directory
-from bench.claims.verdicts import figure_label, paper_text, tolerance_text
 from bench.cli import main as bench
-from bench.experiments import registry
+from bench.experiments import registry, times
 from bench.experiments.effort import Effort
-from bench.experiments.model import Claim
 from bench.experiments.tables import Choice
+from tools import appendix
+from tools.latex import to_latex
 
 ROOT = Path(__file__).parents[1]
-README, RUNNING = ROOT / "README.md", ROOT / "docs" / "running.md"
+README, DOCS = ROOT / "README.md", ROOT / "docs"
+RUNNING, SIMULATOR = DOCS / "running.md", DOCS / "simulator.md"
 EXAMPLE = "bench run --system astra --model opt-13b --workload sharegpt --rate 2 --duration 60"
 TIMES = ("wall_s", "host_us_per_step")  # rows of the example that no two runs share
 REPLACED = str.maketrans("┏┳┓━┃┡╇┩└┴┘─│", "+++-|+++++" + "+-|")
-
-
-@dataclass(frozen=True)
-class Headline:
-    """A row of the table of claims, as `headlines.toml` describes it."""
-
-    figure: str
-    words: str
-    prefix: str
-    shown: str = ""
-
-
-HEADLINES = tuple(
-    Headline(**headline)
-    for headline in tomllib.loads((ROOT / "tools" / "headlines.toml").read_text(encoding="utf-8"))[
-        "headlines"
-    ]
-)
 
 
 def blocks() -> dict[Path, dict[str, str]]:
     """Every generated part by its document and its name."""
     return {
         README: {
-            "claims": claims_table(),
-            "figures": invoke("figures", "--markdown"),
-            "calibrations": calibrations(),
+            "claims": appendix.claims_table(),
             "quick": f"```\n{quick_text()}\n```",
             "evidence": evidence_text(),
+            "environment": f"Made on {appendix.environment()}.",
         },
-        RUNNING: {"run": f"```\n$ {EXAMPLE}\n{run_text()}\n```"},
+        RUNNING: {
+            "figures": f"{invoke('figures', '--markdown')}\n\nTimes: {times.machine()}.",
+            "run": f"```\n$ {EXAMPLE}\n{run_text()}\n```",
+        },
+        SIMULATOR: {"calibrations": calibrations()},
     }
+
+
+def documents() -> dict[Path, str]:
+    """The text of each document that is generated as a whole."""
+    text = appendix.markdown(quick=quick_text())
+    return {DOCS / "appendix.md": text, DOCS / "appendix.tex": to_latex(text)}
 
 
 def invoke(*words: str) -> str:
@@ -67,65 +55,6 @@ def invoke(*words: str) -> str:
     done = CliRunner().invoke(bench, list(words))
     assert done.exit_code == 0, done.output
     return done.stdout.rstrip()
-
-
-def claims_table() -> str:
-    """Claims with the paper's numbers and those of the committed reference."""
-    rows = read_claims(ROOT / usual_directory(Choice()))
-    head = ("", "figure", "claim", "paper", "expect", "tolerance", "holds", "basis")
-    lines = [list(head), ["---"] * len(head)]
-    for index, headline in enumerate(HEADLINES, start=1):
-        found = [
-            row
-            for row in rows
-            if row["figure"] == headline.figure and row["claim"].startswith(headline.prefix)
-        ]
-        shown = [row for row in found if row["claim"].startswith(headline.shown)]
-        claims = [_claim(row) for row in shown]
-        held = sum(row["verdict"] == "pass" for row in found)
-        bases = dict.fromkeys(row["basis"].split(":")[0].split(";")[0] for row in found)
-        lines.append(
-            [
-                f"C{index}",
-                figure_label(headline.figure),
-                headline.words,
-                _joined(paper_text(claim) for claim in claims),
-                _joined(_ours(row, claim) for row, claim in zip(shown, claims, strict=True)),
-                _joined(tolerance_text(claim) for claim in claims),
-                f"{held} of {len(found)}",
-                ", ".join(bases),
-            ]
-        )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _claim(row: dict[str, Any]) -> Claim:
-    figure = registry.FIGURES.get(row["figure"])
-    known = registry.TABLE1_CLAIMS if figure is None else figure.claims
-    found = [claim for claim in known if claim.text == row["claim"]]
-    assert len(found) == 1, f"the reference has a claim that the registry lacks: {row['claim']}"
-    return found[0]
-
-
-def _ours(row: dict[str, Any], claim: Claim) -> str:
-    value = row["ours"]
-    if math.isnan(value):
-        return "-"
-    unit = {"": "", "x": "x"}.get(claim.unit, f" {claim.unit}")
-    return (
-        f"{row['bound']}{value:.0f}{unit}" if value >= 1000 else f"{row['bound']}{value:.3g}{unit}"
-    )
-
-
-def _joined(texts: Iterable[str]) -> str:
-    """Texts in a row: equal ones once, a common unit once."""
-    found = list(texts)
-    if len(set(found)) == 1:
-        return found[0]
-    units = {text.partition(" ")[2] for text in found}
-    if len(units) == 1 and " to " not in found[0] and (unit := units.pop()):
-        return f"{', '.join(text.partition(' ')[0] for text in found)} {unit}"
-    return ", ".join(found)
 
 
 def calibrations() -> str:
@@ -191,6 +120,8 @@ def main() -> None:
     """Write the documents anew."""
     for path, parts in blocks().items():
         text = replace_blocks(path.read_text(encoding="utf-8"), parts)
+        path.write_text(text, encoding="utf-8")
+    for path, text in documents().items():
         path.write_text(text, encoding="utf-8")
 
 

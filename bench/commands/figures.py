@@ -25,7 +25,7 @@ MARKDOWN_HEADER = (
 
 @click.command("figures")
 @options.as_json(help="Print a JSON list instead of a table.")
-@options.flag("--markdown", help="Print the README's table.")
+@options.flag("--markdown", help="Print the table of docs/running.md.")
 def command(*, as_json: bool, markdown: bool) -> None:
     """List the figures of the paper: points, times on two cores, the paper's hardware.
 
