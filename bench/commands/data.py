@@ -15,12 +15,12 @@ from bench.point.smollm2 import fetch_smollm2
 from bench.progress import choose
 from bench.workloads.datasets import (
     DATASETS,
-    derive,
     fetch,
     find_dataset,
     import_file,
     lengths_path,
 )
+from bench.workloads.derivation import derive
 from bench.workloads.formats import COLUMN_KEYS, parse_columns
 from bench.workloads.inspection import describe
 from bench.workloads.sharegpt import count_tokens, is_sharegpt, read_conversations
@@ -98,7 +98,7 @@ def import_command(*, name: str, file: Path, directory: Path) -> None:
     help="Where the statistics go.",
 )
 def derive_command(*, file: Path, out: Path) -> None:
-    """Derive the shipped ShareGPT statistics again from its real lengths in FILE."""
+    """Derive the shipped statistics again from real lengths in FILE: ShareGPT's, or chat's."""
     say(str(derive(file, out)))
 
 

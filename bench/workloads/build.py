@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from bench.workloads import assumed
 from bench.workloads.arrivals import poisson_arrivals
+from bench.workloads.chat_table import ChatTable
 from bench.workloads.conversations import (
     chat_lengths,
-    conversation_rounds,
     interleave,
     real_conversations,
     translation_lengths,
@@ -37,6 +37,7 @@ from engines.core.request import Request
 from engines.core.sampling import SamplingParams
 
 STATISTICS_FILE = Path(__file__).parent / "data" / "sharegpt_lengths.csv"
+CHAT_FILE = STATISTICS_FILE.with_name("chat_lengths.csv")
 _CHUNK = 1 << 12
 
 
@@ -110,9 +111,8 @@ class Workload:
 class _Recipe:
     """How a named workload's lengths are made when no file replaces them."""
 
-    lengths: Callable[[], LengthSource]
+    lengths: Callable[[], LengthSource | ChatTable]
     prefix_len: int = 0
-    chat: bool = False
     stream: int = 0  # which of a seed's independent streams the lengths come from
 
 
@@ -125,10 +125,19 @@ def sharegpt_lengths() -> QuantileTable:
     )
 
 
+def chat_statistics() -> ChatTable:
+    """The shipped statistics of real ShareGPT conversations."""
+    data = CHAT_FILE.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    return ChatTable.parse(
+        data.decode(), f"ShareGPT conversations drawn from shipped quantiles (sha256 {digest})"
+    )
+
+
 _RECIPES = {
     "sharegpt": _Recipe(sharegpt_lengths, stream=int(assumed.SHAREGPT_STREAM.value)),
     "alpaca": _Recipe(alpaca_lengths),
-    "chat": _Recipe(sharegpt_lengths, chat=True),
+    "chat": _Recipe(chat_statistics),
     "translation-1shot": _Recipe(
         translation_lengths, int(assumed.TRANSLATION_ONE_SHOT_PREFIX.value)
     ),
@@ -170,18 +179,25 @@ def build_workload(
         raise unknown_name("workload", name, WORKLOADS)
     arrival_s = _arrivals(rate, duration, seed)
     recipe = _RECIPES[name]
-    source, files = recipe.lengths(), {}
+    shipped = recipe.lengths()
+    is_chat = isinstance(shipped, ChatTable)
+    real, files = None, {}
     if lengths is not None:
         file = read_input(lengths)
-        source = real_lengths(file, first_turns=not recipe.chat)
+        real = real_lengths(file, first_turns=not is_chat)
         files = {"lengths": file.sha256}
-    drawn = _draw(recipe, source, count=len(arrival_s), seed=seed, max_model_len=max_model_len)
+    if isinstance(shipped, ChatTable):
+        turns, order = _draw_turns(shipped, real, count=len(arrival_s), seed=seed)
+        drawn = chat_lengths(turns, order, context=max_model_len)
+    else:
+        source = real or shipped
+        drawn = _draw(recipe, source, count=len(arrival_s), seed=seed, max_model_len=max_model_len)
     prefix_len = np.full(len(drawn), recipe.prefix_len, dtype=np.int32)
     note = f", after a shared prefix of {recipe.prefix_len} tokens" if recipe.prefix_len else ""
-    note += ", as rounds of conversations" if recipe.chat else ""
+    note += ", as rounds of conversations" if is_chat else ""
     return Workload(
         name,
-        f"{source.description}{note}",
+        f"{(real or shipped).description}{note}",
         arrival_s,
         drawn.input_len,
         drawn.output_len,
@@ -195,9 +211,6 @@ def build_workload(
 def _draw(
     recipe: _Recipe, source: LengthSource, *, count: int, seed: int, max_model_len: int
 ) -> Lengths:
-    if recipe.chat:
-        turns, order = _draw_turns(source, count=count, seed=seed)
-        return chat_lengths(turns, order, context=max_model_len)
     generator = _Stream.LENGTHS.generator(seed, recipe.stream)
     limit = max_model_len - recipe.prefix_len
     if isinstance(source, EmpiricalLengths):
@@ -208,18 +221,22 @@ def _draw(
 
 
 def _draw_turns(
-    source: LengthSource, *, count: int, seed: int
+    table: ChatTable, real: EmpiricalLengths | None, *, count: int, seed: int
 ) -> tuple[Lengths, NDArray[np.int64]]:
-    """Lengths of each arrival's turn and the conversation of each: real ones where known."""
-    of_rounds = _Stream.ROUNDS.generator(seed)
-    of_order = _Stream.INTERLEAVING.generator(seed)
-    if isinstance(source, EmpiricalLengths) and source.pairs.conversation is not None:
-        turns, rounds = real_conversations(source.pairs, count, generator=of_rounds)
-        order = interleave(rounds, generator=of_order)
-        return turns.take(np.argsort(np.argsort(order, kind="stable"))), order
-    generator = _Stream.LENGTHS.generator(seed)
-    turns = sample_lengths(source, count, generator=generator, limit=assumed.LENGTH_LIMIT)
-    return turns, interleave(conversation_rounds(count, generator=of_rounds), generator=of_order)
+    """Lengths of each arrival's turn and the conversation of each: real ones where known.
+
+    Where the real ones are of first turns only, rounds are the table's and turns are theirs.
+    """
+    of_turns = _Stream.LENGTHS.generator(seed)
+    if real is not None and real.pairs.conversation is not None:
+        turns, rounds = real_conversations(real.pairs, count)
+    else:
+        of_conversations = _Stream.ROUNDS.generator(seed)
+        turns, rounds = table.draw(count, of_conversations=of_conversations, of_turns=of_turns)
+    if real is not None and real.pairs.conversation is None:
+        turns = sample_lengths(real, count, generator=of_turns, limit=assumed.LENGTH_LIMIT)
+    order = interleave(rounds, generator=_Stream.INTERLEAVING.generator(seed))
+    return turns.take(np.argsort(np.argsort(order, kind="stable"))), order
 
 
 def _arrivals(rate: float, duration: float, seed: int) -> NDArray[np.float64]:

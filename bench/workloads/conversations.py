@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -25,40 +24,21 @@ def translation_lengths() -> LogNormalLengths:
     )
 
 
-def conversation_rounds(count: int, *, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Rounds of each conversation, geometric, all together exactly `count`."""
-    # A geometric number of mean m exceeds k with probability (1 - 1/m)^k; invert that.
-    stay = math.log1p(-1 / assumed.CHAT_MEAN_ROUNDS.value)
-    uniform = generator.random(count)  # no conversation has less than one round
-    rounds = np.maximum(np.ceil(np.log1p(-uniform) / stay), 1).astype(np.int64)
-    total = np.cumsum(rounds)
-    used = int(np.searchsorted(total, count)) + 1
-    rounds = rounds[:used]
-    rounds[-1] -= total[used - 1] - count
-    return rounds
+def real_conversations(turns: Lengths, count: int) -> tuple[Lengths, NDArray[np.int64]]:
+    """Whole conversations in the order of their file, again if too few: exactly `count` turns.
 
-
-def real_conversations(
-    turns: Lengths, count: int, *, generator: np.random.Generator
-) -> tuple[Lengths, NDArray[np.int64]]:
-    """Whole conversations in random order, again if too few, all together exactly `count` turns.
-
-    Returns their turns, one conversation after the other, and the rounds of each.
+    Returns their turns, one conversation after the other, and the rounds of each; the last may be
+    cut.
     """
     assert turns.conversation is not None, "lengths of conversations"
     by_conversation = np.argsort(turns.conversation, kind="stable")
     _, sizes = np.unique(turns.conversation, return_counts=True)
-    ends = np.cumsum(sizes)
-    rows: list[NDArray[np.int64]] = []
-    left = count
-    while left > 0:
-        for number in generator.permutation(len(sizes)):
-            end = ends[number]
-            rows.append(by_conversation[end - sizes[number] : end][:left])
-            left -= len(rows[-1])
-            if left == 0:
-                break
-    return turns.take(np.concatenate(rows)), np.array([len(each) for each in rows])
+    times = -(-count // len(turns))
+    rows, rounds = np.tile(by_conversation, times)[:count], np.tile(sizes, times)
+    total = np.cumsum(rounds)
+    rounds = rounds[: int(np.searchsorted(total, count)) + 1]
+    rounds[-1] -= rounds.sum() - count
+    return turns.take(rows), rounds
 
 
 def interleave(rounds: NDArray[np.int64], *, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -95,19 +75,19 @@ def _uniform_pairs(count: int, generator: np.random.Generator) -> Iterator[list[
 
 
 def chat_lengths(turns: Lengths, order: NDArray[np.int64], *, context: int) -> Lengths:
-    """Lengths of each arrival's request.
+    """Lengths of each arrival's request, made as the original does.
 
     `turns` are query and answer lengths by arrival, `order` the conversation of each. The prompt
-    is the last tokens of history and query that fit half of `context`; the answer is cut to
-    the other half.
+    is the last tokens of history and query that fit half of `context`; answers stand in the history
+    as they are, and the request's output is cut to what is left, less a margin.
     """
     prompt_limit = int(context * assumed.CHAT_PROMPT_SHARE.value)
+    output_limit = max(1, context - prompt_limit - int(assumed.CHAT_MARGIN.value))
     history: dict[int, int] = {}
     prompts = np.empty(len(turns), dtype=np.int32)
-    answers = np.minimum(turns.output_len, context - prompt_limit)
-    for arrival in range(len(turns)):
-        conversation = int(order[arrival])
-        said = history.get(conversation, 0) + int(turns.input_len[arrival])
+    rows = zip(order.tolist(), turns.input_len.tolist(), turns.output_len.tolist(), strict=True)
+    for arrival, (conversation, query, answer) in enumerate(rows):
+        said = history.get(conversation, 0) + query
         prompts[arrival] = min(said, prompt_limit)
-        history[conversation] = said + int(answers[arrival])
-    return Lengths(prompts, answers)
+        history[conversation] = said + answer
+    return Lengths(prompts, np.minimum(turns.output_len, output_limit))

@@ -1,4 +1,4 @@
-"""Datasets: what is shipped, how to get the real lengths, how the shipped ones were derived.
+"""Datasets: what is shipped, and how to get the real lengths.
 
 Real lengths lie where the user puts them and are used only where a command names them
 (`--lengths FILE`): a result always says which lengths it used.
@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 
 from bench.files import write_file
-from bench.workloads.assumed import LENGTH_LIMIT
-from bench.workloads.build import STATISTICS_FILE
-from bench.workloads.lengths import Lengths, load_lengths
-from bench.workloads.quantiles import derive_table
-from bench.workloads.tables import csv_bytes, read_input
+from bench.workloads.lengths import Lengths, read_lengths
+from bench.workloads.tables import InputFile, csv_bytes, read_input
 from engines.core.errors import UserError, unknown_name
 
 TIMEOUT_S = 60.0
 MAX_BYTES = 16 << 20  # the original file has about 84,000 pairs in about 1 MB
 
-_COMMIT = "3180d2f8c2a2aa1729245f9b0cb75a854746e6a8"
-_PICKLE = "datasets/sharegpt_opt_text_completion_length.pkl"
-_PICKLE_SHA256 = "e94cab96a24400f43f8e925de61fec20eec47082c7908d26f28cd578a87b8aeb"
+COMMIT = "3180d2f8c2a2aa1729245f9b0cb75a854746e6a8"
+PICKLE = "datasets/sharegpt_opt_text_completion_length.pkl"
+PICKLE_SHA256 = "e94cab96a24400f43f8e925de61fec20eec47082c7908d26f28cd578a87b8aeb"
+CHAT_COMMIT = "72339db5b120614033b317880ad3a05a5e4c9415"
+CHAT_CSV = "data/processed_traces/sharegpt_8k_filtered_stats_llama2_tokenizer.csv"
+CHAT_SHA256 = "6d6c296302a853e2669a674a96f269283e60c57e60363bd450588a1066919f9f"
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,16 @@ DATASETS = {
         Dataset(
             "sharegpt",
             "quantiles derived from the original artifact's lengths",
-            f"https://raw.githubusercontent.com/sosp-ae-39/sosp-ae-astra/{_COMMIT}/{_PICKLE}",
-            _PICKLE_SHA256,
+            f"https://raw.githubusercontent.com/sosp-ae-39/sosp-ae-astra/{COMMIT}/{PICKLE}",
+            PICKLE_SHA256,
         ),
         Dataset("alpaca", "log-normal lengths with the paper's means"),
-        Dataset("chat", "conversations built from the ShareGPT quantiles"),
+        Dataset(
+            "chat",
+            "quantiles derived from real ShareGPT conversations",
+            f"https://raw.githubusercontent.com/microsoft/sarathi-serve/{CHAT_COMMIT}/{CHAT_CSV}",
+            CHAT_SHA256,
+        ),
         Dataset("translation", "log-normal sentence lengths from published statistics"),
     )
 }
@@ -115,29 +120,30 @@ def fetch(
         reason = getattr(error, "reason", None) or error
         raise UserError(
             f"could not download {address} ({reason}): download it by other means and run "
-            f"`bench data import {name} FILE.pkl`"
+            f"`bench data import {name} FILE`"
         ) from error
-    return _store(name, _verified_pairs(data, dataset, address), directory)
+    return _store(name, _verified_lengths(data, dataset, address), directory)
 
 
 def import_file(name: str, path: Path, directory: Path) -> Path:
     """Store a user's file of lengths as a dataset's real lengths; returns the CSV's path.
 
-    A .pkl is a dataset's published file, any other one a trace or lengths in a known format. Raises
-    UserError.
+    The file is the dataset's published one, as each .pkl must be, or a trace or lengths in a known
+    format. Raises UserError.
     """
     dataset = find_dataset(name)
-    if path.suffix != ".pkl":
-        return _store(name, load_lengths(path), directory)
+    file = read_input(path)
+    if path.suffix != ".pkl" and file.sha256 != dataset.sha256:
+        return _store(name, read_lengths(file), directory)
     if not dataset.sha256:
         raise UserError(
             f"{path}: no pickle of {name} is published: give a CSV with columns "
             "input_len,output_len"
         )
-    return _store(name, _verified_pairs(read_input(path).data, dataset, str(path)), directory)
+    return _store(name, _verified_lengths(file.data, dataset, str(path)), directory)
 
 
-def _verified_pairs(data: bytes, dataset: Dataset, origin: str) -> Lengths:
+def _verified_lengths(data: bytes, dataset: Dataset, origin: str) -> Lengths:
     if len(data) > MAX_BYTES:
         raise UserError(f"{origin} is larger than {MAX_BYTES} bytes: not the published file")
     digest = hashlib.sha256(data).hexdigest()
@@ -146,39 +152,27 @@ def _verified_pairs(data: bytes, dataset: Dataset, origin: str) -> Lengths:
             f"{origin} is not the published file of {dataset.name} or is incomplete: sha256 "
             f"{digest} over {len(data)} bytes, expected {dataset.sha256}"
         )
+    if digest == CHAT_SHA256:
+        return turns_of_rounds(read_lengths(InputFile(Path(origin), data)))
     # Its bytes are known: this pickle holds a list of pairs and nothing to execute.
     return Lengths(*np.array(pickle.loads(data), dtype=np.int32).T.copy())
+
+
+def turns_of_rounds(rounds: Lengths) -> Lengths:
+    """Queries and answers of rounds whose inputs are whole prompts, the history included.
+
+    Rounds are in the order of their conversations; one that is longer than all that was said in the
+    round before continues it.
+    """
+    prompts, answers = rounds.input_len.astype(np.int64), rounds.output_len
+    said = np.concatenate([[0], (prompts + answers)[:-1]])
+    continues = prompts > said
+    continues[:1] = False
+    queries = np.where(continues, prompts - said, prompts).astype(np.int32)
+    return Lengths(queries, answers, np.cumsum(~continues).astype(np.int32) - 1)
 
 
 def _store(name: str, lengths: Lengths, directory: Path) -> Path:
     path = lengths_path(name, directory)
     write_file(path, csv_bytes(lengths.columns(), compress=True))
     return path
-
-
-def derive_statistics(lengths: Lengths) -> str:
-    """The text of the shipped statistics of ShareGPT, made from its real lengths.
-
-    The same lengths give the same text, byte for byte.
-    """
-    kept = lengths.below(LENGTH_LIMIT)
-    header = (
-        "Joint quantiles of request lengths in tokens of the OPT tokenizer: ShareGPT, the first",
-        "turn of each conversation. Derived data: no single request is in this file.",
-        "Source: sosp-ae-39/sosp-ae-astra (the paper's original artifact), commit",
-        f"{_COMMIT},",
-        f"{_PICKLE},",
-        f"sha256 {_PICKLE_SHA256}.",
-        f"Made by `bench data derive`: {len(lengths)} pairs, of which the {len(kept)} with",
-        f"input + output < {LENGTH_LIMIT} are used (sha256 of all pairs as CSV text:",
-        f"{hashlib.sha256(csv_bytes(lengths.columns())).hexdigest()}).",
-        "A line is a bin of neighbouring input lengths: its number of pairs (rows), the quantiles",
-        "of its inputs (input_P for P percent) and of its outputs (output_P).",
-    )
-    return "".join(f"# {line}\n" for line in header) + derive_table(lengths, "derived").to_csv()
-
-
-def derive(lengths_file: Path, output: Path = STATISTICS_FILE) -> Path:
-    """Derive the shipped statistics from a file of ShareGPT's real lengths; returns `output`."""
-    write_file(output, derive_statistics(load_lengths(lengths_file)).encode())
-    return output

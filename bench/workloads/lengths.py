@@ -178,10 +178,14 @@ def read_lengths(file: InputFile) -> Lengths:
 def real_lengths(file: InputFile, *, first_turns: bool) -> EmpiricalLengths:
     """Real lengths from a file, without the pairs that reach 2048 tokens in all.
 
-    Of a file of conversations, all turns or the first ones; raises UserError.
+    Of a file of conversations, their first turns, or else all turns of whatever length. Raises
+    UserError.
     """
     pairs = read_lengths(file)
-    kept = (pairs.first_turns() if first_turns else pairs).below(assumed.LENGTH_LIMIT)
+    if first_turns or pairs.conversation is None:
+        kept = pairs.first_turns().below(assumed.LENGTH_LIMIT)
+    else:
+        kept = pairs
     if not len(kept):
         raise UserError(
             f"{file.path} has no row with input_len + output_len below {assumed.LENGTH_LIMIT}"

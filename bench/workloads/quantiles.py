@@ -57,13 +57,13 @@ class QuantileTable:
         bins = np.minimum(np.searchsorted(ends, uniform[:, 0], side="right"), len(ends) - 1)
         share = self.rows[bins] / self.rows.sum()
         within = np.clip(1 - (ends[bins] - uniform[:, 0]) / share, 0, 1)
-        inputs = _invert(self.inputs[bins], INPUT_LEVELS, within)
-        outputs = _invert(self.outputs[bins], OUTPUT_LEVELS, uniform[:, 1])
+        inputs = invert(self.inputs[bins], INPUT_LEVELS, within)
+        outputs = invert(self.outputs[bins], OUTPUT_LEVELS, uniform[:, 1])
         room = LENGTH_LIMIT - 1 - inputs
         (again,) = np.nonzero(outputs > room)
         quantiles = self.outputs[bins[again]]
         reach = _probability(quantiles, OUTPUT_LEVELS, room[again] + 0.5)
-        redrawn = _invert(quantiles, OUTPUT_LEVELS, uniform[again, 2] * reach)
+        redrawn = invert(quantiles, OUTPUT_LEVELS, uniform[again, 2] * reach)
         outputs[again] = np.minimum(redrawn, room[again])
         return Lengths(inputs.astype(np.int32), outputs.astype(np.int32))
 
@@ -107,7 +107,7 @@ def derive_table(lengths: Lengths, description: str) -> QuantileTable:
     )
 
 
-def _invert(quantiles: Ints, levels: Floats, probability: Floats) -> Ints:
+def invert(quantiles: Ints, levels: Floats, probability: Floats) -> Ints:
     """Round the value at `probability` (n,) of each row of `quantiles` (n, levels)."""
     upper = np.clip(np.searchsorted(levels, probability, side="right"), 1, len(levels) - 1)
     row = np.arange(len(probability))
@@ -117,7 +117,7 @@ def _invert(quantiles: Ints, levels: Floats, probability: Floats) -> Ints:
 
 
 def _probability(quantiles: Ints, levels: Floats, value: NDArray[np.floating[Any]]) -> Floats:
-    """The share of each row's distribution below `value` (n,): the inverse of `_invert`."""
+    """The share of each row's distribution below `value` (n,): the inverse of `invert`."""
     upper = (quantiles <= value[:, None]).sum(axis=1)
     inside = np.clip(upper, 1, len(levels) - 1)
     row = np.arange(len(value))

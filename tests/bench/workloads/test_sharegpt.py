@@ -117,17 +117,29 @@ def test_chat_goes_through_real_conversations_turn_by_turn(tmp_path: Path) -> No
     questions = workload.input_len - turn * (turn + 1) // 2
     assert (questions % (5 * (turn + 1)) == 0).all()
     first = questions[turn == 0]
-    assert len(np.unique(first[:20])) == 20  # in random order, none twice before all came
+    assert first[:20].tolist() == [5 * number + 5 for number in range(20)]  # in the file's order
 
 
 def test_conversations_are_whole_until_there_are_enough_turns() -> None:
     numbers = np.repeat([7, 9], [2, 3]).astype(np.int32)
     known = Lengths(np.arange(1, 6, dtype=np.int32), np.arange(1, 6, dtype=np.int32), numbers)
-    turns, rounds = real_conversations(known, 11, generator=np.random.default_rng(0))
-    assert len(turns) == rounds.sum() == 11
-    assert sorted(rounds[:2].tolist()) == [2, 3]
-    assert rounds.tolist()[-1] == 1  # the last one is cut
-    ends = np.cumsum(rounds)
-    for first, size in zip(ends - rounds, rounds, strict=True):
-        part = turns.input_len[first : first + size].tolist()
-        assert part in ([1, 2], [3, 4, 5], [1], [3])
+    turns, rounds = real_conversations(known, 11)
+    assert rounds.tolist() == [2, 3, 2, 3, 1]  # the last one is cut
+    assert turns.input_len.tolist() == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1]
+    assert real_conversations(known, 5)[1].tolist() == [2, 3]
+
+
+def test_real_conversations_are_not_dropped_for_their_length(tmp_path: Path) -> None:
+    numbers = np.zeros(2, np.int32)
+    long = Lengths(np.array([3000, 5], np.int32), np.array([9, 2500], np.int32), numbers)
+    path = tmp_path / "long.csv"
+    path.write_bytes(csv_bytes(long.columns()))
+    assert len(real_lengths(read_input(path), first_turns=False).pairs) == 2
+
+
+def test_chat_over_a_file_of_first_turns_takes_its_rounds_from_statistics(tmp_path: Path) -> None:
+    path = tmp_path / "turns.csv"
+    path.write_text("input_len,output_len\n7,9\n")
+    workload = build_workload("chat", rate=5.0, duration=20.0, seed=0, lengths=path)
+    assert set(workload.output_len.tolist()) == {9}
+    assert {7, 7 + 9 + 7} < set(workload.input_len.tolist())

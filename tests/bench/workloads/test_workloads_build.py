@@ -6,8 +6,8 @@ import pytest
 
 from bench.workloads import WORKLOADS, assumptions, build_workload
 from bench.workloads.arrivals import poisson_arrivals
-from bench.workloads.build import _Stream
-from bench.workloads.conversations import chat_lengths, conversation_rounds, interleave
+from bench.workloads.build import _Stream, chat_statistics
+from bench.workloads.conversations import chat_lengths, interleave
 from bench.workloads.lengths import Lengths
 from engines.core.errors import UserError
 from engines.core.request import Request
@@ -139,16 +139,8 @@ def test_translation_puts_a_shared_prefix_before_each_sentence(name, prefix):
     assert np.corrcoef(*logs)[0, 1] == pytest.approx(0.9, abs=0.02)
 
 
-def test_conversations_have_the_assumed_rounds():
-    rounds = conversation_rounds(100_000, generator=rng())
-    assert rounds.sum() == 100_000
-    assert rounds.min() == 1
-    assert rounds.mean() == pytest.approx(3.51, rel=0.02)
-    assert (rounds > 1).mean() == pytest.approx(0.73, abs=0.02)  # published, see assumed.py
-
-
 def test_interleaving_serves_each_conversation_to_its_end():
-    rounds = conversation_rounds(20_000, generator=rng())
+    _, rounds = chat_statistics().draw(20_000, of_conversations=rng(), of_turns=rng())
     order = interleave(rounds, generator=rng(1))
     assert (np.bincount(order) == rounds).all()
     _, first_arrivals = np.unique(order, return_index=True)
@@ -178,7 +170,18 @@ def test_history_grows_and_is_cut():
     turns = Lengths(np.array([100, 300, 50, 900], np.int32), np.array([200, 10, 1500, 5], np.int32))
     chat = chat_lengths(turns, np.array([0, 1, 0, 0]), context=2048)
     assert chat.input_len.tolist() == [100, 300, 100 + 200 + 50, 1024]
-    assert chat.output_len.tolist() == [200, 10, 1024, 5]
+    assert chat.output_len.tolist() == [200, 10, 2048 - 1024 - 8, 5]
+
+
+def test_an_answer_stands_whole_in_the_history():
+    turns = Lengths(np.array([3, 4, 5], np.int32), np.array([60, 7, 9], np.int32))
+    chat = chat_lengths(turns, np.array([0, 1, 0]), context=200)
+    assert chat.input_len.tolist() == [3, 4, 3 + 60 + 5]
+    cut = chat_lengths(turns, np.array([0, 1, 0]), context=40)
+    assert cut.output_len.tolist() == [40 - 20 - 8, 7, 9]
+    assert cut.input_len.tolist() == [3, 4, 20]
+    least = chat_lengths(turns, np.array([0, 1, 0]), context=4)
+    assert least.output_len.tolist() == [1, 1, 1]
 
 
 def test_chat_fits_a_smaller_context():

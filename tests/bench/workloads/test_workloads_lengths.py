@@ -5,7 +5,7 @@ from places import SHARED
 from published_traces import FORMATS, ROWS
 
 from bench.workloads.build import STATISTICS_FILE, sharegpt_lengths
-from bench.workloads.datasets import derive, derive_statistics
+from bench.workloads.derivation import derive, derive_statistics
 from bench.workloads.lengths import (
     EmpiricalLengths,
     Lengths,
