@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, str] = {
     "figures": "List the figures: what they need and how long.",
     "kernels": "Time the kernels on this device (Figures 18a, 19a).",
     "profile": "Measure this device for the simulation.",
+    "validate": "Hold the simulation against this device.",
     "data": "Fetch or import data sets.",
     "images": "Build the systems' container images, or list them.",
     "launch": "Run a command in a container of a system's image.",

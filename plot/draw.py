@@ -73,7 +73,7 @@ def draw(name: str, store: PointStore, out_dir: Path, choice: Choice | None = No
                 f"run '{choice.command(name)}' first"
             )
         return [
-            _save(canvas, out_dir / f"{figure}.{kind}", kind)
+            save(canvas, out_dir / f"{figure}.{kind}", kind)
             for figure, canvas in canvases.items()
             for kind in METADATA
         ]
@@ -99,7 +99,8 @@ def _compose(figure: Figure, store: PointStore, choice: Choice) -> Canvas | None
     return canvas
 
 
-def _save(canvas: Canvas, path: Path, kind: str) -> Path:
+def save(canvas: Canvas, path: Path, kind: str) -> Path:
+    """Write a figure as a kind of METADATA; returns the path."""
     content = io.BytesIO()
     canvas.savefig(content, format=kind, metadata=METADATA[kind])
     write_file(path, content.getvalue())

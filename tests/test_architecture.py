@@ -34,6 +34,7 @@ ROOMS = (
     "bench.devices",
     "bench.sweep",
     "bench.claims",
+    "bench.validation",
     "plot",
     "bench.report",
     "bench.commands",

@@ -1,14 +1,15 @@
-"""Measures a device profile with the kernels and layers that serving uses, and writes it as TOML.
+"""Measures a device profile and writes it as TOML: whole engine steps, and rates.
 
-A rate is what a model of the given shape gets out of the present device, so it holds for models of
-about that size. Nothing here is fitted to an end-to-end result.
+The steps are what the simulation of this very model interpolates. A rate is what the kernels and
+layers get out of the device at the model's shapes, so it holds for models of about that size.
+Nothing here is fitted to an end-to-end result.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,17 +18,27 @@ import torch
 from bench.devices import cases
 from bench.devices.cases import Linears, Subject
 from bench.devices.device import out_of_memory
+from bench.devices.steps import measure_steps, usual_scopes
 from bench.devices.timing import Case, measure_copy_bandwidth, time_cases
 from bench.machine import git_state, memory_bytes
 from bench.results.provenance import source_hash
 from engines.core.errors import UserError
 from engines.execution.device import device_name
 from engines.execution.probe import build_model, narrow_spec, time_decode_steps
+from engines.execution.setup import LoadedModel
+from engines.execution.step_probe import StepProbe
 from engines.kernels.library import load_kernels
+from engines.sim.steps import StepRow, to_csv
 
 BLOCK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 USUAL_BLOCK = 16
 RUNNING = (1, 64)  # sequences between which the host's time is taken as a line
+# Slots of the cache in which steps are measured: on a CPU no more than a trace is likely to fill.
+MOST_SLOTS = {"cpu": 36_000, "cuda": 1_000_000}
+SLOTS_A_TOKEN = 2.2  # which Orca reserves at most, in powers of two
+MOST_PROMPT_TOKENS = 2560
+SAMPLES = 5
+STEPS_SHARE = 0.8  # of the time
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,8 @@ class Effort:
 
     `tokens` is of the matrix product and the prompt; `batch_size` and `context_len` are of paged
     decode attention; `samples` are taken in each of `rounds`; `steps` are decode steps.
+    Engine steps of each system are measured for `system_s` seconds, up to `most_sequences` and
+    prompts of `most_tokens`.
     """
 
     tokens: int = 512
@@ -57,16 +70,20 @@ class Effort:
     rounds: int = 3
     steps: int = 20
     block_sizes: tuple[int, ...] = BLOCK_SIZES
+    system_s: float = 75.0
+    most_sequences: int = 128
+    most_tokens: int = 1024
 
 
-def usual_effort(device: str, *, quick: bool = False) -> Effort:
-    """GPUs take a larger batch to fill; a quick run tries every step on next to nothing."""
+def usual_effort(device: str, *, quick: bool = False, short: bool = False) -> Effort:
+    """GPUs take a larger batch to fill; short: a minute; quick: on next to nothing, to try all."""
     if quick:
         return Effort(
             tokens=32, batch_size=2, context_len=32, samples=1, rounds=1, steps=2,
-            block_sizes=(1, 16, 256),
+            block_sizes=(1, 16, 256), system_s=0.0, most_sequences=2, most_tokens=16,
         )  # fmt: skip
-    return Effort(batch_size=32, context_len=1024, tokens=2048) if device == "cuda" else Effort()
+    usual = Effort(batch_size=32, context_len=1024, tokens=2048) if device == "cuda" else Effort()
+    return replace(usual, rounds=1, system_s=20.0, most_sequences=64) if short else usual
 
 
 def measure_profile(
@@ -81,10 +98,12 @@ def measure_profile(
     `tell` hears the share that is done, 0 to 1. Raises UserError where memory does not suffice.
     """
     with out_of_memory("use a smaller --model"):
+        rows = list(_steps(subject, effort, lambda share: tell(share * STEPS_SHARE)))
         linears = Linears.of(subject)
         timed = time_cases(
             _cases(subject, effort, linears), subject.device,
-            samples=effort.samples, rounds=effort.rounds, tell=tell,
+            samples=effort.samples, rounds=effort.rounds,
+            tell=lambda share: tell(STEPS_SHARE + share * (1 - STEPS_SHARE)),
         )  # fmt: skip
         # The best round's median: whatever else runs on the machine can only slow a round.
         best = {key: min(map(statistics.median, rounds)) for key, rounds in timed.items()}
@@ -95,7 +114,38 @@ def measure_profile(
         ]
     usual = best["paged", USUAL_BLOCK]
     efficiency = {size: usual / best["paged", size] for size in effort.block_sizes}
-    return _toml(name, subject, terms, efficiency)
+    return _toml(name, subject, terms, efficiency) + _steps_toml(subject, rows)
+
+
+def _steps(subject: Subject, effort: Effort, tell: Callable[[float], None]) -> Iterator[StepRow]:
+    """Measure engine steps of each system, whose cache has the device's memory alone."""
+    kernels = load_kernels(subject.device)
+    model = build_model(subject.spec, dtype=subject.torch_dtype, device=subject.device)
+    loaded = LoadedModel(model, kernels)
+    slots = loaded.default_slots(gpu_memory_bytes=None, max_batched_tokens=MOST_PROMPT_TOKENS)
+    slots = min(slots, MOST_SLOTS[subject.device])
+    scopes = usual_scopes(subject.spec.max_positions, int(slots / SLOTS_A_TOKEN))
+    for number, scope in enumerate(scopes):
+        most = min(scope.most_sequences, effort.most_sequences)
+        tokens = min(scope.most_tokens, effort.most_tokens)
+        asked = replace(scope, most_sequences=most, most_tokens=tokens)
+        probe = StepProbe(loaded, scope.system, num_slots=slots, block_size=USUAL_BLOCK)
+        samples = min(SAMPLES, effort.steps)
+        yield from measure_steps(probe, asked, samples=samples, budget_s=effort.system_s)
+        del probe  # and its cache
+        tell((number + 1) / len(scopes))
+
+
+def _steps_toml(subject: Subject, rows: Sequence[StepRow]) -> str:
+    """The table of measured steps, as CSV within TOML."""
+    return f"""
+# Whole engine steps, as engines/sim/steps.py explains them.
+[steps]
+model = "{subject.spec.name}"
+block_size = {USUAL_BLOCK}
+csv = '''
+{to_csv(rows)}'''
+"""
 
 
 def _cases(subject: Subject, effort: Effort, linears: Linears) -> dict[tuple[Any, ...], Case]:

@@ -42,6 +42,7 @@ class Metrics(TypedDict, total=False):
     mean_tpot_s: float | None
     throughput_tok_s: float | None
     preemptions: int
+    extrapolated_steps: int
     kv_slots: int
     replicas: int
     router: str

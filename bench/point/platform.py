@@ -18,12 +18,15 @@ from engines.core.config import GIB, EngineConfig, System
 from engines.core.executor import Executor
 from engines.core.model_config import ModelConfig, read_config
 from engines.core.models import ModelSpec, find_model, is_path
+from engines.core.sampling import SamplingParams
 from engines.models.spec import why_not_run
 from engines.sim.beams import NOVELTY, BeamProcess
-from engines.sim.cost import StepCost
+from engines.sim.cost import StepCost, StepPrice
 from engines.sim.executor import SimExecutor
+from engines.sim.measured import MeasuredCost
 from engines.sim.profile import DeviceProfile, load_profile
 from engines.sim.slots import default_slots, paper_server
+from engines.sim.steps import FAMILY
 
 Progress = Callable[[float], None]  # called with the finished share, 0 to 1
 # The original decodes these greedily, and draws the tokens of all others at random.
@@ -77,12 +80,13 @@ def simulate(spec: PointSpec) -> Platform:
                 "host": profile.host,
                 "calibrated": dict(profile.calibrated),
                 "assumed": dict(profile.assumed),
+                **({"steps": _why_formula(model, profile, degree)} if profile.steps else {}),
             },
             **_of_model(spec.model, model, config),
             "files": {name: digest for name, digest in read.items() if name in files},
         },
         default_slots=partial(default_slots, model, profile, degree),
-        create_executor=partial(_price, model, profile, degree),
+        create_executor=partial(_executor, model, profile, degree, spec.sampling),
         create_clock=VirtualClock,
         # All of the simulation's own time is the host's.
         host_us_per_step=lambda executor, wall_s, steps: 1e6 * wall_s / max(steps, 1),
@@ -100,16 +104,41 @@ def _of_model(name_or_path: str, model: ModelSpec, config: ModelConfig | None) -
     return {"model": {"name": model.name, "notes": notes}} if notes else {}
 
 
-def _price(
-    model: ModelSpec, profile: DeviceProfile, degree: int, config: EngineConfig, seed: int
+def _why_formula(model: ModelSpec, profile: DeviceProfile, degree: int) -> str:
+    """How steps are priced by a profile that holds measured ones, as results say it."""
+    assert profile.steps is not None, "only for a profile with measured steps"
+    if profile.steps.model != model.name:
+        return f"formula: the measured steps are of {profile.steps.model}"
+    return (
+        "measured" if degree == 1 else f"formula: steps were measured on one device, not {degree}"
+    )
+
+
+def _executor(
+    model: ModelSpec,
+    profile: DeviceProfile,
+    degree: int,
+    sampling: SamplingParams,
+    config: EngineConfig,
+    seed: int,
 ) -> SimExecutor:
     """An executor that prices a model's batches instead of running them."""
-    cost = StepCost(
-        model,
-        profile,
-        tensor_parallel=degree,
-        block_size=config.block_size,
-        python_host=config.system is not System.FT,
-    )
+    price: StepPrice
+    if profile.steps is not None and _why_formula(model, profile, degree) == "measured":
+        price = MeasuredCost(
+            model,
+            profile.steps,
+            FAMILY[config.system],
+            block_size=config.block_size,
+            draws=sampling.temperature > 0,
+        )
+    else:
+        price = StepCost(
+            model,
+            profile,
+            tensor_parallel=degree,
+            block_size=config.block_size,
+            python_host=config.system is not System.FT,
+        )
     beams = BeamProcess(novelty=NOVELTY, seed=seed)
-    return SimExecutor(model, cost, beams, tensor_parallel=degree, block_size=config.block_size)
+    return SimExecutor(model, price, beams, tensor_parallel=degree, block_size=config.block_size)

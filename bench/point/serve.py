@@ -70,9 +70,9 @@ def run_point(
     ranks = needs_ranks(spec, ray=ray)
     trace = trace or load_trace(spec)
     if ranks:
-        return run_on_ranks(_serve_on, spec, trace, ray=ray, on_progress=on_progress)
+        return run_on_ranks(serve_on, spec, trace, ray=ray, on_progress=on_progress)
     with closing(find_platform(spec)) as platform:
-        return _serve_on(platform, spec, trace, on_progress=on_progress, on_notice=on_notice)
+        return serve_on(platform, spec, trace, on_progress=on_progress, on_notice=on_notice)
 
 
 def load_trace(spec: PointSpec, *, on_progress: Progress | None = None) -> Trace | None:
@@ -101,7 +101,7 @@ def check_simulated(spec: PointSpec) -> None:
     _prepare(simulate(spec), spec, load_trace(spec))
 
 
-def _serve_on(
+def serve_on(
     platform: Platform,
     spec: PointSpec,
     trace: Trace | None,
@@ -109,6 +109,7 @@ def _serve_on(
     on_progress: Progress | None,
     on_notice: Notice | None = None,
 ) -> Outcome:
+    """Serve the point's workload on a platform to the end; see `run_point`."""
     setting, workload = _prepare(platform, spec, trace)
     if not spec.measured and (notice := estimate(setting, workload).notice()) and on_notice:
         on_notice(notice)
@@ -121,6 +122,8 @@ def _serve_on(
         serve(engines, requests, log, router=setting.router, until_s=until_s)
     wall_s = time.perf_counter() - started
     metrics = summarize(setting, workload, log, engines)
+    if outside := sum(getattr(each.executor, "outside", 0) for each in engines):
+        metrics["extrapolated_steps"] = outside
     metrics["wall_s"] = wall_s
     metrics["host_us_per_step"] = setting.platform.host_us_per_step(
         engines[0].executor, wall_s, metrics["steps"]

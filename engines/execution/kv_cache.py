@@ -73,7 +73,8 @@ class KVCache(ABC):
     """Memory for keys and values that is read through tables of blocks.
 
     `layers` are each layer's keys, then its values, as [blocks, kv_heads, block_size, head_size];
-    block b begins at slot `stride` * b. Slots are written to `writable`, the same memory.
+    block b begins at slot `stride` * b. Slots are written to `writable`, the same memory. `memory`
+    is all of it as one tensor.
     """
 
     pads_prompts = False  # whether prompts hold padding, which only dense attention can leave out
@@ -81,6 +82,7 @@ class KVCache(ABC):
     table_width: int
     block_size: int
     stride: int
+    memory: Tensor
     layers: Sequence[Tensor]
     writable: Sequence[Tensor]
 
@@ -161,8 +163,8 @@ class PagedCache(KVCache):
         super().__init__(shape, kernels)
         self.block_size = self.stride = size = config.block_size
         self.table_width = -(-config.max_model_len // size)
-        memory = shape.allocate(config.num_blocks, shape.kv_heads, size, shape.head_size)
-        self.layers = self.writable = layers = list(memory.unbind())
+        self.memory = shape.allocate(config.num_blocks, shape.kv_heads, size, shape.head_size)
+        self.layers = self.writable = layers = list(self.memory.unbind())
         # Now: pinning memory takes long and would be part of the step that swaps first.
         self._swap_space = SwapSpace(kernels, layers, config.num_swap_blocks)
 
@@ -199,8 +201,8 @@ class ChunkCache(KVCache):
         heads, size = shape.kv_heads, shape.head_size
         num_slots = config.num_slots + ORCA_BLOCK  # the last chunk's last block reaches beyond
         self._last_start = config.num_slots
-        self._slots = shape.allocate(1, heads, num_slots, size)
-        self.writable = self._slots.unbind()
+        self.memory = shape.allocate(1, heads, num_slots, size)
+        self.writable = self.memory.unbind()
         blocks = (config.num_slots + 1, heads, ORCA_BLOCK, size)
         strides = (size, num_slots * size, size, 1)
         self.layers = [memory.as_strided(blocks, strides) for memory in self.writable]
@@ -213,8 +215,8 @@ class ChunkCache(KVCache):
     def copy(self, copies: Sequence[Copy]) -> None:
         """Copy the caches of beams."""
         for source, target, count in copies:
-            copied = self._slots[..., source : source + count, :]
-            self._slots[..., target : target + count, :] = copied
+            copied = self.memory[..., source : source + count, :]
+            self.memory[..., target : target + count, :] = copied
 
 
 class PaddedCache(KVCache):
@@ -229,14 +231,14 @@ class PaddedCache(KVCache):
 
     def __init__(self, shape: CacheShape, config: EngineConfig, kernels: Kernels) -> None:
         super().__init__(shape, kernels)
-        self._memory = shape.allocate(config.num_slots * shape.kv_heads * shape.head_size)
+        self.memory = shape.allocate(config.num_slots * shape.kv_heads * shape.head_size)
 
     def begin_batch(self, batch: Batch) -> None:
         """See the memory as a row for each sequence, with room for the longest output."""
         heads, size = self._shape.kv_heads, self._shape.head_size
         longest = max(prompt.group.request.output_len for prompt in batch.prompts)
         self.block_size = self.stride = row_len = batch.prompts[0].num_tokens + longest
-        used = self._memory[:, : batch.num_seqs * row_len * heads * size]
+        used = self.memory[:, : batch.num_seqs * row_len * heads * size]
         self._rows = used.view(-1, batch.num_seqs, heads, row_len, size)
         self.version += 1
         self.layers = self.writable = self._rows.unbind()

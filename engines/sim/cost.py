@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from engines.core.models import ModelSpec
@@ -15,7 +16,7 @@ class Work:
 
     `groups` counts the running groups, `beam_groups` those of them that use beam search.
     `prompt_squares` is the sum over prompts of total length^2 - cached length^2. Bytes and
-    transfers are per device.
+    transfers are per device; `blocks_in` of the swapped blocks come back.
     """
 
     prompts: int = 0
@@ -29,10 +30,31 @@ class Work:
     copy_transfers: int = 0
     swapped_bytes: float = 0.0
     transfers: int = 0
+    blocks_in: int = 0
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class StepCost:
+class StepPrice(ABC):
+    """What a step takes: by a formula (`StepCost`) or by measured steps (`MeasuredCost`).
+
+    `outside` counts the steps priced beyond what was measured.
+    """
+
+    outside: int
+
+    @abstractmethod
+    def decode_seconds(
+        self, decodes: int, context_tokens: int, *, groups: int, beam_groups: int
+    ) -> float:
+        """Duration of a step that only decodes."""
+
+    @abstractmethod
+    def seconds(self, work: Work) -> float:
+        """Duration of any step."""
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class StepCost(StepPrice):
     """Step times of a model on `tensor_parallel` devices, with all constants precomputed.
 
     With P parameters, L layers, H hidden size, A and K widths of all heads' queries and keys, s
@@ -59,6 +81,7 @@ class StepCost:
         block_size: int,
         python_host: bool,
     ) -> None:
+        self.outside = 0
         shards = model.kv_shards(tensor_parallel)
         tp, layers, hidden = tensor_parallel, model.num_layers, model.hidden_size
         parameters, size = model.num_parameters, model.dtype_bytes

@@ -8,45 +8,21 @@ from engines.core.models import ModelSpec
 from engines.core.request import Sequence
 from engines.core.subclassing import mypyc_attr
 from engines.sim.beams import BeamProcess
-from engines.sim.cost import StepCost, Work
+from engines.sim.cost import StepPrice, Work
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
-class SimExecutor:
-    """Prices batches with a device profile; a random process decides which beams survive."""
+class Units:
+    """What a batch is counted in: bytes of a token and of a block, transfers of a block."""
 
-    def __init__(
-        self,
-        model: ModelSpec,
-        cost: StepCost,
-        beams: BeamProcess,
-        *,
-        tensor_parallel: int,
-        block_size: int,
-    ) -> None:
-        self._cost = cost
-        self._beams = beams
+    def __init__(self, model: ModelSpec, *, tensor_parallel: int, block_size: int) -> None:
         token_bytes = model.kv_bytes_per_token / model.kv_shards(tensor_parallel)
         self._token_bytes = token_bytes
         self._block_bytes = block_size * token_bytes
         self._block_size = block_size
-        self._transfers_per_block = 2 * model.num_layers
-        self._none_stopped: list[Sequence] = []
+        self.transfers_per_block = 2 * model.num_layers
 
-    def execute(self, batch: Batch) -> StepResult:
-        """Price the step, and draw which beams survive."""
-        if batch.prompts or batch.copies or batch.swap_in or batch.swap_out:
-            elapsed_s = self._cost.seconds(self._work(batch))
-        else:
-            elapsed_s = self._cost.decode_seconds(
-                batch.num_decodes,
-                batch.decode_context_tokens,
-                groups=batch.num_groups,
-                beam_groups=len(batch.beam_groups),
-            )
-        return StepResult(elapsed_s, self._beams.step(batch), self._none_stopped)
-
-    def _work(self, batch: Batch) -> Work:
+    def work(self, batch: Batch) -> Work:
+        """The batch's totals and changes as work."""
         prompts = prompt_tokens = prompt_squares = 0
         for prompt in batch.prompts:
             prompts += len(prompt.group.running)
@@ -67,7 +43,45 @@ class SimExecutor:
             context_tokens=batch.decode_context_tokens,
             prompt_squares=prompt_squares,
             copied_bytes=copied * self._token_bytes,
-            copy_transfers=copied_blocks * self._transfers_per_block,
+            copy_transfers=copied_blocks * self.transfers_per_block,
             swapped_bytes=swapped_blocks * self._block_bytes,
-            transfers=swapped_blocks * self._transfers_per_block,
+            transfers=swapped_blocks * self.transfers_per_block,
+            blocks_in=len(batch.swap_in),
         )
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class SimExecutor:
+    """Prices batches with a device profile; a random process decides which beams survive."""
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        cost: StepPrice,
+        beams: BeamProcess,
+        *,
+        tensor_parallel: int,
+        block_size: int,
+    ) -> None:
+        self.cost = cost
+        self._beams = beams
+        self._units = Units(model, tensor_parallel=tensor_parallel, block_size=block_size)
+        self._none_stopped: list[Sequence] = []
+
+    @property
+    def outside(self) -> int:
+        """Steps priced beyond what was measured."""
+        return self.cost.outside
+
+    def execute(self, batch: Batch) -> StepResult:
+        """Price the step, and draw which beams survive."""
+        if batch.prompts or batch.copies or batch.swap_in or batch.swap_out:
+            elapsed_s = self.cost.seconds(self._units.work(batch))
+        else:
+            elapsed_s = self.cost.decode_seconds(
+                batch.num_decodes,
+                batch.decode_context_tokens,
+                groups=batch.num_groups,
+                beam_groups=len(batch.beam_groups),
+            )
+        return StepResult(elapsed_s, self._beams.step(batch), self._none_stopped)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.core.errors import UserError, unknown_name
+from engines.sim.steps import StepTable, from_csv
 
 _DATA = resources.files("engines.sim")
 LEAST = 1e6  # no device is so slow or so small: a number below is in GB/s, TFLOP/s or GB
@@ -32,7 +33,8 @@ class DeviceProfile:
     `copy_latency_s` is per transfer, one of a block's K or V in one layer, on the device.
     `element_bytes` is the size of the type in which models are served (2, or 4 for FP32), by
     default the model's own. `calibrated` maps each fitted parameter to the number that it was
-    fitted on, `assumed` each that was taken from a data sheet to how.
+    fitted on, `assumed` each that was taken from a data sheet to how. `steps` are whole steps that
+    were measured with one model, whose simulation interpolates them; rates serve all others.
     """
 
     name: str
@@ -58,6 +60,7 @@ class DeviceProfile:
     calibrated: dict[str, str] = field(default_factory=dict, hash=False)
     assumed: dict[str, str] = field(default_factory=dict, hash=False)
     host: str = "the profile's own"
+    steps: StepTable | None = field(default=None, hash=False)
     sha256: str = ""
     files: dict[str, str] = field(default_factory=dict, hash=False)  # SHA-256 of each, by option
 
@@ -91,7 +94,8 @@ class DeviceProfile:
 
 _FIELDS = {f.name: f for f in fields(DeviceProfile) if f.name not in ("sha256", "files")}
 HOST_TERMS = [name for name in _FIELDS if name.endswith("overhead_s")]
-_TABLES = ("kv_block_efficiency", "calibrated", "assumed", "data_sheet", "shares")
+_TABLES = ("kv_block_efficiency", "calibrated", "assumed", "data_sheet", "shares", "steps")
+_OF_STEPS = {"model": str, "block_size": int, "csv": str}
 
 
 def names_of(folder: str) -> list[str]:
@@ -117,6 +121,8 @@ def load_profile(name_or_path: str, host: str | None = None) -> DeviceProfile:
         if "host" in values:
             terms, more = _read("host", "hosts", values["host"])
             values, texts["host"] = _with_host(values, terms), more
+        if "steps" in values:
+            values["steps"] = _steps_table(values["steps"], source)
         if "kv_block_efficiency" in values:
             values["kv_block_efficiency"] = _block_table(values["kv_block_efficiency"], source)
         digests = {name: hashlib.sha256(each).hexdigest() for name, each in texts.items()}
@@ -158,6 +164,15 @@ def _read(kind: str, folder: str, name_or_path: str) -> tuple[dict[str, Any], by
     return values, text
 
 
+def _steps_table(table: dict[str, Any], source: str) -> StepTable:
+    for name, kind in _OF_STEPS.items():
+        if type(table.get(name)) is not kind or not table[name]:
+            wanted = "text" if kind is str else "a whole number"
+            raise UserError(f"{source}: steps.{name} must be {wanted}, got {table.get(name)!r}")
+    rows = from_csv(table["csv"].lstrip("\n"), f"{source}, steps.csv")
+    return StepTable(table["model"], table["block_size"], rows)
+
+
 def _from_data_sheet(values: dict[str, Any], source: str) -> dict[str, Any]:
     """Fill in rates as shares of the data sheet's numbers, and what such devices have in common."""
     filled = tomllib.loads((_DATA / "data_sheet.toml").read_text(encoding="utf-8"))
@@ -185,7 +200,8 @@ def _from_data_sheet(values: dict[str, Any], source: str) -> dict[str, Any]:
 
 def _without_host(values: dict[str, Any]) -> dict[str, Any]:
     fitted = values.get("calibrated", {})
-    kept = {name: value for name, value in values.items() if name not in HOST_TERMS}
+    # Measured steps hold their host's times.
+    kept = {name: value for name, value in values.items() if name not in (*HOST_TERMS, "steps")}
     return kept | {"calibrated": {n: what for n, what in fitted.items() if n not in HOST_TERMS}}
 
 

@@ -1,0 +1,224 @@
+"""Chooses which engine steps to measure, so that the steps between them can be interpolated.
+
+It starts from a coarse grid, measures where the interpolation errs most in the middle between two
+sizes, and measures all again in turn while there is time, so that no figure rests on one moment.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Protocol
+
+from engines.sim.measured import SHORT
+from engines.sim.steps import StepRow
+
+TOLERANCE = 0.02  # by which an interpolated step may err before one more size is measured
+PASSES = 3  # over all steps, if there is time
+USUAL_CONTEXT = 64  # tokens of each sequence beside which prompts and choices are measured
+_COPIED = (1, 8, 64)  # blocks
+
+
+class Probe(Protocol):
+    """What times steps of one system; see `engines.execution.step_probe.StepProbe`."""
+
+    def time_steps(self, wanted: StepRow, samples: int) -> list[float]:
+        """Seconds of steps like `wanted`; none where they do not fit."""
+
+    @property
+    def copied_blocks(self) -> int:
+        """Blocks that the last step copied."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which steps of a system to measure: the largest batch, prompt and context in tokens."""
+
+    system: str
+    most_sequences: int
+    most_tokens: int
+    most_context: int
+    max_len: int
+    widths: Sequence[int] = ()  # of beam searches
+
+
+def usual_scopes(max_len: int, most_context: int) -> list[Scope]:
+    """Of all systems; Astra's batches are the largest, FasterTransformer's the smallest."""
+    sizes = {"astra": (128, (2, 4, 6)), "orca": (64, (4,)), "ft": (32, (4,))}
+    return [
+        Scope(system, most, min(1024, max_len // 2), most_context, max_len, widths)
+        for system, (most, widths) in sizes.items()
+    ]
+
+
+class Measurements:
+    """Samples of steps by what they are, and the time that is left for more."""
+
+    def __init__(
+        self, probe: Probe, samples: int, until_s: float, now: Callable[[], float]
+    ) -> None:
+        self._probe = probe
+        self._samples = samples
+        self.until_s = until_s
+        self._now = now
+        self._found: dict[StepRow, list[float]] = {}
+        self._copied: dict[StepRow, int] = {}
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time is used up."""
+        return self._now() >= self.until_s
+
+    def measure(self, wanted: StepRow) -> float | None:
+        """Sample steps like `wanted` once more; returns the median so far, None without any."""
+        times = self._probe.time_steps(wanted, self._samples)
+        if not times:
+            return None
+        self._found.setdefault(wanted, []).extend(times)
+        self._copied[wanted] = self._probe.copied_blocks if wanted.kind == "beam" else wanted.blocks
+        return statistics.median(self._found[wanted])
+
+    def seconds(self, wanted: StepRow) -> float | None:
+        """The median of the samples of a step, measured now if it has none."""
+        if wanted in self._found:
+            return statistics.median(self._found[wanted])
+        return self.measure(wanted)
+
+    def repeat(self) -> None:
+        """Measure all again in the reverse order, as far as there is time."""
+        for wanted in reversed(list(self._found)):
+            if self.is_late:
+                return
+            self.measure(wanted)
+        self._found = dict(reversed(self._found.items()))
+
+    def rows(self) -> list[StepRow]:
+        """All steps with their medians."""
+        rows = []
+        for wanted, times in self._found.items():
+            ordered = sorted(times)
+            quarter = len(ordered) // 4
+            rows.append(
+                replace(
+                    wanted,
+                    blocks=self._copied[wanted],
+                    seconds=statistics.median(ordered),
+                    samples=len(ordered),
+                    spread=(ordered[-1 - quarter] - ordered[quarter]) / 2,
+                )
+            )
+        return sorted(rows, key=_order)
+
+
+def _order(row: StepRow) -> tuple[object, ...]:
+    return (row.kind, row.sequences, row.context, row.prompts, row.tokens, row.cached, row.blocks)
+
+
+def measure_steps(
+    probe: Probe,
+    scope: Scope,
+    *,
+    samples: int = 5,
+    budget_s: float,
+    now: Callable[[], float] = time.monotonic,
+) -> list[StepRow]:
+    """Measure one system's steps in about `budget_s` seconds; the coarse grid always."""
+    started = now()
+    found = Measurements(probe, samples, started + 0.6 * budget_s, now)
+    sizes, prompts = _doubling(scope.most_sequences), _prompt_sizes(scope)
+    beside = [0] if scope.system == "ft" else [0, *(n for n in sizes if n in (1, 4, 16, 64))]
+    for wanted in (
+        *(step for n in sizes for step in _decodes(scope, n)),
+        *(_prompt(scope, n, tokens) for n in beside for tokens in prompts),
+        *_others(scope, sizes),
+    ):
+        found.measure(wanted)
+    _refine(found, sizes, lambda n: _decodes(scope, n))
+    _refine(found, prompts, lambda tokens: [_prompt(scope, n, tokens) for n in beside])
+    found.until_s = started + budget_s
+    for _ in range(PASSES - 1):
+        found.repeat()
+    return found.rows()
+
+
+def _refine(
+    found: Measurements, sizes: Sequence[int], steps: Callable[[int], list[StepRow]]
+) -> None:
+    """Add the sizes between two measured ones where the middle is not on the line between."""
+    gaps = [gap for gap in pairwise(sizes) if gap[1] - gap[0] > 1]
+    while gaps and not found.is_late:
+        low, high = gaps.pop(0)
+        middle = (low + high) // 2
+        share = (middle - low) / (high - low)
+        errors = []
+        for step, *ends in _aligned(steps(middle), steps(low), steps(high)):
+            times = [found.seconds(each) for each in (step, *ends)]
+            if None in times:
+                continue
+            here, left, right = (t or 0.0 for t in times)
+            errors.append(abs(left + share * (right - left) - here) / here)
+        if errors and statistics.median(errors) > TOLERANCE:
+            gaps += [gap for gap in ((low, middle), (middle, high)) if gap[1] - gap[0] > 1]
+
+
+def _aligned(*rows: Sequence[StepRow]) -> Iterator[tuple[StepRow, ...]]:
+    """Steps of several sizes that are alike otherwise."""
+    keyed = [{(r.context, r.sequences if r.tokens else 0): r for r in each} for each in rows]
+    for key in keyed[0]:
+        if all(key in each for each in keyed):
+            yield tuple(each[key] for each in keyed)
+
+
+def _doubling(most: int) -> list[int]:
+    sizes = [1]
+    while 2 * sizes[-1] <= most:
+        sizes.append(2 * sizes[-1])
+    return sizes
+
+
+def _prompt_sizes(scope: Scope) -> list[int]:
+    return [size for size in (1, 4, 16, 64, 256, 1024) if size <= scope.most_tokens]
+
+
+def _decodes(scope: Scope, sequences: int) -> list[StepRow]:
+    """Steps of as many sequences with a total context of powers of four, and with the largest."""
+    least, most = 12 * sequences, min(sequences * (scope.max_len - 32), scope.most_context)
+    powers = [16 * 4**k for k in range(12) if 16 * 4**k < scope.most_context]
+    contexts = [c for c in (*powers, scope.most_context) if least <= c <= most]
+    return [_step("decode", scope, sequences=sequences, context=context) for context in contexts]
+
+
+def _prompt(scope: Scope, beside: int, tokens: int) -> StepRow:
+    context = USUAL_CONTEXT * beside
+    return _step("prompt", scope, sequences=beside, context=context, prompts=1, tokens=tokens)
+
+
+def _others(scope: Scope, sizes: Sequence[int]) -> Iterator[StepRow]:
+    """Several prompts, cached ones, choices of tokens, copies and swaps."""
+    for count in sizes[1:]:
+        yield _step("prompt", scope, prompts=count, tokens=count * SHORT // 4)
+    largest = max(_prompt_sizes(scope))
+    if largest > 4 * SHORT:
+        yield _step("prompt", scope, prompts=4, tokens=largest)
+    if scope.system == "astra":
+        for tokens in (SHORT, 4 * SHORT):
+            cached = max(SHORT, largest // 2 // SHORT * SHORT)
+            yield _step("prompt", scope, prompts=1, tokens=tokens, cached=cached)
+    few = sizes[::2]
+    for n in few:
+        yield _step("draw", scope, sequences=n, context=USUAL_CONTEXT * n)
+    for width in scope.widths:
+        for groups in [n for n in few if n * width <= 2 * scope.most_sequences]:
+            n = groups * width
+            yield _step("beam", scope, sequences=n, context=USUAL_CONTEXT * n, groups=groups)
+    moves = {"astra": ("copy", "swap_in", "swap_out"), "orca": ("copy",), "ft": ()}
+    for kind in moves[scope.system]:
+        for blocks in _COPIED:
+            yield _step(kind, scope, blocks=blocks)
+
+
+def _step(kind: str, scope: Scope, **counts: int) -> StepRow:
+    return StepRow(kind=kind, system=scope.system, seconds=0.0, **counts)

@@ -1,0 +1,1 @@
+"""The simulation held against a running system: served traces beside their predictions."""

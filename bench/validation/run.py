@@ -1,0 +1,242 @@
+"""One validation: noise first, then every case served and simulated, then the errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.claims.bisection import Bracket, bisect
+from bench.claims.bisection import Target as Limit
+from bench.experiments.capacity import LATENCY
+from bench.files import json_bytes, write_file
+from bench.point.model import load_platform
+from bench.point.serve import Outcome, run_point
+from bench.point.spec import PointSpec
+from bench.results.provenance import environment
+from bench.results.store import Store
+from bench.validation.cases import HEAVY, MEDIUM, Case, Target
+from bench.validation.compare import (
+    METRICS,
+    by_kind,
+    errors_of,
+    judge,
+    latencies,
+    order_errors,
+    relative,
+    step_errors,
+    sustained_error,
+)
+from bench.validation.serve import Server, price_steps, twin
+from engines.core.errors import UserError
+from engines.sim.profile import load_profile
+
+FILE, SAMPLES = "validation.json", "validation.csv"
+PROFILE, AGAIN = "profile.toml", "again"
+MOST_SAMPLES = 100  # steps and requests of each point that the figure shows
+FORMAT = 1
+LIMIT_TIMES = 5.0  # a rate is sustained up to this many times the latency of a lone request
+_FIRST_RATE, _LIGHT_RATE = 0.5, 0.01
+Tell = Callable[[str], None]
+Advance = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A case with the rates that the simulation gives it."""
+
+    case: Case
+    limit_s: float
+    sustained: float
+
+    def spec(self, load: float) -> PointSpec:
+        """The point at a share of the sustained rate."""
+        return self.case.at(load * self.sustained)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Serves and simulates a target's cases below a directory, with its profile there."""
+
+    target: Target
+    root: Path
+    tell: Tell
+    advance: Callable[[str], Any]  # a context that shows a named point's progress
+
+    @property
+    def profile(self) -> Path:
+        """The profile of the same device."""
+        return self.root / PROFILE
+
+    def run(self) -> dict[str, Any]:
+        """Run what is not in the store yet, and write the result; raises UserError."""
+        started = datetime.now(UTC)
+        cases = self.target.cases()
+        platform = load_platform(cases[0].at(_FIRST_RATE))
+        slots = platform.default_slots() if cases[0].spec.kv_slots is None else None
+        plans = [self._plan(case, slots) for case in cases]
+        server, again = (Server(platform, Store(self.root / part)) for part in ("", AGAIN))
+        self.tell("noise of this machine: two points, each served twice")
+        for load in (MEDIUM, HEAVY):
+            for each in (server, again):
+                self._serve(each, plans[0].spec(load))
+        noise = self._noise(server, again, plans[0])
+        points: list[dict[str, Any]] = []
+        samples = []
+        for plan in plans:
+            for load in plan.case.loads:
+                self._serve(server, plan.spec(load))
+                point, shown = self._compare(server, plan, load, slots)
+                samples.append(shown.assign(point=len(points)))
+                points.append(point)
+        result = self._result(plans, points, noise, platform.device)
+        result["provenance"] = {
+            **environment(source=server.store.source, gpu=self.target.backend == "cuda"),
+            "started": started.isoformat(timespec="seconds"),
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        table = pd.concat(samples).to_csv(index=False, float_format="%.5g")
+        write_file(self.root / SAMPLES, table.encode())
+        write_file(self.root / FILE, json_bytes(result))
+        return result
+
+    def _serve(self, server: Server, spec: PointSpec) -> None:
+        with self.advance(spec.slug) as advance:
+            server.serve(spec, advance)
+
+    def _simulate(self, spec: PointSpec, slots: int | None) -> Outcome:
+        own = twin(spec, self.profile)
+        return run_point(own if slots is None else replace(own, kv_slots=slots))
+
+    def _plan(self, case: Case, slots: int | None) -> Plan:
+        """Find by simulation what the case sustains; raises UserError."""
+        rates: dict[float, float] = {}
+
+        def latency_at(rate: float) -> float:
+            if rate not in rates:
+                rates[rate] = self._simulate(case.at(rate), slots).metrics[LATENCY]
+            return rates[rate]
+
+        alone = replace(case, spec=replace(case.spec, duration=60 * case.spec.duration))
+        light = self._simulate(alone.at(_LIGHT_RATE), slots).metrics[LATENCY]
+        target = Limit(LIMIT_TIMES * light, 0.01)
+        found = bisect(
+            [20 / case.spec.duration], latency_at, target=target, duration_s=case.spec.duration
+        )
+        assert isinstance(found, Bracket), "every latency is known"
+        return Plan(case, target.limit_s_per_token, found.capacity)
+
+    def _compare(
+        self, server: Server, plan: Plan, load: float, slots: int | None
+    ) -> tuple[dict[str, Any], pd.DataFrame]:
+        """One point, and a sample of its steps and requests: measured and predicted."""
+        spec = plan.spec(load)
+        measured = server.store.load_record(spec)["metrics"]
+        simulated = self._simulate(spec, slots)
+        predicted = simulated.metrics
+        steps = price_steps(pd.read_parquet(server.steps_path(spec)), twin(spec, self.profile))
+        of_steps = step_errors(steps)
+        names = (*METRICS, "preemptions", "steps")
+        shown = pd.concat(
+            [
+                sample(steps["seconds"], steps["priced"]).assign(kind="steps"),
+                sample(
+                    seconds_of(server.store.load_requests(spec)),
+                    seconds_of(pd.DataFrame(simulated.requests)),
+                ).assign(kind="requests"),
+            ]
+        )
+        point = {
+            "case": plan.case.name,
+            "system": spec.system.value,
+            "load": load,
+            "rate": spec.rate,
+            "duration": spec.duration,
+            "requests": measured["requests"],
+            "measured": {name: measured.get(name) for name in names},
+            "predicted": {name: predicted.get(name) for name in names},
+            "extrapolated_steps": predicted.get("extrapolated_steps", 0),
+            "errors": {
+                **errors_of(measured, predicted),
+                "step_median": of_steps["median"],
+                "step_p95": of_steps["p95"],
+            },
+            "steps": {"all": of_steps, **by_kind(steps)},
+        }
+        return point, shown
+
+    def _noise(self, server: Server, again: Server, plan: Plan) -> dict[str, float]:
+        """The larger difference between two runs of one point, by metric, as a share."""
+        found: dict[str, float] = {}
+        for load in (MEDIUM, HEAVY):
+            spec = plan.spec(load)
+            one, two = (
+                dict[str, Any](each.store.load_record(spec)["metrics"]) for each in (server, again)
+            )
+            for name in METRICS:
+                difference = abs(relative(one.get(name), two.get(name)) or 0.0)
+                found[name] = max(found.get(name, 0.0), difference)
+        return found
+
+    def _result(
+        self,
+        plans: Sequence[Plan],
+        points: Sequence[dict[str, Any]],
+        noise: Mapping[str, float],
+        device: str,
+    ) -> dict[str, Any]:
+        sustained = []
+        for plan in plans:
+            if len(plan.case.loads) < 4:
+                continue
+            own = [p for p in points if (p["case"], p["system"]) == _key(plan)]
+            found = sustained_error(*latencies(own), plan.limit_s)
+            own[-1]["errors"]["sustained"] = found["error"]
+            sustained.append({"case": plan.case.name, "system": plan.case.spec.system.value,
+                              "limit_s_per_token": plan.limit_s, **found})  # fmt: skip
+        rates = [
+            {row["system"]: row[name] for row in sustained} for name in ("measured", "predicted")
+        ]
+        profile = load_profile(str(self.profile))
+        return {
+            "format": FORMAT,
+            "model": self.target.model,
+            "backend": self.target.backend.value,
+            "device": device,
+            "dtype": self.target.dtype,
+            "short": self.target.short,
+            "profile": {"name": profile.name, "sha256": profile.sha256},
+            "noise": dict(noise),
+            "points": list(points),
+            "sustained": sustained,
+            "wrong_orders": order_errors(*rates),
+            "aims": judge(points, noise),
+        }
+
+
+def seconds_of(requests: pd.DataFrame) -> pd.Series:
+    """From each request's arrival to its last token."""
+    return requests["finish_s"] - requests["arrival_s"]
+
+
+def sample(measured: pd.Series, predicted: pd.Series) -> pd.DataFrame:
+    """At most MOST_SAMPLES pairs, evenly from all."""
+    pairs = pd.DataFrame({"measured": measured, "predicted": predicted})
+    return pairs.iloc[:: -(-len(pairs) // MOST_SAMPLES)]
+
+
+def _key(plan: Plan) -> tuple[str, str]:
+    return plan.case.name, plan.case.spec.system.value
+
+
+def require_steps(profile: Path) -> None:
+    """Raise UserError for a profile without measured steps."""
+    if load_profile(str(profile)).steps is None:
+        raise UserError(
+            f"{profile} holds no measured steps, so there is nothing to validate: measure one with "
+            "bench profile"
+        )

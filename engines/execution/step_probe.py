@@ -1,0 +1,209 @@
+"""Whole engine steps of chosen batches, timed: the real engine and executor, from step to step.
+
+A batch of any context stands at once, because the steps that would fill the cache skip the model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from engines.core.batch import Batch, Copy, Swap
+from engines.core.clock import WallClock
+from engines.core.config import EngineConfig, System
+from engines.core.engine import Engine
+from engines.core.executor import StepResult
+from engines.core.request import Request
+from engines.core.sampling import SamplingParams
+from engines.core.stats import StepRecorder
+from engines.execution.setup import LoadedModel
+from engines.execution.torch_executor import Stopwatch, TorchExecutor
+from engines.sim.cost import Work
+from engines.sim.executor import Units
+from engines.sim.steps import StepRow
+from engines.systems import create_scheduler
+
+SYSTEMS = {"astra": System.ASTRA, "orca": System.ORCA_ORACLE, "ft": System.FT}
+WARM_STEPS = {"cpu": 1, "cuda": 3}  # a CUDA graph is captured the second time that its steps run
+SWAP_BLOCKS = 256
+_UNLIMITED = 1 << 30
+_DRAWN = SamplingParams(temperature=1.0)
+
+
+class SkippingExecutor(TorchExecutor):
+    """An executor whose model is left out while `skips`; `works` are the batches since."""
+
+    skips = False
+
+    def __init__(self, loaded: LoadedModel, config: EngineConfig) -> None:
+        super().__init__(loaded.model, loaded.kernels, config)
+        self._cache.memory.normal_()  # like a model's; memory that nobody set may hold slow numbers
+        self.units = Units(loaded.spec, tensor_parallel=1, block_size=config.block_size)
+        self.works: list[Work] = []
+
+    def execute(self, batch: Batch) -> StepResult:
+        """See `TorchExecutor.execute`."""
+        self.works.append(self.units.work(batch))
+        return super().execute(batch)
+
+    def _run(self, batch: Batch) -> tuple[Tensor, Stopwatch]:
+        if not self.skips:
+            return super()._run(batch)
+        self.rows.advance(batch.num_decodes)
+        watch = Stopwatch(self._model.device)
+        watch.stop()
+        size = (len(self.rows), self._model.spec.vocab_size)
+        return torch.zeros(size, dtype=self._model.dtype, device=self._model.device), watch
+
+    def time_move(self, kind: str, blocks: int) -> float:
+        """Seconds of copying or swapping as many blocks."""
+        cache, size = self._cache, self._config.block_size
+        if kind == "copy":
+            copies = [Copy(i * size, (blocks + i) * size, size) for i in range(blocks)]
+            if self._config.system is not System.ASTRA:  # whose sequences lie in one piece
+                copies = [Copy(0, blocks * size, blocks * size)]
+            return self._timed(lambda: cache.copy(copies))
+        swaps = [Swap(i, i) for i in range(blocks)]
+        return self._timed(lambda: getattr(cache, kind)(swaps))
+
+    def _timed(self, move: Callable[[], None]) -> float:
+        started = time.perf_counter()
+        move()
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize(self._model.device)
+        return time.perf_counter() - started
+
+
+class StepProbe:
+    """Times steps of one system ("astra", "orca" or "ft") with a loaded model."""
+
+    def __init__(
+        self, loaded: LoadedModel, system: str, *, num_slots: int, block_size: int = 16
+    ) -> None:
+        self._warm = WARM_STEPS[loaded.model.device.type]
+        self._system = system
+        self._context = loaded.spec.max_positions
+        config = EngineConfig(
+            system=SYSTEMS[system],
+            num_slots=num_slots,
+            swap_slots=SWAP_BLOCKS * block_size if system == "astra" else 0,
+            block_size=block_size,
+            max_batched_tokens=_UNLIMITED,
+            max_num_seqs=1024,
+            max_batch_size=1024,
+            max_model_len=self._context,
+            share_prefix=system == "astra",
+            watermark=0.0,
+        )
+        self._executor = SkippingExecutor(loaded, config)
+        self._engine = Engine(
+            create_scheduler(config), self._executor, WallClock(), recorder=StepRecorder(0.0, 0.0)
+        )
+        self._next_id = 0
+
+    @torch.inference_mode()
+    def time_steps(self, wanted: StepRow, samples: int) -> list[float]:
+        """Seconds of steps like `wanted`, whose own seconds do not matter; none if it is too large.
+
+        Of a step with prompts and of moving blocks each sample is a step of its own; decode steps
+        follow each other, and the middle one has the context that is asked for.
+        """
+        match wanted.kind:
+            case "prompt":
+                return self._prompts(wanted, samples)
+            case "copy" | "swap_in" | "swap_out":
+                times = (
+                    self._executor.time_move(wanted.kind, wanted.blocks) for _ in range(samples + 1)
+                )
+                return list(times)[1:]
+        return self._decodes(wanted, samples)
+
+    @property
+    def copied_blocks(self) -> int:
+        """Blocks that the last step copied."""
+        work = self._executor.works[-1]
+        return work.copy_transfers // self._executor.units.transfers_per_block
+
+    def _decodes(self, wanted: StepRow, samples: int) -> list[float]:
+        sampling = SamplingParams()
+        if wanted.kind == "beam":
+            sampling = SamplingParams(n=wanted.sequences // wanted.groups, beam=True)
+        elif wanted.kind == "draw":
+            sampling = _DRAWN
+        steps = self._warm + samples
+        times: list[float] = []
+        if self._fill(wanted, sampling, before=self._warm + (samples + 1) // 2, steps=steps):
+            times = [self._step() for _ in range(steps)]
+        self._drain()
+        return times[self._warm :]
+
+    def _prompts(self, wanted: StepRow, samples: int) -> list[float]:
+        steps = 1 + samples
+        times: list[float] = []
+        if self._fill(wanted, SamplingParams(), before=(samples + 1) // 2, steps=steps):
+            self._warm_prefix(wanted.cached)
+            new = wanted.tokens // wanted.prompts
+            for _ in range(samples + 1):
+                for _ in range(wanted.prompts):
+                    self._add(wanted.cached + new, 1, prefix=wanted.cached)
+                times.append(self._step())
+        self._drain()
+        return times[1:]
+
+    def _warm_prefix(self, prefix: int) -> None:
+        """Let the cache hold a prefix, and take a step if not even that."""
+        if prefix:
+            self._executor.skips = True
+            self._add(prefix + 1, 1, prefix=prefix)
+            self._engine.step()
+            self._executor.skips = False
+
+    def _fill(self, wanted: StepRow, sampling: SamplingParams, *, before: int, steps: int) -> bool:
+        """Let sequences run that will have the wanted context after `before` steps."""
+        if not wanted.sequences:
+            return True
+        groups = wanted.sequences // sampling.n
+        total = wanted.context // sampling.n - groups * before
+        lengths = [total // groups + (i < total % groups) for i in range(groups)]
+        if self._system != "ft":  # whose batches have one length
+            lengths = _spread(lengths)
+        if min(lengths) < 1 or max(lengths) + steps + 1 > self._context - 8:
+            return False
+        self._executor.skips = True
+        for length in lengths:
+            self._add(length, steps + 1, sampling=sampling)
+        self._engine.step()
+        self._executor.skips = False
+        return len(self._engine.scheduler.running) == groups
+
+    def _add(
+        self, prompt: int, output: int, *, prefix: int = 0, sampling: SamplingParams | None = None
+    ) -> None:
+        request = Request(self._next_id, 0.0, prompt, output, sampling or SamplingParams(), prefix)
+        self._next_id += 1
+        self._engine.add_request(request)
+
+    def _step(self) -> float:
+        started = time.perf_counter()
+        self._engine.step()
+        return time.perf_counter() - started
+
+    def _drain(self) -> None:
+        self._executor.skips = True
+        while self._engine.has_work:
+            self._engine.step()
+        self._executor.skips = False
+        del self._executor.works[:-1]
+
+
+def _spread(lengths: list[int]) -> list[int]:
+    """Lengths of the same sum, from half to one and a half of theirs: no batch is all alike."""
+    found = list(lengths)
+    for i in range(len(found) // 2):
+        moved = found[i] * (i + 1) // (len(found) + 2)
+        found[i] -= moved
+        found[-1 - i] += moved
+    return found

@@ -1,0 +1,176 @@
+"""The price of a step by measured ones: a table of whole engine steps, interpolated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import fsum
+
+from engines.core.errors import UserError
+from engines.core.models import ModelSpec
+from engines.core.subclassing import mypyc_attr
+from engines.sim.cost import StepPrice, Work
+from engines.sim.interpolation import Curve, Surface, rising
+from engines.sim.steps import StepRow, StepTable
+
+SHORT = 16  # tokens: several prompts as short differ from one in their rows of logits
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class MeasuredCost(StepPrice):
+    """Step times of one system on one device, from its measured steps.
+
+    With D(n, c) the measured step of n sequences with c tokens of context, a step takes
+
+    - D(n, c), bilinear between measured ones and not falling in either;
+    - for prompts of t new tokens, X(n, t): a step with one prompt of t tokens beside n sequences,
+      less D; plus R(n + p) - R(n + 1), what p rows of logits take more than one; plus
+      (squares - t^2) * q, since several prompts attend to less than one of their length, and one
+      with a cached part to more;
+    - what drawing at random adds for all sequences, and beam search for its groups;
+    - what copied and swapped blocks add.
+
+    `outside` counts the steps priced beyond the measured ones, by the slope at the border.
+    """
+
+    def __init__(
+        self, model: ModelSpec, table: StepTable, system: str, *, block_size: int, draws: bool
+    ) -> None:
+        if system not in table.systems:
+            raise UserError(
+                f"the profile has no measured steps of {system}: measure them again with bench "
+                "profile, or remove its [steps]"
+            )
+        self.outside = 0
+        self._decode = _decode_surface(table.of(system, "decode"))
+        # A block of another size than the measured ones takes its share of the time.
+        self._block_share = block_size / table.block_size
+        self._transfers_per_block = 2 * model.num_layers
+        self._copy, self._in, self._out = (
+            _from_zero([(row.blocks, row.seconds) for row in table.of(system, kind)])
+            for kind in ("copy", "swap_in", "swap_out")
+        )
+        prompts = table.of(system, "prompt")
+        self._square_s = 0.0
+        self._prompt = self._prompt_surface(prompts)
+        self._logits = self._logits_curve(prompts)  # of short prompts, whose squares are small
+        self._square_s = self._seconds_a_square(prompts)
+        self._logits = self._logits_curve(prompts)
+        self._draw: Curve | None = None
+        drawn = [(r.sequences, self._beyond_decode(r)) for r in table.of(system, "draw")]
+        if draws and drawn:
+            self._draw = _from_zero(drawn)
+        self._beams: dict[int, Curve] = {}
+        beams = table.of(system, "beam")
+        for width in sorted({row.sequences // row.groups for row in beams}):
+            points = [
+                (r.groups, self._beyond_decode(r)) for r in beams if r.sequences == width * r.groups
+            ]
+            self._beams[width] = _from_zero(points)
+
+    def decode_seconds(
+        self, decodes: int, context_tokens: int, *, groups: int, beam_groups: int
+    ) -> float:
+        """Duration of a step that only decodes."""
+        if not self._decode.covers(decodes, context_tokens):
+            self.outside += 1
+        return self._decode.at(decodes, context_tokens) + self._choice_seconds(decodes, beam_groups)
+
+    def seconds(self, work: Work) -> float:
+        """Duration of any step."""
+        return fsum(self.terms(work).values())
+
+    def terms(self, work: Work) -> dict[str, float]:
+        """The parts of a step's duration in seconds: decode, prompt, choice, copy, swap."""
+        decodes, tokens = work.decodes, work.prompt_tokens
+        found = {"decode": 0.0, "prompt": 0.0, "choice": 0.0, "copy": 0.0, "swap": 0.0}
+        covered = True
+        if decodes:
+            covered = self._decode.covers(decodes, work.context_tokens)
+            found["decode"] = self._decode.at(decodes, work.context_tokens)
+        if tokens:
+            covered = covered and self._prompt.covers(decodes, tokens)
+            rows = self._logits.at(decodes + work.prompts) - self._logits.at(decodes + 1)
+            squares = (work.prompt_squares - tokens * tokens) * self._square_s
+            found["prompt"] = max(0.0, self._prompt.at(decodes, tokens) + rows + squares)
+        if decodes or tokens:
+            found["choice"] = self._choice_seconds(decodes + work.prompts, work.beam_groups)
+        share = self._block_share
+        if work.copy_transfers:
+            blocks = work.copy_transfers / self._transfers_per_block
+            found["copy"] = self._copy.at(share * blocks)
+        if work.transfers:
+            blocks_in = work.blocks_in
+            blocks_out = work.transfers / self._transfers_per_block - blocks_in
+            found["swap"] = self._in.at(share * blocks_in) + self._out.at(share * blocks_out)
+        if not covered:
+            self.outside += 1
+        return found
+
+    def _choice_seconds(self, sequences: int, beam_groups: int) -> float:
+        """What choosing tokens takes beyond the likeliest one of each sequence."""
+        added = 0.0
+        if self._draw is not None:
+            added += self._draw.at(sequences)
+        if beam_groups and self._beams:
+            width = sequences / beam_groups
+            nearest = min(self._beams, key=lambda known: abs(known - width))
+            added += self._beams[nearest].at(beam_groups)
+        return added
+
+    def _beyond_decode(self, row: StepRow) -> float:
+        """What a step took beyond decoding, and beyond the blocks that it copied."""
+        decode = self._decode.at(row.sequences, row.context) if row.sequences else 0.0
+        return max(0.0, row.seconds - decode - self._copy.at(row.blocks))
+
+    def _prompt_surface(self, rows: Sequence[StepRow]) -> Surface:
+        single = [row for row in rows if row.prompts == 1 and not row.cached]
+        return _surface([(row.sequences, row.tokens, self._beyond_decode(row)) for row in single])
+
+    def _seconds_a_square(self, rows: Iterable[StepRow]) -> float:
+        """The slope q of the time over squares, by least squares through the single prompts."""
+        moved = squared = 0.0
+        for row in rows:
+            square = row.squares - row.tokens**2
+            if row.cached or (row.prompts > 1 and row.tokens > SHORT * row.prompts):
+                expected = self._prompt.at(row.sequences, row.tokens)
+                expected += self._logits.at(row.prompts) - self._logits.at(1)
+                moved += square * (self._beyond_decode(row) - expected)
+                squared += square * square
+        return max(0.0, moved / squared) if squared else 0.0
+
+    def _logits_curve(self, rows: Iterable[StepRow]) -> Curve:
+        points = {1: 0.0}
+        for row in rows:
+            if row.prompts > 1 and row.tokens <= SHORT * row.prompts and not row.sequences:
+                expected = self._prompt.at(0, row.tokens)
+                expected += (row.squares - row.tokens**2) * self._square_s
+                points[row.prompts] = self._beyond_decode(row) - expected
+        counts = sorted(points)
+        return Curve(counts, rising([points[count] for count in counts]))
+
+
+def _decode_surface(rows: Sequence[StepRow]) -> Surface:
+    found = _surface([(row.sequences, row.context, row.seconds) for row in rows])
+    columns = [rising(column) for column in zip(*found.values, strict=True)]
+    return Surface(found.xs, found.ys, [list(row) for row in zip(*columns, strict=True)])
+
+
+def _surface(points: Iterable[tuple[int, int, float]]) -> Surface:
+    """A surface that rises in y; for an x without a measurement at some y, its own line goes on."""
+    by_x: dict[int, dict[int, float]] = {}
+    for x, y, value in points:
+        by_x.setdefault(x, {})[y] = value
+    curves = {}
+    for x, column in by_x.items():
+        own = sorted(column)
+        curves[x] = Curve(own, rising([column[y] for y in own]))
+    xs = sorted(curves)
+    ys = sorted({y for column in by_x.values() for y in column})
+    return Surface(xs, ys, [[max(0.0, curves[x].at(y)) for y in ys] for x in xs])
+
+
+def _from_zero(points: Iterable[tuple[int, float]]) -> Curve:
+    """A rising curve from nothing for nothing."""
+    found = {0: 0.0, **dict(points)}
+    xs = sorted(found)
+    return Curve(xs, rising([found[x] for x in xs]))

@@ -1,0 +1,65 @@
+"""`bench validate` on a tiny model: it measures, serves, simulates; again, it goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bench.cli import main
+from engines.sim.profile import load_profile
+
+PLACE = Path("validation") / "cpu-opt-125m-float32"
+
+
+def bench(*words: str) -> Result:
+    return CliRunner().invoke(main, ["validate", "--device", "cpu", *words])
+
+
+@pytest.fixture
+def in_small(small_device: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traces of a second, and a profile of next to nothing."""
+    from bench.devices import profile
+    from bench.validation import cases
+
+    monkeypatch.setattr(cases, "SHORTEST_S", 0.2)
+    usual = profile.usual_effort
+    monkeypatch.setattr(profile, "usual_effort", lambda device, short: usual(device, quick=True))
+
+
+@pytest.mark.usefixtures("in_small", "one_thread")
+def test_a_validation_is_written_drawn_and_not_repeated(tmp_path: Path) -> None:
+    words = ("--short", "--budget", "0.1", "--artifacts", str(tmp_path), "-q")
+    first = bench(*words)
+    assert first.exit_code == 0, first.output
+    root = tmp_path / PLACE
+    found = json.loads((root / "validation.json").read_bytes())
+    assert {point["system"] for point in found["points"]} == {"astra", "orca-oracle"}
+    assert [point["load"] for point in found["points"]] == [0.6, 0.9] * 2
+    for point in found["points"]:
+        assert point["steps"]["all"]["steps"] == point["measured"]["steps"]
+        assert point["errors"]["step_median"] >= 0
+    assert {"step_median", "mean_tpot_s"} <= {aim["metric"] for aim in found["aims"]}
+    assert found["noise"]["mean_tpot_s"] > 0, "no two runs are equal"
+    assert load_profile(str(root / "profile.toml")).sha256 == found["profile"]["sha256"]
+    assert (root / "validation.png").read_bytes().startswith(b"\x89PNG")
+    assert "order of the systems" in first.output
+    files = {path: path.read_bytes() for path in root.rglob("*.parquet")}
+    again = bench(*words, "--json")
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["points"] == found["points"]
+    assert {path: path.read_bytes() for path in root.rglob("*.parquet")} == files
+
+
+@pytest.mark.usefixtures("small_device")
+def test_bad_input_is_one_line_before_anything_is_measured(tmp_path: Path) -> None:
+    place = ("--artifacts", str(tmp_path))
+    short = bench("--budget", "1", *place)
+    assert short.exit_code == 2
+    assert "raise --budget to" in short.stderr
+    assert "or give --short" in short.stderr
+    profile = bench("--device-profile", "a100-40gb.toml", *place)
+    assert profile.exit_code == 2
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,86 @@
+"""Measuring engine steps on a device whose step time is a known function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from bench.devices.steps import Scope, measure_steps
+from engines.core.models import find_model
+from engines.sim.cost import Work
+from engines.sim.measured import MeasuredCost
+from engines.sim.steps import StepRow, StepTable
+
+SCOPE = Scope("astra", 64, 256, 16_000, 512, (4,))
+MODEL = find_model("opt-125m")
+
+
+@dataclass
+class FakeDevice:
+    """Steps take a known time, in which a virtual clock moves; every second is 10 % slower."""
+
+    knee: int = 0  # decode steps of more sequences take twice as long for each further one
+    noise: float = 0.0
+    now_s: float = 0.0
+    asked: list[StepRow] = field(default_factory=list)
+    copied_blocks: int = 0
+
+    def seconds(self, step: StepRow) -> float:
+        n, tokens = step.sequences, step.tokens
+        extra = max(0, n - self.knee) if self.knee else 0
+        base = 10e-3 + 1e-3 * (n + extra) + 1e-6 * step.context if n or tokens else 0.0
+        rows = max(0, step.prompts - 1)
+        added = {"draw": 2e-4 * n, "beam": 3e-4 * step.groups}.get(step.kind, 0.0)
+        moved = 1e-4 * step.blocks
+        return base + 1e-3 * tokens + 1e-8 * step.squares + 5e-4 * rows + added + moved
+
+    def time_steps(self, wanted: StepRow, samples: int) -> list[float]:
+        self.asked.append(wanted)
+        self.now_s += samples * self.seconds(wanted)
+        worse = (1 + self.noise * (i % 2) for i in range(samples))
+        return [share * self.seconds(wanted) for share in worse]
+
+    def measure(self, budget_s: float) -> MeasuredCost:
+        rows = measure_steps(self, SCOPE, budget_s=budget_s, now=lambda: self.now_s)
+        table = StepTable("opt-125m", 16, tuple(rows))
+        return MeasuredCost(MODEL, table, "astra", block_size=16, draws=True)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_a_linear_device_is_reproduced_to_rounding(noise: float) -> None:
+    """The median of five is not moved by two slow samples."""
+    device = FakeDevice(noise=noise)
+    cost = device.measure(budget_s=1e3)
+    for n, context in ((1, 16), (5, 333), (50, 9000), (64, 1024)):
+        expected = 10e-3 + 1e-3 * n + 1e-6 * context + 2e-4 * n
+        found = cost.decode_seconds(n, context, groups=n, beam_groups=0)
+        assert found == pytest.approx(expected, rel=1e-9)
+    tokens = 64  # squares bend the lines between which they and rows of logits are found
+    work = Work(prompts=2, prompt_tokens=tokens, decodes=16, context_tokens=1024, groups=18,
+                prompt_squares=2 * 32**2, copy_transfers=3 * 24)  # fmt: skip
+    decode = 10e-3 + 16e-3 + 1e-6 * 1024 + 2e-4 * 18
+    prompts = 1e-3 * tokens + 1e-8 * 2 * 32**2 + 5e-4
+    assert cost.seconds(work) == pytest.approx(decode + prompts + 3e-4, rel=1e-4)
+    assert cost.outside == 0
+
+
+def test_sizes_are_added_where_the_interpolation_errs_and_only_there() -> None:
+    device = FakeDevice(knee=21)
+    cost = device.measure(budget_s=1e3)
+    sizes = {row.sequences for row in device.asked if row.kind == "decode"}
+    added = sizes - {1, 2, 4, 8, 16, 32, 64}
+    assert any(16 < n < 32 for n in added)
+    for n in range(1, 65):
+        step = StepRow(kind="decode", system="astra", sequences=n, context=200 * n, seconds=0.0)
+        found = cost.decode_seconds(n, 200 * n, groups=n, beam_groups=0) - 2e-4 * n
+        assert found == pytest.approx(device.seconds(step), rel=0.02)
+
+
+def test_the_time_is_kept_and_the_coarse_grid_is_measured_anyway() -> None:
+    hasty, patient = FakeDevice(knee=21), FakeDevice(knee=21)
+    hasty.measure(budget_s=0.0)
+    patient.measure(budget_s=60.0)
+    assert len(hasty.asked) == len(set(hasty.asked)), "nothing twice"
+    longest = max(5 * patient.seconds(step) for step in patient.asked)
+    assert 60.0 <= patient.now_s < 60.0 + longest, "all are repeated until the time is up"
