@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
+from bench.sweep.ray_guard import run_guarded, wants_guard
 from engines.core.errors import LostWorkerError, UserError, unknown_name
 from engines.core.text import printable, shorten
 
@@ -98,6 +99,8 @@ class LazyGroup(click.Group):
 
     def _run(self, *args: Any, **extra: Any) -> Any:
         """The status of the command; a group without a command shows its help."""
+        if not args and "args" not in extra and wants_guard(sys.argv[1:]):
+            return run_guarded(sys.argv[1:])
         try:
             return super().main(*args, **extra)
         except click.exceptions.NoArgsIsHelpError as error:

@@ -18,15 +18,20 @@ CRASHING_SEED = 7
 def slowly(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcome:
     """The point, in a second and a half more; the first such point's process dies at once.
 
-    Its mark holds the id of the node on which it runs.
+    Its mark holds the id of the node on which it runs. No point goes on before both nodes have one,
+    however much slower one of them starts its worker.
     """
     import ray
 
-    mark = Path(os.environ[MARKS]) / f"run-{spec.seed}"
+    marks = Path(os.environ[MARKS])
+    mark, node = marks / f"run-{spec.seed}", ray.get_runtime_context().get_node_id()
     first = not mark.exists()
-    mark.write_text(ray.get_runtime_context().get_node_id())
+    mark.write_text(node)
+    (marks / f"node-{node}").touch()
     if first and spec.seed == CRASHING_SEED:
         os.kill(os.getpid(), signal.SIGKILL)
+    while len(list(marks.glob("node-*"))) < 2:
+        time.sleep(0.05)
     for share in (0.2, 0.6, 0.9):
         time.sleep(0.5)
         if on_progress is not None:
