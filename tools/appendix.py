@@ -74,7 +74,7 @@ def _told(name: str, headline: Headline, rows: list[dict[str, Any]]) -> Told:
     found = [row for row in of_figure if row["claim"].startswith(headline.prefix)]
     shown = [row for row in found if row["claim"].startswith(headline.shown)]
     claims = [_claim(row) for row in shown]
-    held, left = (sum(row["verdict"] == status for row in found) for status in ("pass", "open"))
+    held, left = (sum(row["status"] == status for row in found) for status in ("pass", "open"))
     return Told(
         name,
         headline,
@@ -83,7 +83,7 @@ def _told(name: str, headline: Headline, rows: list[dict[str, Any]]) -> Told:
         allowed=joined(dict.fromkeys(tolerance_text(claim) for claim in claims)),
         holds=f"{held} of {len(found)}{f', {left} open' if left else ''}",
         holds_whole=held == len(found),
-        bases=", ".join(dict.fromkeys(re.split("[:;]", row["basis"])[0] for row in found)),
+        bases=", ".join(dict.fromkeys(row["basis"] for row in found)),
     )
 
 

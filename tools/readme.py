@@ -6,11 +6,11 @@ test holds the documents against `blocks()`, so that no number in them can grow 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from click.testing import CliRunner
 
+from bench.claims.counts import headline
 from bench.claims.reference import read_claims, read_points, usual_directory
 from bench.cli import main as bench
 from bench.experiments import registry, times
@@ -69,11 +69,10 @@ def quick_text() -> str:
     directory = ROOT / usual_directory(Choice.of(effort=Effort.QUICK))
     rows = read_claims(directory)
     points = len(read_points(directory))
-    told = _counts([row["verdict"] for row in rows])
     return "\n".join(
         (
             "$ make all QUICK=1",
-            f"... {told} (sim, {points} points, ...)",
+            f"... {headline(rows)} (sim, {points} points, ...)",
             "$ bench reference --quick",
             f"... {points} of {points} points run equal the reference; it holds {points}",
         )
@@ -81,23 +80,12 @@ def quick_text() -> str:
 
 
 def evidence_text() -> str:
-    """What the report counts: off the figures' curves, and with capacity searches."""
+    """What the report counts."""
     rows = read_claims(ROOT / usual_directory(Choice()))
-    over_seeds = [row["searched_verdict"] or row["verdict"] for row in rows]
     return (
-        f"The report says after `make all`: {_counts([row['verdict'] for row in rows])}. After\n"
-        f"`make capacity report`: {_counts(over_seeds)}; *open* are ratios that\n"
-        "miss by less than the seeds differ. Where PyTorch is installed, Fig. 18a is measured on\n"
-        "this machine: one claim more."
+        f"After `make all` the report says: {headline(rows)}.\n"
+        "Where PyTorch is installed, Fig. 18a is measured on this machine: one claim more."
     )
-
-
-def _counts(verdicts: Sequence[str]) -> str:
-    """The report's headline over these verdicts."""
-    told = [f"{verdicts.count('pass')} of {len(verdicts)} claims hold"]
-    told.append(f"{verdicts.count('fail')} do not")
-    others = {status: verdicts.count(status) for status in ("open", "incomplete", "not run")}
-    return ", ".join([*told, *(f"{count} {status}" for status, count in others.items() if count)])
 
 
 def run_text() -> str:

@@ -142,27 +142,22 @@ def _line(reference: pd.Series[Any], ours: pd.Series[Any], metric: str) -> str:
 def compare_claims(verdicts: pd.DataFrame, directory: Path) -> pd.DataFrame:
     """Compare our numbers with the reference's, for every claim with a number there.
 
-    A number that rests on capacity searches is compared with the one that does so there.
     `difference` is ours over the reference's, less one; NaN where either is missing or zero.
     """
     ours = {(row["figure"], row["claim"]): row for row in records(verdicts)}
     found = []
     for row in read_claims(directory):
         verdict = ours.get((row["figure"], row["claim"]))
-        if verdict is None:
-            continue
-        by_search = verdict["method"] == "searched"
-        number, status = ("searched", "searched_verdict") if by_search else ("ours", "verdict")
-        if not math.isnan(row[number]):
+        if verdict is not None and not math.isnan(row["ours"]):
             found.append(
                 {
                     "figure": row["figure"],
                     "claim": row["claim"],
                     "paper": verdict["paper_text"],
                     "unit": row["unit"],
-                    "reference": row[number],
+                    "reference": row["ours"],
                     "ours": verdict["ours"],
-                    "verdict_there": row[status],
+                    "verdict_there": row["status"],
                     "verdict": verdict["status"].value,
                 }
             )

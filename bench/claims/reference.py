@@ -47,7 +47,6 @@ METRICS = (
     "kv_used_pct",
     "sharing_saving_pct",
 )
-SEARCHED = ("searched", "interval_low", "interval_high", "searched_verdict")
 
 
 def reference_files(store: Store, choice: Choice) -> dict[str, bytes]:
@@ -55,16 +54,16 @@ def reference_files(store: Store, choice: Choice) -> dict[str, bytes]:
     evidence = Evidence(store, choice)
     tables = {
         POINTS: _point_rows(evidence),
-        CLAIMS: claim_rows(reference_verdicts(store, choice), verdicts.table(evidence)),
+        CLAIMS: claim_rows(reference_verdicts(evidence)),
         CAPACITIES: _capacity_rows(evidence),
     }
     return {name: csv_bytes(rows) for name, rows in tables.items()}
 
 
-def reference_verdicts(store: Store, choice: Choice) -> pd.DataFrame:
-    """The verdicts that a reference shows: off the figures' curves, without measured kernels."""
-    found = verdicts.table(Evidence(store, choice, use_searches=False))
-    return found[found["backend"].isin([choice.backend, "none"])]
+def reference_verdicts(evidence: Evidence) -> pd.DataFrame:
+    """The verdicts that a reference shows: without kernels measured on this machine."""
+    found = verdicts.table(evidence)
+    return found[found["backend"].isin([evidence.choice.backend, "none"])]
 
 
 def _point_rows(evidence: Evidence) -> list[dict[str, Any]]:
@@ -74,9 +73,8 @@ def _point_rows(evidence: Evidence) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for rows in found for row in rows]
 
 
-def claim_rows(curves: pd.DataFrame, searched: pd.DataFrame) -> list[dict[str, Any]]:
-    """One row for each verdict off the figures' curves, with the number of capacity searches."""
-    others = {(row["figure"], row["claim"]): row for row in verdicts.records(searched)}
+def claim_rows(found: pd.DataFrame) -> list[dict[str, Any]]:
+    """One row for each verdict."""
     return [
         {
             "figure": row["figure"],
@@ -84,18 +82,20 @@ def claim_rows(curves: pd.DataFrame, searched: pd.DataFrame) -> list[dict[str, A
             "paper": _paper_cell(row["paper"]),
             "ours": row["ours"],
             "bound": "" if row["bound"] is None else row["bound"].value.strip(),
-            **_searched_cells(others[row["figure"], row["claim"]]),
+            **_interval_cells(row["interval"]),
             "unit": row["unit"],
             "deviation": row["deviation"],
-            "tolerance": row["tolerance"],
-            "kind": row["kind"],
-            "verdict": row["status"].value,
-            "basis": verdicts.basis_text(row),
+            "allowed": row["allowed_text"],
+            "status": row["status"].value,
+            "doubt": row["doubt"] or "",
+            "basis": row["basis"] or "",
+            "calibrated": row["calibrated"],
+            "method": row["method"],
             "seeds": " ".join(map(str, row["seeds"])),
             "device": ", ".join(row["devices"]),
             "reason": row["reason_text"],
         }
-        for row in verdicts.records(curves)
+        for row in verdicts.records(found)
     ]
 
 
@@ -103,12 +103,9 @@ def _paper_cell(paper: float | tuple[float, float]) -> str:
     return " to ".join(f"{v:g}" for v in (paper if isinstance(paper, tuple) else (paper,)))
 
 
-def _searched_cells(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """A claim's number by bisection, where its capacities were searched."""
-    if row["method"] != "searched" or row["ours"] is None:
-        return dict.fromkeys(SEARCHED)
-    low, high = row["interval"] or (None, None)
-    return dict(zip(SEARCHED, (row["ours"], low, high, row["status"].value), strict=True))
+def _interval_cells(interval: tuple[float, float] | None) -> dict[str, float | None]:
+    low, high = interval or (None, None)
+    return {"interval_low": low, "interval_high": high}
 
 
 def _capacity_rows(evidence: Evidence) -> list[dict[str, Any]]:
@@ -177,8 +174,8 @@ def read_points(directory: Path) -> dict[str, dict[str, Any]]:
 
 def read_claims(directory: Path) -> list[dict[str, Any]]:
     """The reference's claims, numbers as floats (NaN: none); raises UserError if there are none."""
-    columns = {"figure", "claim", "ours", "searched", "unit", "verdict", "searched_verdict"}
-    return _read(directory / CLAIMS, columns=columns, numbers=("ours", "searched"))
+    columns = {"figure", "claim", "ours", "unit", "status", "doubt", "basis"}
+    return _read(directory / CLAIMS, columns=columns, numbers=("ours",))
 
 
 def _read(path: Path, *, columns: set[str], numbers: Iterable[str]) -> list[dict[str, Any]]:

@@ -28,13 +28,21 @@ class Status(StrEnum):
 
     PASS = "pass"
     FAIL = "fail"
-    OPEN = "open"  # neither held nor refuted: a bound, a quick run, or seeds that differ by more
+    OPEN = "open"  # neither held nor refuted, see Doubt
     INCOMPLETE = "incomplete"
     NOT_RUN = "not run"
 
 
+class Doubt(StrEnum):
+    """Why a claim is open."""
+
+    INTERVAL = "interval"  # the seeds' 95 % interval reaches over the edge of what is allowed
+    ASSUMED = "assumed"  # an assumption would decide it
+    ONE_SIDED = "one-sided"  # of our number only a bound is known
+    SHORT = "quick run"  # it does not hold in a quick run, which refutes nothing
+
+
 UNDECIDED = (Status.OPEN, Status.INCOMPLETE, Status.NOT_RUN)
-BASES = ("predicted", "calibrated", "measured", "computed")
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
@@ -66,17 +74,12 @@ def judge(
     """Compare a measurement with the paper's number: one row of the table.
 
     `backend` is that of the results. `deviation` is in the claim's kind: percentage points, or a
-    fraction of the paper's value (of the nearer end of a range; 0 inside it). The results of a
-    `quick` run refute nothing: what does not hold there is open. So is what does not hold on
-    average while the 95 % interval over seeds reaches into what is allowed.
+    fraction of the paper's value (of the nearer end of a range; 0 inside it). Of a mean over seeds
+    the whole 95 % interval must be allowed for the claim to hold, and none of it for it not to.
     """
     estimate = found.estimate
-    deviation = None if estimate is None else deviation_of(claim, estimate.value)
-    status = _status(claim, found, deviation)
-    too_short = quick and status is Status.FAIL and found.num_points > 0
-    if too_short or (status is Status.FAIL and _reaches_inside(claim, found)):
-        status = Status.OPEN
     used = found.backend or (backend if found.num_points or estimate is None else "none")
+    status, doubt = _status(claim, found, quick=quick, simulated=used == "sim")
     row: Row = {
         "figure": figure,
         "path": claim.path,
@@ -86,13 +89,15 @@ def judge(
         "paper_range": paper_range(claim),
         "ours": None if estimate is None else estimate.value,
         "bound": None if estimate is None else estimate.bound,
-        "deviation": deviation,
+        "deviation": None if estimate is None else deviation_of(claim, estimate.value),
+        "allowed": allowed(claim),
         "tolerance": claim.tolerance,
         "kind": claim.kind,
         "status": status,
-        "too_short": too_short,
+        "doubt": doubt,
         "basis": None if estimate is None else _basis(claim, used),
         "calibrated": claim.calibrated,
+        "assumed": claim.assumed,
         "notes": claim.notes,
         "backend": used,
         "method": found.method,
@@ -106,28 +111,53 @@ def judge(
     return row | _texts(row, claim)
 
 
-def _status(claim: Claim, found: Measurement, deviation: float | None) -> Status:
+def _status(
+    claim: Claim, found: Measurement, *, quick: bool, simulated: bool
+) -> tuple[Status, Doubt | None]:
     if found.absent:
         all_absent = len(found.absent) == found.num_points
-        return Status.NOT_RUN if all_absent else Status.INCOMPLETE
-    if found.estimate is None or deviation is None:
-        return Status.OPEN if found.num_points else Status.NOT_RUN
-    # A rounding error on the edge of a tolerance is no failure.
-    too_high = deviation > claim.tolerance + 1e-9
-    too_low = deviation < -claim.tolerance - 1e-9
-    bound = found.estimate.bound
-    if bound is Bound.EXACT:
-        return Status.FAIL if too_high or too_low else Status.PASS
-    excluded = too_high if bound is Bound.AT_LEAST else too_low
-    return Status.FAIL if excluded else Status.OPEN
+        return (Status.NOT_RUN if all_absent else Status.INCOMPLETE), None
+    if found.estimate is None:
+        return (Status.OPEN, Doubt.ONE_SIDED) if found.num_points else (Status.NOT_RUN, None)
+    if claim.assumed and simulated:
+        return Status.OPEN, Doubt.ASSUMED
+    doubt = _doubt(claim, found)
+    if doubt is not None:
+        return Status.OPEN, doubt
+    if _is_within(found.estimate.value, allowed(claim)):
+        return Status.PASS, None
+    too_short = quick and found.num_points > 0
+    return (Status.OPEN, Doubt.SHORT) if too_short else (Status.FAIL, None)
 
 
-def _reaches_inside(claim: Claim, found: Measurement) -> bool:
-    """Whether the interval over seeds holds a value with which the claim would hold."""
-    if found.interval is None:
-        return False
-    low, high = (deviation_of(claim, end) for end in found.interval)
-    return low <= claim.tolerance and high >= -claim.tolerance
+def _doubt(claim: Claim, found: Measurement) -> Doubt | None:
+    """Why a number leaves open whether it is within what is allowed; None if it does not."""
+    assert found.estimate is not None, "without a number there is nothing to doubt"
+    low, high = allowed(claim)
+    value, bound = found.estimate.value, found.estimate.bound
+    ends = found.interval or (value, value)
+    if bound is not Bound.EXACT:
+        excluded = ends[0] > high if bound is Bound.AT_LEAST else ends[1] < low
+        return None if excluded else Doubt.ONE_SIDED
+    inside = [_is_within(end, (low, high)) for end in ends]
+    apart = ends[1] < low or ends[0] > high
+    return None if all(inside) or apart else Doubt.INTERVAL
+
+
+def _is_within(value: float, ends: tuple[float, float]) -> bool:
+    """Whether a value is allowed; a rounding error on the edge is no failure."""
+    slack = 1e-9 * max(1.0, abs(value))
+    return ends[0] - slack <= value <= ends[1] + slack
+
+
+def allowed(claim: Claim) -> tuple[float, float]:
+    """What our number may be: half a unit of the paper's last digit about it, or the tolerance."""
+    low, high = paper_range(claim)
+    below, above = claim.half_units
+    if claim.tolerance is not None:
+        scale = (1.0, 1.0) if claim.kind == "points" else (abs(low), abs(high))
+        below, above = (claim.tolerance * size for size in scale)
+    return (low if math.isinf(low) else low - below), high + above
 
 
 def deviation_of(claim: Claim, ours: float) -> float:
@@ -144,7 +174,7 @@ def paper_range(claim: Claim) -> tuple[float, float]:
 
 
 def _basis(claim: Claim, backend: str) -> str:
-    """How our number came about: one of BASES."""
+    """How our number came about: one of `counts.BASES`."""
     if backend == "none":
         return "computed"
     if backend != "sim":
@@ -158,6 +188,7 @@ def _texts(row: Row, claim: Claim) -> Row:
     texts = {
         "paper_text": paper_text(claim),
         "tolerance_text": tolerance_text(claim),
+        "allowed_text": _allowed_text(claim),
         "ours_text": "-",
         "deviation_text": "-",
         "interval_text": "",
@@ -172,10 +203,9 @@ def _texts(row: Row, claim: Claim) -> Row:
     if row["interval"] is not None:
         low, high = row["interval"]
         texts["interval_text"] = f"{low:.2f} to {high:.2f}{unit}"
-    allowed = f" where {texts['tolerance_text']} is allowed" if claim.tolerance else ""
     texts["gap_text"] = (
-        f"{texts['ours_text']} against {texts['paper_text']}, off by {texts['deviation_text']}"
-        f"{allowed}"
+        f"{texts['ours_text']} against {texts['paper_text']}, off by {texts['deviation_text']} "
+        f"where {texts['allowed_text']} is allowed"
     )
     texts["why_text"] = claim.notes or "no explanation is recorded"
     texts["reason_text"] = _reason_text(row | texts)
@@ -194,9 +224,12 @@ def paper_text(claim: Claim) -> str:
 
 def tolerance_text(claim: Claim) -> str:
     """The tolerance in print."""
-    if claim.tolerance == 0:
-        return "inside" if isinstance(claim.paper, tuple) else "none"
-    return f"±{_amount(claim, claim.tolerance)}"
+    return "as printed" if claim.tolerance is None else f"±{_amount(claim, claim.tolerance)}"
+
+
+def _allowed_text(claim: Claim) -> str:
+    low, high = (float(f"{end:.10g}") for end in allowed(claim))  # 2.7 + 0.05 in print
+    return f"{'at most' if math.isinf(low) else f'{low:g} to'} {high:g}{_unit(claim)}"
 
 
 def _source_text(row: Row) -> str:
@@ -224,19 +257,28 @@ def _reason_text(row: Row) -> str:
 
 
 def _open_text(row: Row) -> str:
-    if row["too_short"]:
-        return f"a quick run is too short to decide ({row['ours_text']} here)"
+    match row["doubt"]:
+        case Doubt.SHORT:
+            return f"a quick run is too short to decide ({row['ours_text']} here)"
+        case Doubt.ASSUMED:
+            return f"{row['ours_text']} here, which an assumption decides: {row['assumed']}"
+        case Doubt.INTERVAL:
+            return _interval_doubt(row)
     if row["ours"] is None:
         return "neither capacity is known: the rates of both curves do not reach the limit"
-    if row["bound"] is Bound.EXACT:
-        seeds = len(row["seeds"])
-        known = f". Should it not hold: {row['notes']}" if row["notes"] else ""
-        return (
-            f"{row['gap_text']}; but the 95 % interval over {seeds} seeds, {row['interval_text']}, "
-            f"reaches into what is allowed (`bench capacity --figure {row['figure']} --seeds "
-            f"{4 * seeds}` narrows it){known}"
-        )
     return f"only a bound is known ({row['ours_text']}): the rates do not reach the limit"
+
+
+def _interval_doubt(row: Row) -> str:
+    low, high = row["allowed"]
+    inside = _is_within(row["ours"], (low, high))
+    known = f". Should it not hold: {row['notes']}" if row["notes"] else ""
+    seeds = len(row["seeds"])
+    return (
+        f"{row['gap_text']}; but the 95 % interval over {seeds} seeds, {row['interval_text']}, "
+        f"reaches {'beyond' if inside else 'into'} what is allowed (`bench capacity --figure "
+        f"{row['figure']} --seeds {4 * seeds}` narrows it){known}"
+    )
 
 
 def basis_text(row: Row, *, detail: bool = True) -> str:
@@ -270,24 +312,6 @@ def by_reason(rows: Iterable[Row]) -> list[list[Row]]:
             key = (row["figure"], row["notes"]) if shared else id(row)
             groups.setdefault(key, []).append(row)
     return list(groups.values())
-
-
-def headline(verdicts: pd.DataFrame) -> str:
-    """The result in one line."""
-    counts = verdicts["status"].value_counts()
-    parts = [
-        f"{counts.get(Status.PASS, 0)} of {len(verdicts)} claims hold",
-        f"{counts.get(Status.FAIL, 0)} do not",
-    ]
-    return ", ".join(parts + [f"{counts[s]} {s.value}" for s in UNDECIDED if s in counts])
-
-
-def bases_text(verdicts: pd.DataFrame) -> str:
-    """How many claims hold, by how our number came about."""
-    holds = (verdicts["status"] == Status.PASS).groupby(verdicts["basis"])
-    counts = holds.agg(["sum", "size"]).to_dict("index")
-    parts = [f"{counts[b]['sum']} of {counts[b]['size']} {b} hold" for b in BASES if b in counts]
-    return ", ".join(parts) or "nothing has been run"
 
 
 def _amount(claim: Claim, value: float, sign: str = "") -> str:

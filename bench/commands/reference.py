@@ -12,6 +12,7 @@ import click
 import pandas as pd
 
 from bench.claims.comparison import Comparison, compare, compare_claims
+from bench.claims.evidence import Evidence
 from bench.claims.reference import FIGURES, reference_files, reference_verdicts, usual_directory
 from bench.claims.verdicts import records
 from bench.commands import options
@@ -158,7 +159,8 @@ def _renew(store: Store, choice: Choice, directory: Path) -> None:
     """Write tables, pictures and README; pictures that are no longer drawn are removed."""
     from bench.report.render import to_reference_readme
 
-    report = replace(build_report(store, choice), verdicts=reference_verdicts(store, choice))
+    verdicts = reference_verdicts(Evidence(store, choice))
+    report = replace(build_report(store, choice), verdicts=verdicts)
     files = reference_files(store, choice) | {"README.md": to_reference_readme(report).encode()}
     drawings = {} if choice.effort is Effort.QUICK else draw_all(store, choice)
     for name, drawing in drawings.items():

@@ -61,33 +61,48 @@ class Claim:
     """A number of the paper that a figure must reproduce.
 
     `path` identifies the number, for example "fig13:alpaca@30:astra"; several claims may share it.
-    `paper` is a value, or (low, high) for a range. `tolerance` is in `kind`: "points" (percentage
-    points), "relative" (fraction of the paper's value), "range" (fraction beyond either end).
+    `paper` is a value, or (low, high) for a range, and `half_units` half a unit of the last digit
+    that the paper prints of each end. Within these a claim is met, or within `tolerance` where one
+    is given, and then `because` says why. It is in `kind`: "points" (percentage points), "relative"
+    (fraction of the paper's value), "range" (fraction beyond either end), "at-most".
     `measure` names a function of `bench.claims.measures` and `args` are its arguments.
-    `calibrated` says which parameter this number fixed ("" for a prediction). `notes` explain a
-    miss and are shown only then.
+    `calibrated` says which parameters were fitted on this number ("" for a prediction), `assumed`
+    the assumption that would decide the claim in simulation. `notes` explain a miss and are shown
+    only then.
     """
 
     path: str
     text: str
     paper: float | tuple[float, float]
-    tolerance: float
     kind: str
     measure: str
+    tolerance: float | None = None
+    because: str = ""
+    half_units: tuple[float, float] = (0.0, 0.0)
     args: Mapping[str, Any] = field(default_factory=dict)
     calibrated: str = ""
+    assumed: str = ""
     unit: str = ""
     notes: str = ""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A parameter that was fitted, and the number of the paper it was fitted on."""
+    """A parameter that was fitted, or a sum of them, and the number of the paper it was fitted on.
+
+    `claims` are the paths of the claims about that number, or what several of them start with;
+    none where no claim is about it.
+    """
 
     parameter: str
     where: str
     fitted_on: str
-    path: str  # of the claim, or the start of those of several
+    claims: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters in the sum."""
+        return tuple(self.parameter.split(" + "))
 
 
 @dataclass(frozen=True)

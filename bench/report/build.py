@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.claims import verdicts
+from bench.claims import counts, verdicts
 from bench.claims.capacities import CurveCapacity, capacity_table
 from bench.claims.comparison import Comparison, compare
 from bench.claims.evidence import Evidence
@@ -48,12 +48,7 @@ class Report:
     @property
     def headline(self) -> str:
         """The result in one line."""
-        return verdicts.headline(self.verdicts)
-
-    @property
-    def bases(self) -> str:
-        """How many claims hold, by how our numbers came about."""
-        return verdicts.bases_text(self.verdicts)
+        return counts.headline(verdicts.records(self.verdicts))
 
 
 def build_report(store: Store, choice: Choice, *, reference: Path | None = None) -> Report:

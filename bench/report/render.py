@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from bench.claims import verdicts
+from bench.claims import counts, verdicts
 from bench.claims.verdicts import Status, records
 from bench.experiments import registry
 from bench.experiments.capacity import LIMIT_S_PER_TOKEN
@@ -59,6 +59,7 @@ def _render(template: str, report: Report, **further: Any) -> str:
         .render(
             report=report,
             rows=rows,
+            counts=counts.count(rows),
             figures={name: [r for r in rows if r["figure"] == name] for name in _figures(report)},
             capacities={name: [r for r in report.capacities if r.panel == name] for name in panels},
             pending={why: [n for n, w in report.pending.items() if w == why] for why in reasons},
@@ -66,6 +67,22 @@ def _render(template: str, report: Report, **further: Any) -> str:
             **further,
         )
     )
+
+
+def _tolerances() -> list[tuple[str, str, str]]:
+    """Claims that need not agree to the paper's last digit: which, how far off they may be, why."""
+    figures = {"table1": registry.TABLE1_CLAIMS}
+    figures |= {name: figure.claims for name, figure in registry.FIGURES.items()}
+    found: dict[tuple[str, str, str], int] = {}
+    for name, claims in figures.items():
+        for claim in claims:
+            if claim.tolerance is not None:
+                key = (name, verdicts.tolerance_text(claim), claim.because)
+                found[key] = found.get(key, 0) + 1
+    return [
+        (f"{verdicts.figure_label(name)}, {number} of {len(figures[name])}", amount, reason)
+        for (name, amount, reason), number in found.items()
+    ]
 
 
 def _figures(report: Report) -> list[str]:
@@ -104,6 +121,7 @@ def _environment() -> Environment:
         "calibrations": registry.CALIBRATIONS,
         "limit": LIMIT_S_PER_TOKEN,
         "registry": registry.FIGURES,
+        "tolerances": _tolerances(),
     }
     return environment
 

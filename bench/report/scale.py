@@ -28,9 +28,7 @@ def scale(row: Row) -> Scale | None:
         return None
     low, high = row["paper_range"]
     low = 0.0 if math.isinf(low) else low
-    relative = row["kind"] != "points"
-    left, right = (abs(end) if relative else 1.0 for end in (low, high))
-    allowed = (low - row["tolerance"] * left, high + row["tolerance"] * right)
+    allowed = (max(row["allowed"][0], min(low, 0.0)), row["allowed"][1])
     span = (allowed[1] - allowed[0]) or abs(high) * 0.2 or 1.0
     start, end = allowed[0] - MARGIN * span, allowed[1] + MARGIN * span
 

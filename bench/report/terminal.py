@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.claims.verdicts import Status, by_reason, records
+from bench.claims.verdicts import Doubt, Status, by_reason, records
 from bench.report.build import Report
 from engines.core.text import printable
 
@@ -52,7 +52,6 @@ def print_report(report: Report, console: Console) -> None:
         console.print("[yellow]no results of this kind yet[/]: 'bench figure NAME' makes them")
     if report.reference is not None:
         console.print(report.reference.text, highlight=False)
-    console.print(f"by basis: {report.bases}", highlight=False)
     console.print(
         f"[bold]{report.headline}[/] ({report.choice.backend}, "
         f"{report.summary.num_points} points, {report.summary.busy_s:.0f} s of work)"
@@ -100,6 +99,6 @@ def _print_reasons(report: Report, console: Console) -> None:
             console.print(line, highlight=False)
         console.print(f"  because {plain(group[0]['why_text'])}", highlight=False)
     for row in verdicts:
-        if row["status"] is Status.OPEN and not row["too_short"]:
+        if row["status"] is Status.OPEN and row["doubt"] is not Doubt.SHORT:
             line = f"[yellow]open[/]: {row['claim']}: {plain(row['reason_text'])}"
             console.print(line, highlight=False)

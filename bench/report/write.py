@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,8 +22,19 @@ PAGE, MARKDOWN, JSON = "index.html", "report.md", "report.json"
 BOUNDS = {Bound.EXACT: "exact", Bound.AT_LEAST: "at least", Bound.AT_MOST: "at most"}
 COUNTS = ("reference", "compared", "equal", "close", "other")
 COLUMNS = (
-    *("figure", "path", "claim", "unit", "paper", "ours", "deviation", "tolerance", "kind"),
-    *("verdict", "reason", "basis", "calibrated", "backend", "method", "interval_95"),
+    *(
+        "figure",
+        "path",
+        "claim",
+        "unit",
+        "paper",
+        "ours",
+        "deviation",
+        "tolerance",
+        "allowed",
+        "kind",
+    ),
+    *("verdict", "doubt", "reason", "basis", "calibrated", "backend", "method", "interval_95"),
     *("devices", "seeds", "stale", "absent"),
 )
 
@@ -91,6 +103,7 @@ def _claim_values(row: Row) -> dict[str, Any]:
         "ours": _estimate_values(ours),
         "verdict": row["status"].value,
         "reason": row["reason_text"],
+        "allowed": [end if math.isfinite(end) else None for end in row["allowed"]],
         "interval_95": row["interval"],
     }
     return {name: values[name] for name in COLUMNS}

@@ -22,8 +22,8 @@ from bench.claims.comparison import (
     differences,
     registered_specs,
 )
+from bench.claims.counts import headline
 from bench.claims.evidence import Evidence
-from bench.claims.measures import Measurement
 from bench.claims.reference import (
     CAPACITIES,
     CLAIMS,
@@ -39,7 +39,6 @@ from bench.claims.reference import (
 )
 from bench.commands.reference import command
 from bench.experiments import registry
-from bench.experiments.capacity import Estimate
 from bench.experiments.effort import Effort
 from bench.experiments.tables import Choice
 from bench.point.serve import run_point
@@ -104,7 +103,7 @@ def test_kernels_measured_beside_are_no_part_of_the_reference(store, monkeypatch
     beside = verdicts.table(Evidence(store, Choice()))
     assert "measured" in set(beside["basis"])
     rows = rows_of(reference_files(store, Choice())[CLAIMS])
-    assert len(rows) == len(reference_verdicts(store, Choice())) == len(beside) - 1
+    assert len(rows) == len(reference_verdicts(Evidence(store, Choice()))) == len(beside) - 1
 
 
 def test_numbers_are_read_back_exactly(tmp_path):
@@ -241,11 +240,11 @@ def test_missing_or_damaged_reference_is_one_clear_line(tmp_path):
     (tmp_path / POINTS).write_text("digest,steps\n1,2\n")
     with pytest.raises(UserError, match="lack columns"):
         read_points(tmp_path)
-    columns = "figure,claim,ours,searched,unit,verdict"
-    (tmp_path / CLAIMS).write_text(f"{columns}\nfig2,a,1,,%,pass\n")
-    with pytest.raises(UserError, match="lack columns: searched_verdict"):
+    columns = "figure,claim,ours,unit,status,doubt"
+    (tmp_path / CLAIMS).write_text(f"{columns}\nfig2,a,1,%,pass,\n")
+    with pytest.raises(UserError, match="lack columns: basis"):
         read_claims(tmp_path)
-    (tmp_path / CLAIMS).write_text(f"{columns},searched_verdict\nfig2,a,many,,%,pass,\n")
+    (tmp_path / CLAIMS).write_text(f"{columns},basis\nfig2,a,many,%,pass,,predicted\n")
     with pytest.raises(UserError, match="bad number"):
         read_claims(tmp_path)
 
@@ -284,8 +283,7 @@ def test_committed_reference_is_whole_and_small():
     for effort in (Effort.QUICK, Effort.SCRIPTS):
         rows = read_claims(COMMITTED / effort.folder)
         page = (COMMITTED / effort.folder / "README.md").read_text(encoding="utf-8")
-        held = sum(row["verdict"] == "pass" for row in rows)
-        assert f"{held} of {len(rows)} claims hold" in page, RENEW
+        assert f"\n{headline(rows)}.\n" in page, RENEW
     drawn = {path.stem for path in (COMMITTED / "figures").glob("*.png")}
     assert drawn == {figure.name for figure in runnable if figure.plot}, RENEW
 
@@ -299,7 +297,7 @@ def test_committed_claims_and_capacities_follow_from_the_committed_points(effort
     store = PartialStore(frozenset(points), lambda spec: {m: points[spec][m] for m in METRICS})
     files = reference_files(store, choice)
     for name, apart in (
-        (CLAIMS, {"searched", "interval_low", "interval_high", "searched_verdict", "device"}),
+        (CLAIMS, {"device"}),
         (CAPACITIES, {"searched_req_s", "interval_low", "interval_high", "seeds"}),
     ):
         ours, there = rows_of(files[name]), rows_of((directory / name).read_bytes())
@@ -311,16 +309,3 @@ def _committed_points(directory: Path, choice: Choice):
     specs, reference = registered_specs(choice), read_points(directory)
     assert set(reference) == set(specs), RENEW
     return ((specs[digest], row) for digest, row in reference.items())
-
-
-@committed
-def test_committed_verdicts_over_seeds_are_those_of_the_present_rules():
-    claims = {(f.name, claim.text): claim for f in registry.FIGURES.values() for claim in f.claims}
-    rows = [row for row in read_claims(COMMITTED) if row["searched_verdict"]]
-    assert rows
-    for row in rows:
-        ends = (float(row["interval_low"]), float(row["interval_high"]))
-        found = Measurement(Estimate(row["searched"]), num_points=1, interval=ends)
-        claim = claims[row["figure"], row["claim"]]
-        judged = verdicts.judge(row["figure"], claim, found, backend="sim")
-        assert judged["status"].value == row["searched_verdict"], f"{claim.text}: {RENEW}"

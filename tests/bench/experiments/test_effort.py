@@ -5,7 +5,7 @@ from capacity_fakes import serve
 from click.testing import CliRunner
 from driver_fakes import provenance
 
-from bench.claims.verdicts import Status
+from bench.claims.verdicts import Doubt, Status
 from bench.cli import main
 from bench.experiments import registry
 from bench.experiments.effort import FEWEST_REQUESTS, QUICK_SHARE, Effort, at_effort
@@ -68,7 +68,8 @@ def test_quick_results_refute_nothing_and_say_what_they_are(tmp_path):
     fill(store, QUICK, "fig2")
     report = build_report(store, QUICK)
     assert Status.FAIL not in set(report.verdicts["status"])
-    too_short = report.verdicts[report.verdicts["too_short"].astype(bool)]
+    too_short = report.verdicts[report.verdicts["doubt"] == Doubt.SHORT]
+    assert not too_short.empty
     assert set(too_short["status"]) == {Status.OPEN}
     assert too_short["reason_text"].str.contains("too short to decide").all()
     for text in (to_markdown(report), to_html(report, {})):

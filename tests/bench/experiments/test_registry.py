@@ -11,8 +11,10 @@ from bench.experiments import registry
 from bench.experiments.effort import Effort, gpu_hours
 from bench.experiments.model import Claim, Figure
 from bench.experiments.tables import Choice
+from bench.workloads import assumptions
 from engines.core.config import System
 from engines.core.errors import UserError
+from engines.sim.profile import load_profile
 
 PAPER = SHARED / "paper" / "claims.json"
 REFERENCE = ROOT / "artifacts" / "reference" / "sim"
@@ -44,7 +46,9 @@ def test_claims_are_the_papers():
 def test_claims_can_be_measured(claim: Claim):
     assert claim.measure in MEASURES
     assert claim.kind in ("points", "relative", "range", "at-most")
-    assert claim.tolerance >= 0
+    assert all(half > 0 for half in claim.half_units)
+    if claim.tolerance is not None:
+        assert claim.tolerance > 0
     named = [claim.args.get(key) for key in ("panel", "over", "under")]
     panels = [*claim.args.get("panels", ()), *(n for n in named if n and n.startswith("fig"))]
     assert set(panels) <= set(registry.names())
@@ -167,11 +171,34 @@ def test_rates_of_a_curve_rise_and_contain_the_originals():
         assert not set(curve.rates) & set(curve.extra_rates)
 
 
-def test_calibrated_claims_are_listed_as_calibrations():
-    marked = {claim.path for claim in ALL_CLAIMS if claim.calibrated}
-    listed = tuple(item.path for item in registry.CALIBRATIONS)
-    assert marked
-    assert all(path.startswith(listed) for path in marked)
+def test_a_tolerance_of_its_own_has_a_reason():
+    """All others are half a unit of the last digit that the paper prints."""
+    for claim in ALL_CLAIMS:
+        assert bool(claim.because) is (claim.tolerance is not None), claim.text
+
+
+def test_no_number_is_predicted_that_a_parameter_was_fitted_on():
+    for item in registry.CALIBRATIONS:
+        for start in item.claims:
+            fitted = [claim for claim in ALL_CLAIMS if claim.path.startswith(start)]
+            assert fitted, f"{item.parameter} was fitted on no claim {start}"
+            assert all(item.parameter in claim.calibrated for claim in fitted)
+    listed = tuple(start for item in registry.CALIBRATIONS for start in item.claims)
+    for claim in ALL_CLAIMS:
+        assert bool(claim.calibrated) is claim.path.startswith(listed)
+
+
+def test_every_fitted_parameter_names_the_claims_it_was_fitted_on():
+    """What profiles and assumptions call calibrated is what the registry lists, and no more."""
+    servers = [panel.settings["device_profile"] for figure in FIGURES for panel in figure.panels]
+    profiles = [load_profile(name) for name in dict.fromkeys(servers)]
+    in_profiles = {name for profile in profiles for name in profile.calibrated}
+    assumed = {a.name for a in assumptions() if a.source.startswith("calibrated")}
+    listed = {name: item for item in registry.CALIBRATIONS for name in item.names}
+    assert in_profiles | assumed <= set(listed)
+    for name, item in listed.items():
+        known = in_profiles if "profile" in item.where else assumed
+        assert known & set(item.names) or item.where == "the simulation's beam search", name
 
 
 def test_gpu_hours_follow_from_the_papers_traces_and_devices():
