@@ -69,10 +69,11 @@ def quick_text() -> str:
     directory = ROOT / usual_directory(Choice.of(effort=Effort.QUICK))
     rows = read_claims(directory)
     points = len(read_points(directory))
+    told = headline(rows).replace("; ", ";\n... ")
     return "\n".join(
         (
             "$ make all QUICK=1",
-            f"... {headline(rows)} (sim, {points} points, ...)",
+            f"... {told} (sim, {points} points, ...)",
             "$ bench reference --quick",
             f"... {points} of {points} points run equal the reference; it holds {points}",
         )

@@ -13,6 +13,7 @@ from typing import Any
 from bench.claims.verdicts import UNDECIDED, Doubt, Status
 
 BASES = ("predicted", "measured", "computed", "calibrated")
+DOUBTS = {doubt.value: f"open ({doubt})" for doubt in Doubt}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,12 @@ class Count:
     @property
     def text(self) -> str:
         """The count in print."""
-        return f"{self.total} {self.name}" if self.held is None else f"{self.held} of {self.total}"
+        return str(self.total) if self.held is None else f"{self.held} of {self.total}"
+
+    @property
+    def words(self) -> str:
+        """What is counted, in print."""
+        return f"{self.name} hold" if self.held is not None else DOUBTS.get(self.name, self.name)
 
 
 def count(rows: Iterable[Mapping[str, Any]]) -> list[Count]:
@@ -45,7 +51,7 @@ def count(rows: Iterable[Mapping[str, Any]]) -> list[Count]:
         counts.append(Count(basis, len(decided), held))
     for doubt in Doubt:
         found = [row for row in rows if row["status"] == Status.OPEN and row["doubt"] == doubt]
-        counts.append(Count(f"open ({doubt})", len(found)))
+        counts.append(Count(doubt, len(found)))
     for status in (Status.INCOMPLETE, Status.NOT_RUN):
         counts.append(Count(status, sum(row["status"] == status for row in rows)))
     return [one for one in counts if one.total]
@@ -55,6 +61,8 @@ def headline(rows: Iterable[Mapping[str, Any]]) -> str:
     """The counts in one line, those of the first basis first."""
     counts = count(rows)
     decided = [f"{one.text} {one.name}" for one in counts if one.held is not None]
-    told = [f"{decided[0]} claims hold", *decided[1:]] if decided else ["no claim is decided"]
-    others = [one.text for one in counts if one.held is None]
-    return "; ".join(", ".join(part) for part in (told, others) if part)
+    held = [f"{decided[0]} claims hold", *decided[1:]] if decided else ["no claim is decided"]
+    doubts = [f"{one.total} {one.name}" for one in counts if one.name in DOUBTS]
+    others = [f"{one.total} {one.name}" for one in counts if one.name in UNDECIDED]
+    parts = [", ".join(held), f"open: {', '.join(doubts)}" if doubts else "", ", ".join(others)]
+    return "; ".join(part for part in parts if part)

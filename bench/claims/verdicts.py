@@ -39,7 +39,7 @@ class Doubt(StrEnum):
     INTERVAL = "interval"  # the seeds' 95 % interval reaches over the edge of what is allowed
     ASSUMED = "assumed"  # an assumption would decide it
     ONE_SIDED = "one-sided"  # of our number only a bound is known
-    SHORT = "quick run"  # it does not hold in a quick run, which refutes nothing
+    SHORT = "quick"  # it does not hold in a quick run, which refutes nothing
 
 
 UNDECIDED = (Status.OPEN, Status.INCOMPLETE, Status.NOT_RUN)

@@ -158,14 +158,14 @@ def test_claims_are_counted_by_how_they_were_obtained_and_how_firmly(store):
     rows = records(table(Evidence(store, Choice())))
     told = headline(rows)
     assert told.startswith("0 of 2 predicted claims hold, 4 of 4 computed, ")
-    assert "of 12 calibrated; 4 open (assumed), " in told
+    assert "of 12 calibrated; open: 4 assumed; " in told
     assert sum(one.total for one in count(rows)) == len(rows)
 
 
 def test_a_claim_that_is_not_decided_counts_for_no_basis():
     rows = [judged(claim(), Estimate(v), interval=(v - 1, v + 1)) for v in (10.0, 11.0, 13.0)]
     rows += [judged(claim(calibrated="a price"), Estimate(10.0))]
-    expected = "1 of 2 predicted claims hold, 1 of 1 calibrated; 1 open (interval)"
+    expected = "1 of 2 predicted claims hold, 1 of 1 calibrated; open: 1 interval"
     assert headline(rows) == expected
 
 
