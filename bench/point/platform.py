@@ -20,7 +20,7 @@ from engines.core.model_config import ModelConfig, read_config
 from engines.core.models import ModelSpec, find_model, is_path
 from engines.core.sampling import SamplingParams
 from engines.models.spec import why_not_run
-from engines.sim.beams import NOVELTY, BeamProcess
+from engines.sim.beams import BeamProcess
 from engines.sim.cost import StepCost, StepPrice
 from engines.sim.executor import SimExecutor
 from engines.sim.measured import MeasuredCost
@@ -140,5 +140,5 @@ def _executor(
             block_size=config.block_size,
             python_host=config.system is not System.FT,
         )
-    beams = BeamProcess(novelty=NOVELTY, seed=seed)
+    beams = BeamProcess(seed=seed)
     return SimExecutor(model, price, beams, tensor_parallel=degree, block_size=config.block_size)

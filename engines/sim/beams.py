@@ -1,40 +1,108 @@
-"""Beam search without a model: a random process with one parameter decides which beams survive."""
+"""Beam search without a model: searches that a real model made, played back.
+
+Which beams survive was recorded while SmolLM2-135M searched with 2, 4 and 6 beams
+(`tools/record_beams.py`). A simulated search follows one of the recordings with its width, drawn at
+random, from its first token on.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+import gzip
+import random
+from functools import cache, lru_cache
+from importlib import resources
+from typing import NamedTuple
 
 from engines.core.batch import Batch
-from engines.core.beams import place_children
 from engines.core.executor import Fork
 from engines.core.request import SequenceGroup, Status
 from engines.core.subclassing import mypyc_attr
 
-# Calibrated: blocks saved on Alpaca with beam width 6 (paper, Fig. 15b: 55.16 %).
-NOVELTY = 11.0
-MANY = 16  # searches from which on one call for all is faster than one for each
+NEVER = 1 << 60
+
+
+class Recording:
+    """One recorded search: where in the output beams were replaced, and by which.
+
+    At `positions[i]` (from 0) the beam in place j continued the one in place `parents[i][j]`. A
+    search that is longer than the recording repeats the recording's second half, `period` tokens:
+    what a text does there, above all whether it repeats itself, it goes on doing.
+    """
+
+    def __init__(self, positions: list[int], parents: list[tuple[int, ...]], length: int) -> None:
+        self.positions = positions
+        self.parents = parents
+        self.period = length - length // 2
+        half = [i for i, position in enumerate(positions) if position >= length // 2]
+        self.second_half = half[0] if half else len(positions)
+
+
+class Row(NamedTuple):
+    """A line of the recordings: lengths in tokens, blocks saved over 58 and over 338 steps."""
+
+    prompt_len: int
+    tokens: int
+    saved_58_pct: float
+    saved_338_pct: float
+    forks: str
+
+
+@lru_cache(maxsize=1)
+def _rows() -> dict[int, list[Row]]:
+    """The recordings by width."""
+    file = resources.files("engines.sim") / "data" / "beams.csv.gz"
+    found: dict[int, list[Row]] = {}
+    for line in gzip.decompress(file.read_bytes()).decode().splitlines():
+        if not line.startswith("#"):
+            width, prompt_len, tokens, short, long, forks = line.split(",")
+            row = Row(int(prompt_len), int(tokens), float(short), float(long), forks)
+            found.setdefault(int(width), []).append(row)
+    return found
+
+
+def searches_of(width: int) -> list[Row]:
+    """What searches of a width play: its own recordings, the next wider one's, or the widest's."""
+    recorded = sorted(_rows())
+    return _rows()[next((each for each in recorded if each >= width), recorded[-1])]
+
+
+@cache
+def recording(width: int, number: int) -> Recording:
+    """A recording by its number, for searches of any width.
+
+    Of a width that was not recorded, it is the next wider one's without the last places, or as
+    many of the widest side by side as there is room for.
+    """
+    row = searches_of(width)[number]
+    unmoved = tuple(range(width))
+    position = 0
+    positions: list[int] = []
+    parents: list[tuple[int, ...]] = []
+    for word in row.forks.split():
+        gap, _, places = word.rpartition(":")
+        position += int(gap or 1)
+        chosen = _fit([int(place) for place in places], width)
+        if chosen != unmoved:
+            positions.append(position)
+            parents.append(chosen)
+    return Recording(positions, parents, row.tokens - 1)  # the last token replaces no beam
+
+
+def _fit(parents: list[int], width: int) -> tuple[int, ...]:
+    """The parents of `width` places, by those that were recorded for more or fewer."""
+    recorded = len(parents)
+    placed = [i - i % recorded + parents[i % recorded] for i in range(width)]
+    return tuple(parent if parent < width else i for i, parent in enumerate(placed))
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class BeamProcess:
-    """Draws at which positions beams compete, candidate scores there, and keeps the best.
+    """Plays back a recorded search for each request, drawn with a seed."""
 
-    The longer a text, the less of it is new; the most likely text in particular repeats itself
-    (Holtzman et al., ICLR 2020, section 3). As in the Chinese restaurant process, a one-parameter
-    model of how a text's vocabulary grows, the token at position t of an output (from 0) is new
-    with probability novelty / (novelty + t). If it is not new, every beam continues, and neither
-    scores nor order change. If it is, each of a beam's candidates scores below the previous one by
-    an independent exponential step (its unit does not matter), and the best of all beams'
-    candidates survive. The larger `novelty`, the more recent is the beam from which all others
-    descend and whose cache they share.
-    """
-
-    def __init__(self, *, novelty: float, seed: int) -> None:
-        assert novelty > 0, f"novelty must be positive, got {novelty}"
-        self._novelty = novelty
-        self._random = np.random.default_rng(seed)
-        self._searches: dict[SequenceGroup, _Search] = {}
-        self._due: dict[int, list[_Search]] = {}  # by step
+    def __init__(self, *, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._searches: dict[SequenceGroup, Search] = {}
+        self._due: dict[int, list[Search]] = {}  # by step
 
     def step(self, batch: Batch) -> list[Fork]:
         """Advance all beams of a batch by one token; returns groups in which one was replaced."""
@@ -44,83 +112,56 @@ class BeamProcess:
         for sequence in batch.joined:
             if sequence is sequence.group.running[0] and sequence.group.request.sampling.beam:
                 self._join(sequence.group, batch.step)
-        due = self._due.pop(batch.step, None)
-        if due is None:
-            return []
-        by_width: dict[int, list[_Search]] = {}
-        for search in due:
-            if search.due_step == batch.step and search.group.status is Status.RUNNING:
-                by_width.setdefault(len(search.gaps), []).append(search)
         forks: list[Fork] = []
-        for searches in by_width.values():
-            self._advance(searches, forks)
-            self._draw_next(searches, batch.step)
+        for search in self._due.pop(batch.step, ()):
+            if search.due_step == batch.step and search.group.status is Status.RUNNING:
+                forks.append(Fork(search.group, search.recording.parents[search.next]))
+                position = search.position
+                search.advance()
+                self._file(search, batch.step + search.position - position)
         return forks
 
+    def choose(self, width: int) -> Recording:
+        """Draw the recording that a new search plays."""
+        return recording(width, self._random.randrange(len(searches_of(width))))
+
     def _join(self, group: SequenceGroup, step: int) -> None:
-        position = _position(group, step)
         search = self._searches.get(group)
         if search is None:
-            search = self._searches[group] = _Search(group, position)
-        self._file(search, step + search.next_open - position)
+            search = self._searches[group] = Search(group, self.choose(len(group.running)))
+        position = group.context_len(step) - group.request.prompt_len
+        self._file(search, step + search.position - position)
 
-    def _file(self, search: _Search, step: int) -> None:
+    def _file(self, search: Search, step: int) -> None:
         search.due_step = step
         if step <= search.group.last_step:
             self._due.setdefault(step, []).append(search)
 
-    def _draw_next(self, searches: list[_Search], step: int) -> None:
-        """Draw the step of each search's next new token, given that there is one at this step.
 
-        After position t, a wait longer than k has the probability that none of t+1 .. t+k is new,
-        the product of their i / (novelty + i). Such a wait is geometric with a probability that
-        is Beta(novelty, t + 1) distributed.
-        """
-        beta, geometric = self._random.beta, self._random.geometric
-        after = [search.next_open + 1 for search in searches]  # all are due
-        if len(searches) < MANY:
-            endings = [beta(self._novelty, position) for position in after]
-            waits = [geometric(ending) for ending in endings]
-        else:  # the same draws
-            waits = geometric(beta(self._novelty, np.array(after))).tolist()
-        for search, wait in zip(searches, waits, strict=True):
-            search.next_open += wait
-            self._file(search, step + wait)
+class Search:
+    """Where a simulated search is in its recording.
 
-    def _advance(self, searches: list[_Search], forks: list[Fork]) -> None:
-        """Advance searches of equal width by one new token, all at once."""
-        count, width = len(searches), len(searches[0].gaps)
-        unmoved = tuple(range(width))
-        gaps = self._random.standard_exponential((count, width, width)).cumsum(axis=2)
-        gaps += np.array([search.gaps for search in searches])[:, :, None]
-        flat = gaps.reshape(count, width * width)
-        best = flat.argsort(axis=1, kind="stable")[:, :width]
-        flat.sort(axis=1)
-        kept = flat[:, :width] - flat[:, :1]  # only differences matter; keeps scores bounded
-        rows = zip(searches, (best // width).tolist(), kept.tolist(), strict=True)
-        for search, parents, kept_gaps in rows:
-            placement = place_children(tuple(parents))
-            search.gaps = [kept_gaps[candidate] for candidate in placement.candidates]
-            if placement.parents != unmoved:
-                forks.append(Fork(search.group, placement.parents))
-
-
-class _Search:
-    """State of one beam search.
-
-    `gaps` are how far each beam's score lies below the best one's; `next_open` is the position of
-    the next new token and `due_step` the step that makes it, unless the group is preempted first.
+    `next` is the index of its next fork, `position` that fork's in the output, and `due_step` the
+    step that makes it, unless the group is preempted first.
     """
 
-    __slots__ = ("due_step", "gaps", "group", "next_open")
-
-    def __init__(self, group: SequenceGroup, next_open: int) -> None:
+    def __init__(self, group: SequenceGroup, recording: Recording) -> None:
         self.group = group
-        self.next_open = next_open
+        self.recording = recording
         self.due_step = -1
-        self.gaps = [0.0] * len(group.running)
+        self.next = -1
+        self.position = 0
+        self._passed = 0  # tokens that repeated parts took
+        self.advance()
 
-
-def _position(group: SequenceGroup, step: int) -> int:
-    """Index in the output of the token that a running group gets in `step`."""
-    return group.context_len(step) - group.request.prompt_len
+    def advance(self) -> None:
+        """Go on to the next fork."""
+        recording = self.recording
+        self.next += 1
+        if self.next == len(recording.positions):
+            self.next = recording.second_half
+            self._passed += recording.period
+        if self.next == len(recording.positions):
+            self.position = NEVER
+        else:
+            self.position = recording.positions[self.next] + self._passed

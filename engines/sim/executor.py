@@ -52,7 +52,7 @@ class Units:
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class SimExecutor:
-    """Prices batches with a device profile; a random process decides which beams survive."""
+    """Prices batches with a device profile; beams survive as in recorded searches."""
 
     def __init__(
         self,

@@ -9,7 +9,6 @@ import pytest
 from bench.experiments.registry import FIGURES, find_panel
 from bench.point.serve import run_point
 
-CALIBRATED = "beam6"
 PAPER = {claim.path: claim.paper for claim in FIGURES["fig15"].claims}
 
 
@@ -21,7 +20,7 @@ PAPER = {claim.path: claim.paper for claim in FIGURES["fig15"].claims}
         ("n6", 1.5),
         ("beam2", 5.0),
         ("beam4", 5.0),
-        (CALIBRATED, 1.0),
+        ("beam6", 5.0),
     ],
 )
 def test_savings_on_alpaca(sampling: str, points: float) -> None:

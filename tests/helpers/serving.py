@@ -25,7 +25,7 @@ from engines.core.request import Request, Sequence, SequenceGroup
 from engines.core.sampling import SamplingParams
 from engines.core.scheduler import Scheduler
 from engines.core.stats import StepRecorder
-from engines.sim.beams import NOVELTY, BeamProcess
+from engines.sim.beams import BeamProcess
 from engines.sim.cost import StepCost
 from engines.sim.executor import SimExecutor
 from engines.sim.profile import DeviceProfile
@@ -92,7 +92,7 @@ def make_sim(
         block_size=config.block_size,
         python_host=config.system is not System.FT,
     )
-    beams = BeamProcess(novelty=NOVELTY, seed=0)
+    beams = BeamProcess(seed=0)
     return SimExecutor(model, cost, beams, tensor_parallel=degree, block_size=config.block_size)
 
 
