@@ -12,6 +12,7 @@ from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
 from plot.layout import (
     OURS_WIDTH,
+    PAPER_HATCH,
     draw_paper_bar,
     new_axes,
     paper_patch,
@@ -33,7 +34,8 @@ LABELS = {
     "internal": "Internal fragmentation",
     "external": "External and other",
 }
-MIXED_COLOUR = "#B5B5B5"  # a number of the paper that several categories share
+MIXED_COLOUR = "#8F8F8F"  # a number of the paper that several categories share
+MIXED_LABEL = "all waste (the paper, Astra)"
 SMALLEST_LABELLED_PCT = 5.0
 
 
@@ -47,7 +49,8 @@ def draw_kv_memory(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
         ax.set_ylabel("KV cache (% of slots)")
         ax.set_title(table.panel.title)
     patches = [Patch(color=COLOURS[name], label=LABELS[name]) for name in COLOURS]
-    place_legend(canvas, [*patches, paper_patch()], columns=2)
+    mixed = Patch(facecolor=MIXED_COLOUR, edgecolor="white", hatch=PAPER_HATCH, label=MIXED_LABEL)
+    place_legend(canvas, [*patches, mixed, paper_patch()], columns=2)
     return canvas
 
 

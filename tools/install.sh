@@ -45,7 +45,7 @@ install_torch() {
     if "$venv/bin/python" -c "import torch, sys; sys.exit(not torch.__version__.startswith('$torch'))" 2>/dev/null; then
         return
     fi
-    echo "installing torch $torch"
+    echo "installing PyTorch (torch $torch), which runs models and times kernels: 1 GB, some minutes"
     if [ -n "${TORCH_INDEX:-}" ]; then
         pip install "torch==$torch" --index-url "$TORCH_INDEX"
     elif command -v nvidia-smi >/dev/null || [ "$(uname -s)" != Linux ]; then

@@ -96,7 +96,8 @@ def simulate(spec: PointSpec) -> Platform:
 
 def _of_model(name_or_path: str, model: ModelSpec, config: ModelConfig | None) -> dict[str, Any]:
     """What results say about a model that is not one of those that can be run."""
-    why = why_not_run(name_or_path, config)
+    source = model.name if config is None else config.source
+    why = (why_not_run(name_or_path, config) or "").removeprefix(f"{source}: ")
     notes = [
         *([f"this model can be simulated, not run for real: {why}"] if why else []),
         *model.notes,

@@ -124,7 +124,10 @@ class _CsvRows:
             if len(fields) == width:
                 yield [fields[place] for place in places]
             elif "".join(fields).strip():
-                raise ValueError(f"{width} fields expected, got {len(fields)}")
+                raise ValueError(
+                    f"{width} fields expected, got {len(fields)}: one for each name of the first "
+                    "line, with commas only between them"
+                )
 
 
 class _JsonRows:

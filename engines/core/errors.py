@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 from engines.core.text import shown
@@ -16,14 +17,22 @@ class UserError(Exception):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Build the error for a misspelt name: the nearest valid names, or those that there are."""
+    """Build the error for a misspelt name: the nearest valid names, and those that there are.
+
+    Of a long list one name of each beginning is told: `opt-125m, ...` stands for all of OPT.
+    """
     names = sorted(known)
     near = difflib.get_close_matches(name[:_LONGEST_NAME], names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return UserError(f"unknown {kind} {shown(name)}: {hint}known: {', '.join(names)}")
+    listed = ", ".join(names)
+    if len(listed) > _LONGEST_LIST:
+        kinds = {re.split("[-0-9]", each)[0]: each for each in reversed(names)}
+        listed = f"{', '.join(sorted(kinds.values()))}, ... ({len(names)} in all)"
+    return UserError(f"unknown {kind} {shown(name)}: {hint}known: {listed}")
 
 
 _LONGEST_NAME = 100  # characters; what is longer is like no name
+_LONGEST_LIST = 160
 
 
 class LostWorkerError(Exception):

@@ -41,7 +41,10 @@ class ModelConfig:
         found = (self.values[key] for key in keys if self.values.get(key) is not None)
         value = next(found, default)
         if value is None:
-            raise self.error(f"{' or '.join(keys)} is missing")
+            raise self.error(
+                f"{' or '.join(keys)} is missing: use the config.json that the model is published "
+                "with, or add the key"
+            )
         return value
 
     def size(self, *keys: str, default: int | None = None, most: int = _MOST) -> int:
