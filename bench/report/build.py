@@ -19,6 +19,7 @@ from bench.claims.measures import describe_absent
 from bench.experiments import registry
 from bench.experiments.model import Figure
 from bench.experiments.tables import COMPLETE, Choice
+from bench.report.points import PanelPlaces, places
 from bench.report.provenance import Summary, summarize
 from bench.results.store import Store
 
@@ -34,7 +35,9 @@ class FigureProgress:
 
 @dataclass(frozen=True)
 class Report:
-    """The verdict table and what stands behind it. `problems` name points that do not count."""
+    """The verdict table and what stands behind it. `problems` name points that do not count,
+    `places` says where those of a figure lie.
+    """
 
     choice: Choice
     verdicts: pd.DataFrame
@@ -43,6 +46,7 @@ class Report:
     pending: Mapping[str, str]
     summary: Summary
     progress: Mapping[str, FigureProgress]
+    places: Mapping[str, tuple[PanelPlaces, ...]]
     reference: Comparison | None = None
 
     @property
@@ -66,6 +70,7 @@ def build_report(store: Store, choice: Choice, *, reference: Path | None = None)
         pending=evidence.pending,
         summary=summarize(store, evidence.specs),
         progress={name: _progress(evidence, f) for name, f in registry.FIGURES.items()},
+        places={name: places(evidence, figure) for name, figure in registry.FIGURES.items()},
         reference=None if reference is None else compare(store, reference, choice),
     )
 

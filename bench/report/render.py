@@ -22,6 +22,7 @@ from bench.experiments.capacity import LIMIT_S_PER_TOKEN
 from bench.progress import clock
 from bench.report.build import Report
 from bench.report.pictures import Drawing
+from bench.report.points import panels_of
 from bench.report.scale import scale
 from bench.workloads import assumptions
 from engines.core.text import printable
@@ -64,6 +65,7 @@ def _render(template: str, report: Report, **further: Any) -> str:
             capacities={name: [r for r in report.capacities if r.panel == name] for name in panels},
             pending={why: [n for n, w in report.pending.items() if w == why] for why in reasons},
             settings=settings_text(report),
+            artifacts="../../" if report.choice.effort.folder else "../",
             **further,
         )
     )
@@ -109,6 +111,7 @@ def _environment() -> Environment:
         "clock": clock,
         "data_url": _data_url,
         "label": verdicts.figure_label,
+        "panels": panels_of,
         "prose": prose,
         "reasons": verdicts.by_reason,
         "scale": scale,

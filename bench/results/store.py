@@ -77,7 +77,7 @@ class Store:
 
     def directory(self, spec: PointSpec) -> Path:
         """Directory of the point's files."""
-        return self.root / "results" / spec.backend / name_of(spec)
+        return self.root / folder_of(spec)
 
     def failure_path(self, spec: PointSpec) -> Path:
         """Path of the record of a failed point."""
@@ -224,6 +224,11 @@ class Snapshot(Store):
         if (part, backend) not in self._kernels:
             self._kernels[part, backend] = super().kernels(part, backend=backend)
         return self._kernels[part, backend]
+
+
+def folder_of(spec: PointSpec) -> Path:
+    """The point's directory below the artifacts."""
+    return Path("results", spec.backend, name_of(spec))
 
 
 def name_of(spec: PointSpec) -> str:

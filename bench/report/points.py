@@ -1,0 +1,93 @@
+"""The points behind the claims: where each lies, panel by panel, for the page to link to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench.claims.evidence import Evidence
+from bench.claims.searches import probe_spec
+from bench.claims.verdicts import Row
+from bench.experiments import registry
+from bench.experiments.model import Figure
+from bench.experiments.tables import PanelTable
+from bench.point.spec import PointSpec
+from bench.results.store import folder_of
+
+
+@dataclass(frozen=True)
+class Place:
+    """A point's folder below the artifacts, and its rate (req/s)."""
+
+    rate: float
+    folder: str
+
+
+@dataclass(frozen=True)
+class CurvePlaces:
+    """The sound points of a curve; `ends` are those between which a search ended, by seed."""
+
+    name: str
+    points: tuple[Place, ...]
+    ends: tuple[tuple[int, Place, Place], ...] = ()
+
+
+@dataclass(frozen=True)
+class PanelPlaces:
+    """The points of a panel that has been run at least in part."""
+
+    panel: str
+    title: str
+    num_sound: int
+    num_points: int
+    curves: tuple[CurvePlaces, ...]
+
+
+def places(evidence: Evidence, figure: Figure) -> tuple[PanelPlaces, ...]:
+    """The points of a figure's panels."""
+    tables = [evidence.panel(panel.name) for panel in figure.panels]
+    return tuple(
+        PanelPlaces(
+            panel=table.panel.name,
+            title=table.panel.title,
+            num_sound=len(table.sound),
+            num_points=len(table.frame),
+            curves=tuple(_curves(evidence, table, searched=figure.plot == "normalized-latency")),
+        )
+        for table in tables
+        if not table.sound.empty
+    )
+
+
+def _curves(evidence: Evidence, table: PanelTable, *, searched: bool) -> Iterator[CurvePlaces]:
+    sound = set(table.sound["digest"])
+    for index, curve in enumerate(table.panel.curves):
+        wanted = (table.frame["curve"] == index).tolist()
+        specs = [s for s, own in zip(table.specs, wanted, strict=True) if own and s.digest in sound]
+        found = evidence.search(table.panel.name, curve.system) if searched else None
+        ends = () if found is None else found.brackets.items()
+        yield CurvePlaces(
+            name=curve.label or curve.system,
+            points=tuple(map(_place, specs)),
+            ends=tuple(
+                (
+                    seed,
+                    _place(probe_spec(found.spec, seed, bracket.sustained)),
+                    _place(probe_spec(found.spec, seed, bracket.exceeded)),
+                )
+                for seed, bracket in ends
+                if found is not None
+            ),
+        )
+
+
+def _place(spec: PointSpec) -> Place:
+    return Place(spec.rate, folder_of(spec).as_posix())
+
+
+def panels_of(row: Row) -> list[str]:
+    """The panels whose points a row of the verdict table rests on."""
+    figure = registry.FIGURES.get(row["figure"])
+    claims = registry.TABLE1_CLAIMS if figure is None else figure.claims
+    args = next((claim.args for claim in claims if claim.text == row["claim"]), {})
+    return [*args.get("panels", ()), *([args["panel"]] if args.get("panel") else [])]
