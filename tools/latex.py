@@ -18,7 +18,7 @@ HEAD = r"""% Made from tools/appendix.md.j2 by `python -m tools.readme`: do not 
 \begin{document}
 \small
 """
-COLUMN = 52  # characters of typewriter in a column
+COLUMN = 50  # characters of typewriter in a column
 SPECIAL = str.maketrans(
     {sign: rf"\{sign}" for sign in "%&_#{}$"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
