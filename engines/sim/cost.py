@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -52,6 +53,10 @@ class StepPrice(ABC):
     def seconds(self, work: Work) -> float:
         """Duration of any step."""
 
+    def fork_seconds(self, context_tokens: int, output_tokens: int) -> float:
+        """What replacing beams adds, by the tokens and the output tokens of all that are copied."""
+        return 0.0
+
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class StepCost(StepPrice):
@@ -60,16 +65,19 @@ class StepCost(StepPrice):
     With P parameters, L layers, H hidden size, A and K widths of all heads' queries and keys, s
     bytes per element, T = prompt tokens + decoding sequences (in the paper's models H = A = K):
 
-    - linear = max(s*P / (tp*weight_bandwidth), 2*P*T / (tp*flops))
+    - linear = sqrt((s*P / (tp*weight_bandwidth))^2 + (2*P*T / (tp*flops))^2): where reading and
+      computing take about as long, neither hides the other whole (docs/simulator.md)
     - decode = context tokens * 2*L*K*s / (shards*kv_bandwidth); shards = tp, or at most the
       number of KV heads
     - prefill = sum of 2*L*A*len^2 / (tp*attention_flops)
     - allreduce = 2*L*(link_latency + 2*(tp-1)/tp * T*H*s / link_bandwidth), 0 if tp is 1
-    - copies = 2 * copied bytes / copy_bandwidth + copy transfers * copy_latency
+    - copies = 2 * copied bytes / copy_bandwidth
     - swap = swapped bytes / pcie_bandwidth + transfers * pcie_latency
-    - host = step_overhead, and with `python_host` worker_overhead for each device,
-      group_overhead and draw_overhead for each group, beam_overhead for each group with beam
-      search and sequence_overhead for each sequence
+    - host = step_overhead, and with `python_host` worker_overhead for each device and
+      worker_group_overhead for each device and group, group_overhead and draw_overhead for each
+      group, beam_overhead for each group with beam search, sequence_overhead for each sequence;
+      for each beam that is replaced, fork_token_overhead for each token of the one that it
+      continues and fork_output_overhead for each of its output
     """
 
     def __init__(
@@ -92,10 +100,14 @@ class StepCost(StepPrice):
         self._square_s = 2 * layers * model.attention_size / (tp * profile.attention_flops)
         self._fixed_s = profile.step_overhead_s
         self._group_s = self._beam_s = self._sequence_s = 0.0
+        self._fork_token_s = self._fork_output_s = 0.0
         self._reduce_token_s = 0.0
         if python_host:
             self._fixed_s += tp * profile.worker_overhead_s
             self._group_s = profile.group_overhead_s + profile.draw_overhead_s
+            self._group_s += tp * profile.worker_group_overhead_s
+            self._fork_token_s = profile.fork_token_overhead_s
+            self._fork_output_s = profile.fork_output_overhead_s
             self._beam_s = profile.beam_overhead_s
             self._sequence_s = profile.sequence_overhead_s
         if tp > 1:
@@ -105,7 +117,6 @@ class StepCost(StepPrice):
         self._copy_byte_s = 2 / profile.copy_bandwidth
         self._swap_byte_s = 1 / profile.pcie_bandwidth
         self._transfer_s = profile.pcie_latency_s
-        self._copy_transfer_s = profile.copy_latency_s
 
     def decode_seconds(
         self, decodes: int, context_tokens: int, *, groups: int, beam_groups: int
@@ -115,7 +126,7 @@ class StepCost(StepPrice):
         return host + self._device_seconds(decodes, context_tokens)
 
     def _device_seconds(self, tokens: int, context_tokens: int) -> float:
-        linear = max(tokens * self._token_flops_s, self._read_weights_s)
+        linear = math.sqrt((tokens * self._token_flops_s) ** 2 + self._read_weights_s**2)
         return (
             self._fixed_s
             + linear
@@ -133,7 +144,10 @@ class StepCost(StepPrice):
             + work.beam_groups * self._beam_s
             + work.prompt_squares * self._square_s
             + work.copied_bytes * self._copy_byte_s
-            + work.copy_transfers * self._copy_transfer_s
             + work.swapped_bytes * self._swap_byte_s
             + work.transfers * self._transfer_s
         )
+
+    def fork_seconds(self, context_tokens: int, output_tokens: int) -> float:
+        """What the host copies where beams are replaced."""
+        return context_tokens * self._fork_token_s + output_tokens * self._fork_output_s

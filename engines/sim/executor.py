@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from engines.core.batch import Batch
-from engines.core.executor import StepResult
+from engines.core.executor import Fork, StepResult
 from engines.core.models import ModelSpec
 from engines.core.request import Sequence
 from engines.core.subclassing import mypyc_attr
@@ -84,4 +86,22 @@ class SimExecutor:
                 groups=batch.num_groups,
                 beam_groups=len(batch.beam_groups),
             )
-        return StepResult(elapsed_s, self._beams.step(batch), self._none_stopped)
+        forks = self._beams.step(batch)
+        if forks:
+            elapsed_s += self._fork_seconds(forks, batch.step)
+        return StepResult(elapsed_s, forks, self._none_stopped)
+
+    def _fork_seconds(self, forks: list[Fork], step: int) -> float:
+        context_tokens = output_tokens = 0
+        for group, parents in forks:
+            length = group.context_len(step)
+            replaced = num_replaced(parents)
+            context_tokens += replaced * length
+            output_tokens += replaced * (length - group.request.prompt_len)
+        return self.cost.fork_seconds(context_tokens, output_tokens)
+
+
+@lru_cache(maxsize=1 << 16)  # the same few patterns recur
+def num_replaced(parents: tuple[int, ...]) -> int:
+    """How many places continue another place's beam."""
+    return sum(parent != place for place, parent in enumerate(parents))

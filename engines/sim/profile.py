@@ -28,9 +28,11 @@ class DeviceProfile:
     FLOP/s, times in seconds. `kv_block_efficiency` maps a block size to a factor on
     `kv_bandwidth`. Host time of systems that drive workers, prepare inputs and sample in Python:
     `worker_overhead_s` per device, `group_overhead_s` per running request, plus `draw_overhead_s`
-    unless it decodes greedily and `beam_overhead_s` if it uses beam search, and
-    `sequence_overhead_s` per sequence that gets a token. `host` names whose times these are.
-    `copy_latency_s` is per transfer, one of a block's K or V in one layer, on the device.
+    unless it decodes greedily and `beam_overhead_s` if it uses beam search,
+    `worker_group_overhead_s` per device and running request, `sequence_overhead_s` per sequence
+    that gets a token; per beam that is replaced, `fork_token_overhead_s` per token of the beam that
+    it continues and `fork_output_overhead_s` per token of its output. `host` names whose times
+    these are.
     `element_bytes` is the size of the type in which models are served (2, or 4 for FP32), by
     default the model's own. `calibrated` maps each fitted parameter to the number that it was
     fitted on, `assumed` each that was taken from a data sheet to how. `steps` are whole steps that
@@ -52,9 +54,11 @@ class DeviceProfile:
     worker_overhead_s: float = 0.0
     group_overhead_s: float = 0.0
     draw_overhead_s: float = 0.0
+    worker_group_overhead_s: float = 0.0
     beam_overhead_s: float = 0.0
+    fork_token_overhead_s: float = 0.0
+    fork_output_overhead_s: float = 0.0
     sequence_overhead_s: float = 0.0
-    copy_latency_s: float = 0.0
     element_bytes: float | None = None
     kv_block_efficiency: dict[int, float] = field(default_factory=dict, hash=False)
     calibrated: dict[str, str] = field(default_factory=dict, hash=False)

@@ -17,7 +17,20 @@ from serving import (
 )
 
 from engines.core.batch import Batch, Copy, Prompt, Swap
+from engines.core.executor import Fork
 from engines.core.request import SequenceGroup
+from engines.sim.beams import BeamProcess
+
+
+class Forking(BeamProcess):
+    """Makes the forks that it was given in every step."""
+
+    def __init__(self, forks: list[Fork]) -> None:
+        super().__init__(seed=0)
+        self._forks = forks
+
+    def step(self, batch: Batch) -> list[Fork]:
+        return self._forks
 
 
 def joined(batch: Batch, prompt_len: int, **values: Any) -> SequenceGroup:
@@ -69,12 +82,26 @@ def test_copies_read_and_write() -> None:
         assert sim.execute(batch).elapsed_s == pytest.approx(expected)
 
 
-def test_copies_are_transfers_of_blocks() -> None:
+def test_copies_are_counted_in_transfers_of_blocks() -> None:
     """Each block that a copy touches is a transfer for keys and one for values in each layer."""
     batch = Batch()
     batch.copies += [Copy(0, 4, 4), Copy(0, 8, 3), Copy(16, 32, 16)]
-    sim = make_sim(make_config(), make_profile(copy_latency_s=1.0))
-    assert sim.execute(batch).elapsed_s == (1 + 1 + 4) * 2 * TINY.num_layers
+    sim = make_sim(make_config(), make_profile())
+    assert sim._units.work(batch).copy_transfers == (1 + 1 + 4) * 2 * TINY.num_layers
+
+
+def test_replaced_beams_are_priced_by_their_tokens() -> None:
+    """Two of three places continue another one's beam: 10 prompt tokens and one of the output."""
+    batch = Batch()
+    group = joined(batch, 10, sampling="beam3")
+    batch.clear_changes()
+    batch.begin(1)
+    batch.fix_decodes()
+    by_token = make_sim(make_config(), make_profile(fork_token_overhead_s=1.0))
+    by_output = make_sim(make_config(), make_profile(fork_output_overhead_s=1.0))
+    for sim, expected in ((by_token, 2 * 11), (by_output, 2 * 1)):
+        sim._beams = Forking([Fork(group, (1, 1, 1))])
+        assert sim.execute(batch).elapsed_s == expected
 
 
 def test_groups_are_priced_once_whatever_their_sequences() -> None:
