@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from bench.claims.reference import read_claims, usual_directory
-from bench.claims.verdicts import figure_label, paper_text, tolerance_text
+from bench.claims.verdicts import Doubt, figure_label, paper_text, tolerance_text
 from bench.experiments import registry
 from bench.experiments.model import Claim
 from bench.experiments.tables import Choice
@@ -46,8 +46,8 @@ class Told:
     ours: str
     allowed: str
     holds: str
-    holds_whole: bool
     bases: str
+    why: str = ""  # it does not hold in full
 
     @property
     def label(self) -> str:
@@ -82,9 +82,22 @@ def _told(name: str, headline: Headline, rows: list[dict[str, Any]]) -> Told:
         ours=joined(_ours(row, claim) for row, claim in zip(shown, claims, strict=True)),
         allowed=joined(dict.fromkeys(tolerance_text(claim) for claim in claims)),
         holds=f"{held} of {len(found)}{f', {left} open' if left else ''}",
-        holds_whole=held == len(found),
         bases=", ".join(dict.fromkeys(row["basis"] for row in found)),
+        why=next((_why(row) for row in found if row["status"] != "pass"), ""),
     )
+
+
+def _why(row: dict[str, Any]) -> str:
+    """Why a number does not hold, in one sentence."""
+    claim = _claim(row)
+    if row["doubt"] == Doubt.ASSUMED:
+        return f"open, since an assumption decides it: {_sentence(claim.assumed)}"
+    doubts = {Doubt.INTERVAL: "open, since seeds differ by more; ", Doubt.BOUND: "only a bound; "}
+    return doubts.get(row["doubt"], "") + _sentence(claim.notes or row["reason"])
+
+
+def _sentence(text: str) -> str:
+    return text.partition(". ")[0]
 
 
 def _claim(row: dict[str, Any]) -> Claim:
@@ -131,6 +144,21 @@ def claims_table() -> str:
         ours = told.ours.removesuffix(f" {unit}")
         lines.append((told.name, told.label, told.headline.words, told.paper, ours, told.holds))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def misses(claims: Iterable[Told]) -> dict[str, list[str]]:
+    """The claims that do not hold in full, by the reason."""
+    found: dict[str, list[str]] = {}
+    for told in claims:
+        if told.why:
+            found.setdefault(told.why, []).append(told.name)
+    return found
+
+
+def misses_text() -> str:
+    """Which claims do not hold in full, for README."""
+    names = [told.name for told in told_claims() if told.why]
+    return f"{', '.join(names)} do not hold in full:"
 
 
 def environment() -> str:
@@ -180,7 +208,7 @@ def markdown(*, quick: str) -> str:
         .from_string((ROOT / "tools" / "appendix.md.j2").read_text(encoding="utf-8"))
         .render(
             claims=claims,
-            failing=[told.name for told in claims if not told.holds_whole],
+            misses=misses(claims),
             experiments=experiments(claims),
             environment=environment(),
             quick=quick,

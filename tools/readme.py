@@ -34,7 +34,7 @@ def blocks() -> dict[Path, dict[str, str]]:
             "claims": appendix.claims_table(),
             "quick": f"```\n{quick_text()}\n```",
             "evidence": evidence_text(),
-            "environment": f"Made on {appendix.environment()}.",
+            "environment": f"Made on {appendix.environment()}. {appendix.misses_text()}",
         },
         RUNNING: {
             "figures": f"{invoke('figures', '--markdown')}\n\nTimes: {times.machine()}.",
