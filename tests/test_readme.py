@@ -24,7 +24,7 @@ LINK = re.compile(r"\]\(([^)#:]*)(#[^)]*)?\)")
 GIVEN = ("my-gpu.toml", "trace.csv", "burst.csv", "first.csv", "turns.csv")
 
 BLOCKS = [
-    *((readme.README, name) for name in ("claims", "quick", "evidence", "environment")),
+    *((readme.README, name) for name in ("claims", "quick", "evidence", "environment", "misses")),
     *((readme.RUNNING, name) for name in ("figures", "run")),
     (readme.SIMULATOR, "calibrations"),
 ]

@@ -92,8 +92,8 @@ def _why(row: dict[str, Any]) -> str:
     claim = _claim(row)
     if row["doubt"] == Doubt.ASSUMED:
         return f"open, since an assumption decides it: {_sentence(claim.assumed)}"
-    doubts = {Doubt.INTERVAL: "open, since seeds differ by more; ", Doubt.BOUND: "only a bound; "}
-    return doubts.get(row["doubt"], "") + _sentence(claim.notes or row["reason"])
+    doubt = f"open ({row['doubt']}); " if row["doubt"] else ""
+    return doubt + _sentence(claim.notes or row["reason"])
 
 
 def _sentence(text: str) -> str:
@@ -156,9 +156,10 @@ def misses(claims: Iterable[Told]) -> dict[str, list[str]]:
 
 
 def misses_text() -> str:
-    """Which claims do not hold in full, for README."""
+    """Which claims do not hold in full, as an item of README's list."""
     names = [told.name for told in told_claims() if told.why]
-    return f"{', '.join(names)} do not hold in full:"
+    reasons = "docs/appendix.md#what-does-not-hold-in-full-and-why"
+    return f"- {', '.join(names)} do not hold in full: [why]({reasons})."
 
 
 def environment() -> str:

@@ -34,7 +34,8 @@ def blocks() -> dict[Path, dict[str, str]]:
             "claims": appendix.claims_table(),
             "quick": f"```\n{quick_text()}\n```",
             "evidence": evidence_text(),
-            "environment": f"Made on {appendix.environment()}. {appendix.misses_text()}",
+            "environment": f"Made on {appendix.environment()}.",
+            "misses": appendix.misses_text(),
         },
         RUNNING: {
             "figures": f"{invoke('figures', '--markdown')}\n\nTimes: {times.machine()}.",
