@@ -143,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--passages", type=int, default=64)
+    parser.add_argument("--passages", type=int, default=40)
     parser.add_argument("--tokens", type=int, default=TOKENS)
     given = parser.parse_args()
     prompts = list(passages(load_tokenizer(given.model), given.passages, seed=0))
