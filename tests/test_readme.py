@@ -17,7 +17,7 @@ from tools import appendix, readme
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "artifacts/README.md", *ROOT.glob("docs/*.md")])
-LONGEST_README, LONGEST_START, WIDEST_TABLE = 180, 70, 100
+LONGEST_README, LONGEST_START, WIDEST_TABLE = 190, 70, 100
 SHELL = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\]\(([^)#:]*)(#[^)]*)?\)")
 # Files that a document's own example makes or that the reader is asked to have.

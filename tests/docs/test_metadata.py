@@ -73,8 +73,9 @@ def test_all_files_say_the_same(cff: dict[str, Any]) -> None:
         ),
     }.items():
         assert len(set(told)) == 1, f"{key}: {told}"
-    heading = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[0]
-    assert heading == f"# {cff['title']}"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme.startswith(f"# {cff['title']}\n")
+    assert f"{{Version {cff['version']}, commit" in readme
 
 
 def test_codemeta_has_its_context_and_zenodo_its_fields() -> None:
