@@ -124,7 +124,7 @@ benchmark-models: install-test  ## tokens/s on the CPU: ours, transformers, CTra
 images: ready  ## build the systems' container images that are missing or stale
 	@$(BENCH) images $(IMAGES)
 
-lock: ready  ## renew the images' lock files and Dockerfiles
+lock: ready  ## renew the images' lock files, SBOMs and Dockerfiles
 	@"$$VENV/bin/python" -m pip install --quiet --editable ".[lock]"
 	@PATH="$$VENV/bin:$$PATH" "$$VENV/bin/python" -m tools.lock
 

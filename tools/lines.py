@@ -74,16 +74,16 @@ def _tracked(root: Path) -> Iterator[str]:
     return (name for name in listed.stdout.split("\0") if name and (root / name).is_file())
 
 
-def main(root: Path = ROOT, *skip: str) -> None:
+def main(folder: str = str(ROOT), *skip: str) -> None:
     """Print the table."""
     table = Table("folder", "files", "lines", "distinct")
-    for folder, found in count(root, skip=skip).items():
-        table.add_row(folder, *(f"{n:,}" for n in (found.files, found.lines, len(found.distinct))))
+    for name, found in count(Path(folder), skip=skip).items():
+        table.add_row(name, *(f"{n:,}" for n in (found.files, found.lines, len(found.distinct))))
     Console().print(table)
 
 
 if __name__ == "__main__":
     try:
-        main(*(Path(word) for word in sys.argv[1:2]), *sys.argv[2:])
+        main(*sys.argv[1:])
     except (UserError, OSError) as error:
         raise SystemExit(f"Error: {error}") from None
