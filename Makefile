@@ -10,7 +10,7 @@ BACKEND   ?= auto
 
 # What a user may set reaches the shell in the environment, as it was written: a recipe names
 # "$$ARTIFACTS", so that no space, quote, `$` or `;` in it means anything to make or to the shell.
-OPTIONS = PYTHON VENV ARTIFACTS BACKEND JOBS SEED LENGTHS RUNNER DEVICE RAY OUT ONLY SKIP LIBRARY
+OPTIONS = PYTHON VENV ARTIFACTS BACKEND JOBS SEED LENGTHS RUNNER DEVICE RAY OUT ONLY SKIP LIBRARY BUDGET
 $(foreach name,$(OPTIONS),$(eval override $(name) := $$(value $(name))))
 export $(OPTIONS)
 ifdef BUILD_ARGS
@@ -27,7 +27,7 @@ quoted = '$(subst $(newline),,$(subst ','\'',$1))'
 
 # What to install: where models are executed or kernels measured, PyTorch too. Containers bring it,
 # and to build or pack their images nothing else is needed.
-MODELS = $(filter cpu cuda,$(BACKEND))$(filter fig18 fig18-a,$(MAKECMDGOALS))$(shell command -v nvidia-smi)
+MODELS = $(filter cpu cuda,$(BACKEND))$(filter fig18 fig18-a validate,$(MAKECMDGOALS))$(shell command -v nvidia-smi)
 OTHERS = $(filter-out images bundle bundle-check,$(or $(MAKECMDGOALS),help))
 INSIDE = $(filter docker,$(RUNNER))$(if $(OTHERS),,yes)
 WHAT  := $(if $(INSIDE),base,$(if $(MODELS),models,base))
@@ -46,7 +46,7 @@ ANY_PYTHON = python="$$VENV/bin/python"; [ -x "$$python" ] || python=$${PYTHON:-
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-test doctor all-main all report capacity reference test benchmark lines \
-        benchmark-models gpu-check gpu-point images lock bundle bundle-check clean ready on-ray always
+        benchmark-models gpu-check validate images lock bundle bundle-check clean ready on-ray always
 
 help:  ## this list, with the figures, their times and hardware
 	@grep -hE '^[a-z0-9-]+:.*##' $(call quoted,$(strip $(MAKEFILE_LIST))) | sed -E 's/^([a-z0-9-]+):.*## */make \1\t/' | expand -t 23
@@ -114,8 +114,8 @@ GPU_CHECK = set -f; $(ANY_PYTHON) -m benchmarks.gpu_check $(call option,LIBRARY,
 gpu-check:  ## check and time everything that needs a GPU: ONLY=, SKIP="PART ...", LIBRARY=FILE
 	@$(GPU_CHECK) $${ONLY:+--only $$ONLY} $${SKIP:+--skip $$SKIP}
 
-gpu-point:  ## one point of Fig. 12 on the GPU, and the simulation's error there
-	@$(GPU_CHECK) --only library profile point --duration 120 --systems astra orca-oracle
+validate: ready  ## hold the simulation against this device: DEVICE=cpu|cuda, BUDGET=MINUTES
+	@$(BENCH) validate $(STORE) $(call option,DEVICE,device) $(call option,BUDGET,budget)
 
 benchmark-models: install-test  ## tokens/s on the CPU: ours, transformers, CTranslate2
 	@"$$VENV/bin/python" -m pip install --quiet --editable ".[benchmark]"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
-from engines.core.text import parse_decimal, parse_whole
+from engines.core.text import parse_whole
 
 
 class Arguments(argparse.ArgumentParser):
@@ -21,16 +21,6 @@ def whole(text: str) -> int:
     try:
         if (number := parse_whole(text)) < 1:
             raise ValueError(f"must be at least 1, got {number}")
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return number
-
-
-def seconds(text: str) -> float:
-    """Read a positive number."""
-    try:
-        if (number := parse_decimal(text)) <= 0:
-            raise ValueError(f"must be positive, got {number:g}")
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return number

@@ -22,12 +22,12 @@ from typing import Any
 from bench.files import json_bytes, write_file
 from bench.results.provenance import environment
 from benchmarks import gpu_checks, gpu_times
-from benchmarks.arguments import Arguments, seconds
-from benchmarks.gpu_run import SHORT_S, Part, Run, isolate
+from benchmarks.arguments import Arguments
+from benchmarks.gpu_run import Part, Run, isolate
 from engines.core.errors import UserError
 
 FILE = "gpu-check.json"
-TOTAL_S = 530.0  # of all parts: under nine minutes with the start. Compiling takes from the last.
+TOTAL_S = 620.0  # of all parts: under eleven minutes with the start. Compiling takes from the last.
 PARTS = (
     Part("library", gpu_checks.bring_library, 240),
     Part("versions", gpu_checks.check_versions, 20),
@@ -38,8 +38,7 @@ PARTS = (
     Part("decode-times", gpu_times.time_decode, 60),
     Part("decode-kernels", gpu_times.profile_steps, 30),
     Part("swap", gpu_checks.force_swap, 30),
-    Part("profile", gpu_times.measure_device, 60),
-    Part("point", gpu_times.serve_points, 0, per_arrival_s=3),
+    Part("validate", gpu_times.validate, 210),
 )
 
 
@@ -67,16 +66,17 @@ def check_device(run: Run, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
 
 
 def print_results(record: dict[str, Any]) -> None:
-    """Print what is held against a target, prompts' first calls, and the points' errors."""
+    """Print what is held against a target, prompts' first calls, the simulation's errors."""
     for part in record["parts"].values():
         for target in part.get("targets", ()):
             state = {None: "not measured", True: "met", False: "MISSED"}[target["met"]]
             value = "" if target["value"] is None else f"{target['value']:.3f}, "
             print(f"{target['name']}: {value}{target['limit']}: {state}")
-        for point in part.get("points", ()):
-            for name, error in point["error_pct"].items():
-                told = "-" if error is None else f"{error:+.1f} %"
-                print(f"{point['system']} at {point['rate']:g} req/s, simulated {name}: {told}")
+        for aim in part.get("validation", {}).get("aims", ()):
+            print(
+                f"simulated {aim['metric']}: off by {aim['median']:.1%} in the median, at most "
+                f"{aim['worst']:.1%} (aim: {aim['limit']:.0%})"
+            )
     for cudnn in (True, False):
         rows = record["parts"].get("prompt-times", {}).get("rows", [])
         if each := [row for row in rows if row["cudnn"] is cudnn]:
@@ -99,10 +99,6 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--skip", nargs="+", choices=names, default=[], help="all other parts")
     parser.add_argument("--library", type=Path, help="kernels that were compiled elsewhere")
     parser.add_argument("--sanitize", action="store_true", help="grid under compute-sanitizer")
-    parser.add_argument(
-        "--duration", type=seconds, default=SHORT_S, help="seconds of arrivals of a point"
-    )
-    parser.add_argument("--systems", nargs="+", default=["astra"], help="whose points to serve")
     return parser.parse_args(arguments)
 
 
@@ -120,8 +116,6 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
     run = Run(
         **{name: getattr(options, name) for name in names},
         deadline=time.monotonic() + total_s,
-        duration_s=options.duration,
-        systems=tuple(options.systems),
     )
     content = b"{}"
     for record in check_device(run, parts):

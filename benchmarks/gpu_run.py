@@ -21,7 +21,6 @@ from typing import Any
 
 from engines.core.errors import UserError
 
-SHORT_S = 20.0  # of arrivals of the point, unless the command says otherwise
 _MARGIN_S = 3.0  # in which a part that was told to stop does so, before it is killed
 _LEAST_S = 5.0  # with less left a part is not started
 LATE = "not started: the time was used up"
@@ -40,8 +39,7 @@ class Run:
     quick: bool = False
     library: Path | None = None
     sanitize: bool = False
-    duration_s: float = SHORT_S
-    systems: tuple[str, ...] = ("astra",)
+    serving_s: float = 60.0  # of the validation
 
     @property
     def left_s(self) -> float:
@@ -51,20 +49,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the check; `run` returns a record, whose "passed" is False where a check fails.
-
-    Its budget is `budget_s`, and `per_arrival_s` for each second of arrivals of the point.
-    """
+    """A part of the check; `run` returns a record, whose "passed" is False where a check fails."""
 
     name: str
     run: Callable[[Run], dict[str, Any]]
     budget_s: float
-    per_arrival_s: float = 0.0
 
     def budget(self, run: Run) -> float:
         """Seconds after which it is killed; a CPU, which never hangs, is not held to them."""
-        arrivals_s = run.duration_s * len(run.systems)
-        return math.inf if run.device == "cpu" else self.budget_s + self.per_arrival_s * arrivals_s
+        return math.inf if run.device == "cpu" else self.budget_s
 
 
 def perform(part: Part, run: Run) -> dict[str, Any]:

@@ -1,36 +1,23 @@
-"""The parts of the check of a GPU that measure: times, bandwidths, the profile, one point."""
+"""The parts of the check of a GPU that measure: times, and the simulation against the device."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.files import write_file
+from bench.devices.device import DEFAULT_MODEL
 from benchmarks.gpu_checks import find_setup
 from benchmarks.gpu_run import Run
-from engines.core.errors import UserError
-from engines.core.models import find_model
 
 if TYPE_CHECKING:
-    from bench.point.spec import PointSpec
     from engines.models.interfaces import Model
 
-PROFILE = "profile.toml"
 KERNEL_SHARE, PAGED_OVER_CONTIGUOUS, DECODE_STEP = 0.85, 1.05, 1.15  # what an H200 should reach
 PROMPT_LENS = (37, 61, 113, 187, 251, 333, 467, 612, 801, 1023)
 PROFILED_STEPS = 5
-PAPER_RATE = 1.0  # req/s on the paper's server: Orca (Oracle) is close to saturation there
-PAPER_SLOTS = 15_700  # of OPT-13B on the paper's server (Table 1)
-TYPICAL_BATCH, TYPICAL_CONTEXT = 30, 330  # sequences and tokens of each that make steps comparable
-COMPARED = (
-    *("mean_normalized_latency_s", "p90_normalized_latency_s", "mean_ttft_s", "mean_tpot_s"),
-    *("throughput_tok_s", "mean_running_requests"),
-)
 
 
 def target(
@@ -202,89 +189,25 @@ def profile_steps(run: Run) -> dict[str, Any]:
             "per_step": total, "rows": rows[:40], "passed": bool(rows)}  # fmt: skip
 
 
-def measure_device(run: Run) -> dict[str, Any]:
-    """Measure the device's profile and write it beside the record."""
-    from bench.devices.profile import measure_profile, usual_effort
+def validate(run: Run) -> dict[str, Any]:
+    """Hold the simulation against the device: what `bench validate --short` does.
 
-    effort = usual_effort(run.device, quick=run.quick)
-    text = measure_profile(f"measured-{run.device}", find_setup(run), effort)
-    write_file(run.out / PROFILE, text.encode())
-    return {"toml": text.splitlines()}
-
-
-def serve_points(run: Run) -> dict[str, Any]:
-    """Serve a point of Figure 12 with each system, simulate it with the measured profile, compare.
-
-    On a GPU: OPT-13B in FP16 on ShareGPT as if the GPU had 40 GiB. On a CPU: OPT-125M in FP32, all
-    lengths and the cache a quarter. Requests arrive as often per decode step as PAPER_RATE on the
-    paper's server, and serving ends at one and a half times the duration.
+    On a GPU with OPT-13B in FP16 as if it had 40 GiB, on a CPU with OPT-125M in FP32 in miniature.
     """
-    profile = run.out / PROFILE
-    if not profile.is_file():
-        raise UserError(f"there is no {profile}: run the part profile first")
-    return {"points": [_serve_point(run, system, profile) for system in run.systems]}
+    from contextlib import nullcontext
 
+    from bench.devices.cases import Subject
+    from bench.devices.profile import usual_effort
+    from bench.point.spec import Backend
+    from bench.validation.cases import Target
+    from bench.validation.run import Validation
 
-def _serve_point(run: Run, system: str, profile: Path) -> dict[str, Any]:
-    from bench.point.serve import run_point
-    from bench.point.spec import PointSpec
-
-    spec = PointSpec(system=system, backend=run.device, **point_settings(run))
-    spec = replace(spec, rate=comparable_rate(spec, profile))
-    measured = run_point(spec).metrics
-    predicted = run_point(simulated(spec, profile, measured["kv_slots"])).metrics
-    return {
-        "system": system,
-        "rate": spec.rate,
-        "spec": spec.to_dict(),
-        "measured": measured,
-        "predicted": predicted,
-        "error_pct": {name: error_pct(predicted[name], measured[name]) for name in COMPARED},
-    }
-
-
-def point_settings(run: Run) -> dict[str, Any]:
-    """What the point serves on this device, and for how long."""
-    time = {"duration": run.duration_s, "timeout": 1.5 * run.duration_s}
-    if run.device == "cuda" and not run.quick:
-        return {**time, "model": "opt-13b", "dtype": "float16", "gpu_memory": "40GiB"}
-    shrink, slots = (16, 1000) if run.quick else (4, PAPER_SLOTS // 4)
-    return {**time, "model": "opt-125m", "dtype": "float32", "kv_slots": slots, "shrink": shrink}
-
-
-def simulated(spec: PointSpec, profile: Path, kv_slots: int) -> PointSpec:
-    """The same point on the simulated device, with as many slots."""
-    return replace(
-        spec,
-        backend="sim",
-        device_profile=str(profile),
-        tensor_parallel=1,
-        gpu_memory=None,
-        dtype=None,
-        kv_slots=kv_slots,
-    )
-
-
-def comparable_rate(spec: PointSpec, profile: Path) -> float:
-    """PAPER_RATE times the paper's decode step over this device's, to two digits."""
-    from engines.sim.cost import StepCost
-    from engines.sim.profile import load_profile
-
-    def step_s(model: str, name: str, shrink: int) -> float:
-        device = load_profile(name)
-        shape = replace(find_model(model), dtype_bytes=int(device.element_bytes or 2))
-        cost = StepCost(shape, device, tensor_parallel=1, block_size=16, python_host=True)
-        context_tokens = TYPICAL_BATCH * TYPICAL_CONTEXT // shrink
-        return cost.decode_seconds(
-            TYPICAL_BATCH, context_tokens, groups=TYPICAL_BATCH, beam_groups=0
-        )
-
-    speed = step_s("opt-13b", "a100-40gb", 1) / step_s(spec.model, str(profile), spec.shrink)
-    return float(f"{PAPER_RATE * spec.shrink * speed:.2g}")
-
-
-def error_pct(predicted: float | None, measured: float | None) -> float | None:
-    """How far the prediction is from what was measured; None where either is not known."""
-    if predicted is None or not measured:
-        return None
-    return 100 * (predicted / measured - 1)
+    setup, backend = find_setup(run), Backend(run.device)
+    model = DEFAULT_MODEL["cpu" if run.quick else run.device]
+    memory = "40GiB" if backend is Backend.CUDA and not run.quick else None
+    target = Target(model, backend, setup.dtype, run.serving_s, short=True, gpu_memory=memory)
+    silent = nullcontext(lambda share: None)
+    validation = Validation(target, run.out / "validation", print, lambda name: silent)
+    subject = Subject(spec=setup.spec, device=run.device, dtype=setup.dtype)
+    validation.measure(subject, usual_effort(run.device, quick=run.quick, short=True))
+    return {"validation": validation.run()}

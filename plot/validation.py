@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from bench.experiments.capacity import LATENCY
-from bench.validation.run import FILE, SAMPLES
+from bench.validation.record import SAMPLES, ValidationRecord, read_validation
 from plot.draw import METADATA, PLAIN_TEXT, STYLE, save
 from plot.layout import finish, new_axes, place_legend, set_title
 from plot.systems import EDGE, SYSTEMS, Look, in_order
@@ -30,13 +29,13 @@ def draw_validation(root: Path) -> list[Path]:
     """Draw the validation in a directory, from its two files, as PDF and PNG beside them."""
     import pandas as pd
 
-    found, samples = json.loads((root / FILE).read_bytes()), pd.read_csv(root / SAMPLES)
+    found, samples = read_validation(root), pd.read_csv(root / SAMPLES)
     with style.context([STYLE, PLAIN_TEXT]):
         canvas = compose(found, samples)
         return [save(canvas, root / f"{NAME}.{kind}", kind) for kind in METADATA]
 
 
-def compose(found: Mapping[str, Any], samples: pd.DataFrame) -> Canvas:
+def compose(found: ValidationRecord, samples: pd.DataFrame) -> Canvas:
     """Steps, requests, and curves of latency side by side."""
     canvas, axes = new_axes(3, (7.2, 2.75))
     points = systems_of(found)
@@ -59,7 +58,7 @@ def compose(found: Mapping[str, Any], samples: pd.DataFrame) -> Canvas:
     return canvas
 
 
-def systems_of(found: Mapping[str, Any]) -> list[str]:
+def systems_of(found: ValidationRecord) -> list[str]:
     """The system of each point, by the number that samples name it with."""
     return [point["system"] for point in found["points"]]
 
@@ -82,7 +81,7 @@ def _draw_pairs(ax: Axes, pairs: pd.DataFrame, systems: Sequence[str], scale: fl
         axis.set_minor_formatter("")
 
 
-def _draw_curves(ax: Axes, found: Mapping[str, Any]) -> None:
+def _draw_curves(ax: Axes, found: ValidationRecord) -> None:
     points = [point for point in found["points"] if point["case"] == "sharegpt"]
     for name in in_order({point["system"] for point in points}):
         own = sorted((p for p in points if p["system"] == name), key=lambda p: float(p["rate"]))

@@ -59,9 +59,10 @@ def command(
     found = options.read_subject(**subject)
 
     from bench.devices.cases import Subject
-    from bench.devices.profile import measure_profile, usual_effort
+    from bench.devices.profile import usual_effort
     from bench.validation.cases import Target
-    from bench.validation.run import FILE, Validation, require_steps
+    from bench.validation.record import FILE
+    from bench.validation.run import Validation, require_steps
     from plot.validation import draw_validation
 
     minutes = budget or (SHORT_MINUTES if short else MINUTES)
@@ -77,16 +78,11 @@ def command(
     name = Path(target.model).name
     root = artifacts / "validation" / f"{found['device']}-{name}-{found['dtype']}"
     check_writable(root)
-    display = choose(quiet=quiet)
-    validation = Validation(target, root, note, display.single)
+    validation = Validation(target, root, note, choose(quiet=quiet).single)
     if device_profile is not None:
         require_steps(Path(device_profile))
         write_file(validation.profile, Path(device_profile).read_bytes())
-    elif not validation.profile.is_file():
-        effort = usual_effort(found["device"], short=short)
-        with display.single(f"profile of {found['device']}") as tell:
-            text = measure_profile(root.name, Subject(**found), effort, tell=tell)
-        write_file(validation.profile, text.encode())
+    validation.measure(Subject(**found), usual_effort(found["device"], short=short))
     result = validation.run()
     draw_validation(root)
     if as_json:

@@ -19,6 +19,7 @@ from engines.sim.steps import StepRow
 TOLERANCE = 0.02  # by which an interpolated step may err before one more size is measured
 PASSES = 3  # over all steps, if there is time
 USUAL_CONTEXT = 64  # tokens of each sequence beside which prompts and choices are measured
+USUAL_OUTPUTS = 4  # of a request whose tokens are drawn
 _COPIED = (1, 8, 64)  # blocks
 
 
@@ -78,7 +79,7 @@ class Measurements:
         if not times:
             return None
         self._found.setdefault(wanted, []).extend(times)
-        self._copied[wanted] = self._probe.copied_blocks if wanted.kind == "beam" else wanted.blocks
+        self._copied[wanted] = self._probe.copied_blocks if wanted.groups else wanted.blocks
         return statistics.median(self._found[wanted])
 
     def seconds(self, wanted: StepRow) -> float | None:
@@ -208,12 +209,10 @@ def _others(scope: Scope, sizes: Sequence[int]) -> Iterator[StepRow]:
             cached = max(SHORT, largest // 2 // SHORT * SHORT)
             yield _step("prompt", scope, prompts=1, tokens=tokens, cached=cached)
     few = sizes[::2]
-    for n in few:
-        yield _step("draw", scope, sequences=n, context=USUAL_CONTEXT * n)
-    for width in scope.widths:
+    for kind, width in (("draw", USUAL_OUTPUTS), *(("beam", width) for width in scope.widths)):
         for groups in [n for n in few if n * width <= 2 * scope.most_sequences]:
             n = groups * width
-            yield _step("beam", scope, sequences=n, context=USUAL_CONTEXT * n, groups=groups)
+            yield _step(kind, scope, sequences=n, context=USUAL_CONTEXT * n, groups=groups)
     moves = {"astra": ("copy", "swap_in", "swap_out"), "orca": ("copy",), "ft": ()}
     for kind in moves[scope.system]:
         for blocks in _COPIED:

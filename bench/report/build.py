@@ -22,6 +22,7 @@ from bench.experiments.tables import COMPLETE, Choice
 from bench.report.points import PanelPlaces, places
 from bench.report.provenance import Summary, summarize
 from bench.results.store import Store
+from bench.validation.record import Found, find_validations
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Report:
     progress: Mapping[str, FigureProgress]
     places: Mapping[str, tuple[PanelPlaces, ...]]
     reference: Comparison | None = None
+    validations: tuple[Found, ...] = ()
 
     @property
     def headline(self) -> str:
@@ -72,6 +74,7 @@ def build_report(store: Store, choice: Choice, *, reference: Path | None = None)
         progress={name: _progress(evidence, f) for name, f in registry.FIGURES.items()},
         places={name: places(evidence, figure) for name, figure in registry.FIGURES.items()},
         reference=None if reference is None else compare(store, reference, choice),
+        validations=tuple(find_validations(store.root)),
     )
 
 

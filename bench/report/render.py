@@ -24,6 +24,7 @@ from bench.report.build import Report
 from bench.report.pictures import Drawing
 from bench.report.points import panels_of
 from bench.report.scale import scale
+from bench.validation import compare
 from bench.workloads import assumptions
 from engines.core.text import printable
 
@@ -119,6 +120,7 @@ def _environment() -> Environment:
         "title": figure_title,
     }
     environment.globals |= {
+        "validated": compare.TITLES,
         "Status": Status,
         "assumptions": assumptions(),
         "calibrations": registry.CALIBRATIONS,

@@ -30,7 +30,7 @@ _SPEED = "scale-cpu.json"
 # What may lie in a folder of ours; `data`, `reference` and the others are never touched.
 _OURS = {
     *("results", measurements.FOLDER, "figures", "report", _SPEED),
-    *("data", "reference", "bundle", "gpu-check", "gpu-point"),
+    *("data", "reference", "bundle", "gpu-check", "validation"),
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,16 @@ LIMITS = {
     "throughput_tok_s": (0.05, 0.05),
     "mean_running_requests": (0.05, 0.05),
     "sustained": (0.05, 0.05),
+}
+TITLES = {
+    "step_median": "a step's time, median error",
+    "step_p95": "a step's time, 95th percentile",
+    "mean_ttft_s": "mean time to first token",
+    "mean_tpot_s": "mean time per output token",
+    "mean_normalized_latency_s": "mean normalized latency",
+    "throughput_tok_s": "throughput",
+    "mean_running_requests": "mean running requests",
+    "sustained": "sustained rate",
 }
 KINDS = ("decode", "prompt", "beam", "copy", "swap")
 
@@ -129,7 +138,7 @@ def judge(points: Sequence[Mapping[str, Any]], noise: Mapping[str, float]) -> li
                         "within": sum(error <= limit for error in errors),
                         "median": ordered[len(ordered) // 2],
                         "worst": ordered[-1],
-                        "noise": noise.get(name, math.nan),
+                        "noise": noise.get(name),
                     }
                 )
     return found

@@ -12,11 +12,14 @@ import pandas as pd
 
 from bench.claims.bisection import Bracket, bisect
 from bench.claims.bisection import Target as Limit
+from bench.devices.cases import Subject
+from bench.devices.profile import Effort, measure_profile
 from bench.experiments.capacity import LATENCY
-from bench.files import json_bytes, write_file
+from bench.files import write_file
 from bench.point.model import load_platform
 from bench.point.serve import Outcome, run_point
 from bench.point.spec import PointSpec
+from bench.records import seal
 from bench.results.provenance import environment
 from bench.results.store import Store
 from bench.validation.cases import HEAVY, MEDIUM, Case, Target
@@ -31,14 +34,13 @@ from bench.validation.compare import (
     step_errors,
     sustained_error,
 )
+from bench.validation.record import FILE, FORMAT, SAMPLES
 from bench.validation.serve import Server, price_steps, twin
 from engines.core.errors import UserError
 from engines.sim.profile import load_profile
 
-FILE, SAMPLES = "validation.json", "validation.csv"
 PROFILE, AGAIN = "profile.toml", "again"
 MOST_SAMPLES = 100  # steps and requests of each point that the figure shows
-FORMAT = 1
 LIMIT_TIMES = 5.0  # a rate is sustained up to this many times the latency of a lone request
 _FIRST_RATE, _LIGHT_RATE = 0.5, 0.01
 Tell = Callable[[str], None]
@@ -72,6 +74,18 @@ class Validation:
         """The profile of the same device."""
         return self.root / PROFILE
 
+    @property
+    def _repeated(self) -> tuple[float, ...]:
+        """Loads at which the first case is served twice, to know the machine's noise."""
+        return (MEDIUM,) if self.target.short else (MEDIUM, HEAVY)
+
+    def measure(self, subject: Subject, effort: Effort) -> None:
+        """Measure the profile unless it is there."""
+        if not self.profile.is_file():
+            with self.advance(f"profile of {subject.device}") as tell:
+                text = measure_profile(self.root.name, subject, effort, tell=tell)
+            write_file(self.profile, text.encode())
+
     def run(self) -> dict[str, Any]:
         """Run what is not in the store yet, and write the result; raises UserError."""
         started = datetime.now(UTC)
@@ -80,8 +94,8 @@ class Validation:
         slots = platform.default_slots() if cases[0].spec.kv_slots is None else None
         plans = [self._plan(case, slots) for case in cases]
         server, again = (Server(platform, Store(self.root / part)) for part in ("", AGAIN))
-        self.tell("noise of this machine: two points, each served twice")
-        for load in (MEDIUM, HEAVY):
+        self.tell("noise of this machine: the same points twice")
+        for load in self._repeated:
             for each in (server, again):
                 self._serve(each, plans[0].spec(load))
         noise = self._noise(server, again, plans[0])
@@ -101,7 +115,7 @@ class Validation:
         }
         table = pd.concat(samples).to_csv(index=False, float_format="%.5g")
         write_file(self.root / SAMPLES, table.encode())
-        write_file(self.root / FILE, json_bytes(result))
+        write_file(self.root / FILE, seal(result))
         return result
 
     def _serve(self, server: Server, spec: PointSpec) -> None:
@@ -124,9 +138,14 @@ class Validation:
         alone = replace(case, spec=replace(case.spec, duration=60 * case.spec.duration))
         light = self._simulate(alone.at(_LIGHT_RATE), slots).metrics[LATENCY]
         target = Limit(LIMIT_TIMES * light, 0.01)
-        found = bisect(
-            [20 / case.spec.duration], latency_at, target=target, duration_s=case.spec.duration
-        )
+        duration_s = case.spec.duration
+        try:
+            found = bisect([20 / duration_s], latency_at, target=target, duration_s=duration_s)
+        except UserError:
+            raise UserError(
+                f"by {self.profile} {case.spec.system} sustains any rate, or none, so it cannot be "
+                "of this device: remove it, and have it measured while nothing else runs"
+            ) from None
         assert isinstance(found, Bracket), "every latency is known"
         return Plan(case, target.limit_s_per_token, found.capacity)
 
@@ -172,7 +191,7 @@ class Validation:
     def _noise(self, server: Server, again: Server, plan: Plan) -> dict[str, float]:
         """The larger difference between two runs of one point, by metric, as a share."""
         found: dict[str, float] = {}
-        for load in (MEDIUM, HEAVY):
+        for load in self._repeated:
             spec = plan.spec(load)
             one, two = (
                 dict[str, Any](each.store.load_record(spec)["metrics"]) for each in (server, again)

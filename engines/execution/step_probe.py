@@ -29,8 +29,8 @@ from engines.systems import create_scheduler
 SYSTEMS = {"astra": System.ASTRA, "orca": System.ORCA_ORACLE, "ft": System.FT}
 WARM_STEPS = {"cpu": 1, "cuda": 3}  # a CUDA graph is captured the second time that its steps run
 SWAP_BLOCKS = 256
+SIZES_AROUND = 0.12  # of the tokens of prompts: how far a sample may be from what is asked for
 _UNLIMITED = 1 << 30
-_DRAWN = SamplingParams(temperature=1.0)
 
 
 class SkippingExecutor(TorchExecutor):
@@ -103,6 +103,7 @@ class StepProbe:
             create_scheduler(config), self._executor, WallClock(), recorder=StepRecorder(0.0, 0.0)
         )
         self._next_id = 0
+        self._sizes: set[int] = set()  # rows of the steps with prompts so far
 
     @torch.inference_mode()
     def time_steps(self, wanted: StepRow, samples: int) -> list[float]:
@@ -132,7 +133,7 @@ class StepProbe:
         if wanted.kind == "beam":
             sampling = SamplingParams(n=wanted.sequences // wanted.groups, beam=True)
         elif wanted.kind == "draw":
-            sampling = _DRAWN
+            sampling = SamplingParams(n=wanted.sequences // wanted.groups, temperature=1.0)
         steps = self._warm + samples
         times: list[float] = []
         if self._fill(wanted, sampling, before=self._warm + (samples + 1) // 2, steps=steps):
@@ -145,13 +146,27 @@ class StepProbe:
         times: list[float] = []
         if self._fill(wanted, SamplingParams(), before=(samples + 1) // 2, steps=steps):
             self._warm_prefix(wanted.cached)
-            new = wanted.tokens // wanted.prompts
             for _ in range(samples + 1):
-                for _ in range(wanted.prompts):
-                    self._add(wanted.cached + new, 1, prefix=wanted.cached)
+                new, longer = divmod(self._new_size(wanted), wanted.prompts)
+                for i in range(wanted.prompts):
+                    self._add(wanted.cached + new + (i < longer), 1, prefix=wanted.cached)
                 times.append(self._step())
         self._drain()
         return times[1:]
+
+    def _new_size(self, wanted: StepRow) -> int:
+        """Tokens near the wanted ones whose step has a size that no step had yet, if there is one.
+
+        A CPU's matrix products are prepared for each new number of rows, which a prompt's step
+        mostly has when serving: the same size again would be up to a tenth faster.
+        """
+        most = int(SIZES_AROUND * wanted.tokens)
+        for distance in (0, *(sign * i for i in range(1, most + 1) for sign in (1, -1))):
+            rows = wanted.sequences + wanted.tokens + distance
+            if rows not in self._sizes:
+                self._sizes.add(rows)
+                return wanted.tokens + distance
+        return wanted.tokens
 
     def _warm_prefix(self, prefix: int) -> None:
         """Let the cache hold a prefix, and take a step if not even that."""

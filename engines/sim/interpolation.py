@@ -60,13 +60,9 @@ class Surface:
             self.ys.append(self.ys[0] + 1.0)
             for row in self.values:
                 row.append(row[0])
-        rows, columns = self.values, [[row[j] for row in self.values] for j in (0, 1, -2, -1)]
-        self._slopes = (
-            _mean_slope(rows[0], rows[1], self.xs[1] - self.xs[0]),
-            _mean_slope(rows[-2], rows[-1], self.xs[-1] - self.xs[-2]),
-            _mean_slope(columns[0], columns[1], self.ys[1] - self.ys[0]),
-            _mean_slope(columns[2], columns[3], self.ys[-1] - self.ys[-2]),
-        )
+        rows, columns = self.values, [[row[j] for row in self.values] for j in (-2, -1)]
+        self._right = _mean_slope(rows[-2], rows[-1], self.xs[-1] - self.xs[-2])
+        self._up = _mean_slope(columns[0], columns[1], self.ys[-1] - self.ys[-2])
 
     def covers(self, x: float, y: float) -> bool:
         """Whether the point lies within the grid."""
@@ -74,19 +70,16 @@ class Surface:
         return xs[0] <= x <= xs[-1] and ys[0] <= y <= ys[-1]
 
     def at(self, x: float, y: float) -> float:
-        """The value at (x, y); outside, the value at the nearest border plus its mean slopes."""
+        """The value at (x, y): before an axis as at its start, beyond it by its mean slope."""
         xs, ys = self.xs, self.ys
-        i = min(max(bisect_right(xs, x) - 1, 0), len(xs) - 2)
-        j = min(max(bisect_right(ys, y) - 1, 0), len(ys) - 2)
         beyond = 0.0
-        if x < xs[0]:
-            beyond, x = (x - xs[0]) * self._slopes[0], xs[0]
-        elif x > xs[-1]:
-            beyond, x = (x - xs[-1]) * self._slopes[1], xs[-1]
-        if y < ys[0]:
-            beyond, y = beyond + (y - ys[0]) * self._slopes[2], ys[0]
-        elif y > ys[-1]:
-            beyond, y = beyond + (y - ys[-1]) * self._slopes[3], ys[-1]
+        if x > xs[-1]:
+            beyond, x = (x - xs[-1]) * self._right, xs[-1]
+        if y > ys[-1]:
+            beyond, y = beyond + (y - ys[-1]) * self._up, ys[-1]
+        x, y = max(x, xs[0]), max(y, ys[0])
+        i = min(bisect_right(xs, x) - 1, len(xs) - 2)
+        j = min(bisect_right(ys, y) - 1, len(ys) - 2)
         low, high = self.values[i], self.values[i + 1]
         right = (x - xs[i]) / (xs[i + 1] - xs[i])
         up = (y - ys[j]) / (ys[j + 1] - ys[j])
@@ -95,5 +88,5 @@ class Surface:
 
 
 def _mean_slope(low: Sequence[float], high: Sequence[float], width: float) -> float:
-    """From one line of values to the next; one for all, or what lies beyond might cross."""
-    return (fsum(high) - fsum(low)) / (len(low) * width)
+    """From one line of values to the next, at least 0; one for all, or lines beyond might cross."""
+    return max(0.0, (fsum(high) - fsum(low)) / (len(low) * width))

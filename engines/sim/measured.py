@@ -21,7 +21,7 @@ class MeasuredCost(StepPrice):
 
     With D(n, c) the measured step of n sequences with c tokens of context, a step takes
 
-    - D(n, c), bilinear between measured ones and not falling in either;
+    - D(n, c), bilinear between measured ones and not falling in c;
     - for prompts of t new tokens, X(n, t): a step with one prompt of t tokens beside n sequences,
       less D; plus R(n + p) - R(n + 1), what p rows of logits take more than one; plus
       (squares - t^2) * q, since several prompts attend to less than one of their length, and one
@@ -41,7 +41,10 @@ class MeasuredCost(StepPrice):
                 "profile, or remove its [steps]"
             )
         self.outside = 0
-        self._decode = _decode_surface(table.of(system, "decode"))
+        decodes = table.of(system, "decode")
+        self._decode = _surface(
+            [(row.sequences, row.context, row.seconds) for row in decodes], rises=True
+        )
         # A block of another size than the measured ones takes its share of the time.
         self._block_share = block_size / table.block_size
         self._transfers_per_block = 2 * model.num_layers
@@ -56,9 +59,9 @@ class MeasuredCost(StepPrice):
         self._square_s = self._seconds_a_square(prompts)
         self._logits = self._logits_curve(prompts)
         self._draw: Curve | None = None
-        drawn = [(r.sequences, self._beyond_decode(r)) for r in table.of(system, "draw")]
-        if draws and drawn:
-            self._draw = _from_zero(drawn)
+        drawn = sorted((r.sequences, self._beyond_decode(r)) for r in table.of(system, "draw"))
+        if draws and drawn:  # it may save something: sequences of a request share its prompt
+            self._draw = Curve([0, *(n for n, _ in drawn)], [0.0, *(s for _, s in drawn)])
         self._beams: dict[int, Curve] = {}
         beams = table.of(system, "beam")
         for width in sorted({row.sequences // row.groups for row in beams}):
@@ -120,7 +123,7 @@ class MeasuredCost(StepPrice):
     def _beyond_decode(self, row: StepRow) -> float:
         """What a step took beyond decoding, and beyond the blocks that it copied."""
         decode = self._decode.at(row.sequences, row.context) if row.sequences else 0.0
-        return max(0.0, row.seconds - decode - self._copy.at(row.blocks))
+        return row.seconds - decode - self._copy.at(row.blocks)
 
     def _prompt_surface(self, rows: Sequence[StepRow]) -> Surface:
         single = [row for row in rows if row.prompts == 1 and not row.cached]
@@ -149,21 +152,20 @@ class MeasuredCost(StepPrice):
         return Curve(counts, rising([points[count] for count in counts]))
 
 
-def _decode_surface(rows: Sequence[StepRow]) -> Surface:
-    found = _surface([(row.sequences, row.context, row.seconds) for row in rows])
-    columns = [rising(column) for column in zip(*found.values, strict=True)]
-    return Surface(found.xs, found.ys, [list(row) for row in zip(*columns, strict=True)])
+def _surface(points: Iterable[tuple[int, int, float]], *, rises: bool = False) -> Surface:
+    """A surface through points; for an x without one at some y, its own line goes on.
 
-
-def _surface(points: Iterable[tuple[int, int, float]]) -> Surface:
-    """A surface that rises in y; for an x without a measurement at some y, its own line goes on."""
+    With `rises` it rises in y. It need not in x: devices switch kernels between sizes, and the next
+    larger batch may be the faster one.
+    """
     by_x: dict[int, dict[int, float]] = {}
     for x, y, value in points:
         by_x.setdefault(x, {})[y] = value
     curves = {}
     for x, column in by_x.items():
         own = sorted(column)
-        curves[x] = Curve(own, rising([column[y] for y in own]))
+        values = [column[y] for y in own]
+        curves[x] = Curve(own, rising(values) if rises else values)
     xs = sorted(curves)
     ys = sorted({y for column in by_x.values() for y in column})
     return Surface(xs, ys, [[max(0.0, curves[x].at(y)) for y in ys] for x in xs])

@@ -7,8 +7,8 @@ step to the next. `kind` is one of KINDS, `system` whose memory layout it was: "
 - decode: `sequences` decode, with `context` tokens in all (the new ones included).
 - prompt: `prompts` of `tokens` new tokens in all, of which each found `cached` ones in the cache,
   beside `sequences` that decode with `context` tokens.
-- draw: as decode, but every sequence draws its token at random.
-- beam: as decode, by `groups` beam searches of equal width.
+- draw: as decode, by `groups` of equal size that draw their tokens at random.
+- beam: as decode, by `groups` beam searches of equal width. Both may copy `blocks` meanwhile.
 - copy, swap_in, swap_out: what copying or moving `blocks` adds to a step.
 
 `seconds` is the median of `samples`, `spread` half of their middle half's width, in seconds.

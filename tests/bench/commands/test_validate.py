@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from small_devices import write_measured_profile, write_profile
 
 from bench.cli import main
 from engines.sim.profile import load_profile
@@ -18,20 +19,16 @@ def bench(*words: str) -> Result:
     return CliRunner().invoke(main, ["validate", "--device", "cpu", *words])
 
 
-@pytest.fixture
-def in_small(small_device: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Traces of a second, and a profile of next to nothing."""
-    from bench.devices import profile
+@pytest.mark.usefixtures("small_device", "one_thread")
+def test_a_validation_is_written_drawn_and_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from bench.validation import cases
 
     monkeypatch.setattr(cases, "SHORTEST_S", 0.2)
-    usual = profile.usual_effort
-    monkeypatch.setattr(profile, "usual_effort", lambda device, short: usual(device, quick=True))
-
-
-@pytest.mark.usefixtures("in_small", "one_thread")
-def test_a_validation_is_written_drawn_and_not_repeated(tmp_path: Path) -> None:
-    words = ("--short", "--budget", "0.1", "--artifacts", str(tmp_path), "-q")
+    profile = write_measured_profile(tmp_path / "steps.toml")
+    words = ("--short", "--budget", "0.1", "--artifacts", str(tmp_path), "-q",
+             "--device-profile", str(profile))  # fmt: skip
     first = bench(*words)
     assert first.exit_code == 0, first.output
     root = tmp_path / PLACE
@@ -60,6 +57,8 @@ def test_bad_input_is_one_line_before_anything_is_measured(tmp_path: Path) -> No
     assert short.exit_code == 2
     assert "raise --budget to" in short.stderr
     assert "or give --short" in short.stderr
-    profile = bench("--device-profile", "a100-40gb.toml", *place)
-    assert profile.exit_code == 2
-    assert list(tmp_path.iterdir()) == []
+    formula = write_profile(tmp_path / "formula.toml", step_overhead_s=0.01)
+    without = bench("--device-profile", str(formula), *place)
+    assert without.exit_code == 2
+    assert "holds no measured steps" in without.stderr
+    assert list(tmp_path.iterdir()) == [formula]

@@ -97,7 +97,7 @@ def test_several_prompts_differ_by_their_squares_and_rows_of_logits() -> None:
 def test_choices_copies_and_swaps_are_added() -> None:
     rows = [
         *ROWS,
-        StepRow(kind="draw", system="astra", sequences=4, context=256, seconds=0.00656 + 0.002),
+        StepRow(kind="draw", system="astra", sequences=4, context=256, groups=1, seconds=0.00856),
         StepRow(kind="beam", system="astra", sequences=4, context=256, groups=1, blocks=2,
                 seconds=0.00656 + 0.003 + 0.0004),
         StepRow(kind="copy", system="astra", blocks=10, seconds=0.002),
@@ -119,8 +119,8 @@ def test_choices_copies_and_swaps_are_added() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(times=TIMES, n=st.integers(1, 40), context=st.integers(1, 5000), more=st.integers(0, 300))
-def test_more_sequences_or_context_never_take_less(
+@given(times=TIMES, n=st.integers(1, 16), context=st.integers(1, 5000), more=st.integers(0, 300))
+def test_more_context_never_takes_less_and_between_sizes_lies_what_is_between(
     times: list[float], n: int, context: int, more: int
 ) -> None:
     """However noisy the measurements are."""
@@ -128,8 +128,10 @@ def test_more_sequences_or_context_never_take_less(
     rows = [decode(*size, seconds) for size, seconds in zip(sizes, times, strict=True)]
     cost = price([*rows, prompt(0, 1, 0.1)])
     here = decode_s(cost, n, context)
-    assert decode_s(cost, n + more, context) >= here - 1e-12
     assert decode_s(cost, n, context + more) >= here - 1e-12
+    below, above = (1, 4) if n < 4 else (4, 16)
+    ends = [decode_s(cost, size, context) for size in (below, above)]
+    assert min(ends) - 1e-12 <= here <= max(ends) + 1e-12
 
 
 @given(TIMES)
