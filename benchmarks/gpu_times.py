@@ -197,7 +197,7 @@ def validate(run: Run) -> dict[str, Any]:
     from contextlib import nullcontext
 
     from bench.devices.cases import Subject
-    from bench.devices.profile import usual_effort
+    from bench.devices.profile import validation_effort
     from bench.point.spec import Backend
     from bench.validation.cases import Target
     from bench.validation.run import Validation
@@ -209,5 +209,5 @@ def validate(run: Run) -> dict[str, Any]:
     silent = nullcontext(lambda share: None)
     validation = Validation(target, run.out / "validation", print, lambda name: silent)
     subject = Subject(spec=setup.spec, device=run.device, dtype=setup.dtype)
-    validation.measure(subject, usual_effort(run.device, quick=run.quick, short=True))
+    validation.measure(subject, validation_effort(run.device, short=True))
     return {"validation": validation.run()}

@@ -13,7 +13,8 @@ from bench.devices.device import DEFAULT_MODEL, DEVICES, settle_device, settle_d
 from bench.docker import gpus
 from bench.docker.images import parse_build_args
 from bench.point.spec import BACKENDS
-from engines.core.models import MODELS, find_model
+from engines.core.model_config import read_config
+from engines.core.models import MODELS, find_model, is_path
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -111,8 +112,9 @@ subject = stack(
     click.option("--device", default="auto", metavar="|".join(DEVICES), help="What to measure."),
     click.option(
         "--model",
-        metavar="NAME",
-        help=f"Whose shapes: {', '.join(MODELS)}.  [default: opt-13b on cuda, opt-125m on cpu]",
+        metavar="NAME|PATH",
+        help=f"Whose shapes: {', '.join(MODELS)}, or a checkpoint's.  [default: opt-13b on cuda, "
+        "opt-125m on cpu]",
     ),
     click.option("--dtype", metavar="TYPE", help="[default: float16 on cuda, float32 on cpu]"),
 )
@@ -120,7 +122,8 @@ subject = stack(
 
 def read_subject(device: str, model: str | None, dtype: str | None) -> dict[str, Any]:
     """Settle what the options `subject` gave: the arguments of a `Subject`; raises UserError."""
-    spec = None if model is None else find_model(model)
+    config = read_config(model) if model is not None and is_path(model) else None
+    spec = None if model is None else find_model(model, config)
     device = settle_device(device)
     return {
         "spec": spec or find_model(DEFAULT_MODEL[device]),

@@ -59,7 +59,7 @@ def command(
     found = options.read_subject(**subject)
 
     from bench.devices.cases import Subject
-    from bench.devices.profile import usual_effort
+    from bench.devices.profile import validation_effort
     from bench.validation.cases import Target
     from bench.validation.record import FILE
     from bench.validation.run import Validation, require_steps
@@ -82,7 +82,7 @@ def command(
     if device_profile is not None:
         require_steps(Path(device_profile))
         write_file(validation.profile, Path(device_profile).read_bytes())
-    validation.measure(Subject(**found), usual_effort(found["device"], short=short))
+    validation.measure(Subject(**found), validation_effort(found["device"], short=short))
     result = validation.run()
     draw_validation(root)
     if as_json:

@@ -75,15 +75,22 @@ class Effort:
     most_tokens: int = 1024
 
 
-def usual_effort(device: str, *, quick: bool = False, short: bool = False) -> Effort:
-    """GPUs take a larger batch to fill; short: a minute; quick: on next to nothing, to try all."""
+def usual_effort(device: str, *, quick: bool = False) -> Effort:
+    """GPUs take a larger batch to fill; a quick run tries every step on next to nothing."""
     if quick:
         return Effort(
             tokens=32, batch_size=2, context_len=32, samples=1, rounds=1, steps=2,
             block_sizes=(1, 16, 256), system_s=0.0, most_sequences=2, most_tokens=16,
         )  # fmt: skip
-    usual = Effort(batch_size=32, context_len=1024, tokens=2048) if device == "cuda" else Effort()
-    return replace(usual, rounds=1, system_s=20.0, most_sequences=64) if short else usual
+    return Effort(batch_size=32, context_len=1024, tokens=2048) if device == "cuda" else Effort()
+
+
+def validation_effort(device: str, *, short: bool) -> Effort:
+    """Steps above all: a validation needs the rates only to have a whole profile."""
+    usual = replace(usual_effort(device), samples=1, rounds=1)
+    return (
+        replace(usual, system_s=20.0, most_sequences=64) if short else replace(usual, system_s=45.0)
+    )
 
 
 def measure_profile(

@@ -22,7 +22,7 @@ from bench.point.spec import PointSpec
 from bench.records import seal
 from bench.results.provenance import environment
 from bench.results.store import Store
-from bench.validation.cases import HEAVY, MEDIUM, Case, Target
+from bench.validation.cases import Case, Target
 from bench.validation.compare import (
     METRICS,
     by_kind,
@@ -74,11 +74,6 @@ class Validation:
         """The profile of the same device."""
         return self.root / PROFILE
 
-    @property
-    def _repeated(self) -> tuple[float, ...]:
-        """Loads at which the first case is served twice, to know the machine's noise."""
-        return (MEDIUM,) if self.target.short else (MEDIUM, HEAVY)
-
     def measure(self, subject: Subject, effort: Effort) -> None:
         """Measure the profile unless it is there."""
         if not self.profile.is_file():
@@ -95,7 +90,7 @@ class Validation:
         plans = [self._plan(case, slots) for case in cases]
         server, again = (Server(platform, Store(self.root / part)) for part in ("", AGAIN))
         self.tell("noise of this machine: the same points twice")
-        for load in self._repeated:
+        for load in self.target.repeated:
             for each in (server, again):
                 self._serve(each, plans[0].spec(load))
         noise = self._noise(server, again, plans[0])
@@ -191,7 +186,7 @@ class Validation:
     def _noise(self, server: Server, again: Server, plan: Plan) -> dict[str, float]:
         """The larger difference between two runs of one point, by metric, as a share."""
         found: dict[str, float] = {}
-        for load in self._repeated:
+        for load in self.target.repeated:
             spec = plan.spec(load)
             one, two = (
                 dict[str, Any](each.store.load_record(spec)["metrics"]) for each in (server, again)
