@@ -68,12 +68,16 @@ def searches_of(width: int) -> list[Row]:
 
 @cache
 def recording(width: int, number: int) -> Recording:
-    """A recording by its number, for searches of any width.
+    """A recording by its number, for searches of any width."""
+    return read_forks(searches_of(width)[number], width)
 
-    Of a width that was not recorded, it is the next wider one's without the last places, or as
-    many of the widest side by side as there is room for.
+
+def read_forks(row: Row, width: int) -> Recording:
+    """What a search of any width plays of a recorded one.
+
+    Of a wider search these are the first places; of a narrower one, as many side by side as there
+    is room for.
     """
-    row = searches_of(width)[number]
     unmoved = tuple(range(width))
     position = 0
     positions: list[int] = []
