@@ -1,4 +1,5 @@
-# Thin targets over the `bench` command; `make help` lists them. Options: BACKEND, QUICK=1, FULL=1,
+# Thin targets over the `bench` command; `make help` lists them. Options: BACKEND, QUICK=1, SHORT=1,
+# FULL=1 (the default of the simulation, on GPUs the paper's hour-long traces),
 # FORCE=1, JOBS, SEED, LENGTHS=FILE, ARTIFACTS, PYTHON (3.11 or newer); for containers RUNNER=docker,
 # DEVICE=cpu|cuda, BUILD_ARGS="NAME=VALUE ..." (docs/containers.md); for a cluster RAY=ADDRESS
 # (docs/cluster.md).
@@ -35,7 +36,7 @@ BENCH  = "$$VENV/bin/bench"
 # A given option as one word, with its value however it begins; nothing if it is not given.
 option = $${$1:+"--$2=$$$1"}
 STORE  = --artifacts="$$ARTIFACTS"
-TRACES = $(if $(QUICK),--quick) $(if $(FULL),--full)
+TRACES = $(if $(QUICK),--quick) $(if $(SHORT),--short) $(if $(FULL),--full)
 FLAGS  = $(STORE) --backend="$$BACKEND" $(TRACES) $(call option,SEED,seed) $(call option,LENGTHS,lengths)
 WORK   = $(call option,JOBS,jobs) $(call option,RAY,ray)
 PLACE  = $(WORK) $(call option,RUNNER,runner)
@@ -45,7 +46,7 @@ RUN    = $(FLAGS) $(PLACE) $(if $(FORCE),--force)
 ANY_PYTHON = python="$$VENV/bin/python"; [ -x "$$python" ] || python=$${PYTHON:-python3}; "$$python"
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test doctor all-main all report capacity reference test benchmark lines \
+.PHONY: help install install-test doctor all-main all report reference test benchmark lines \
         benchmark-models gpu-check validate images lock bundle bundle-check clean ready on-ray always
 
 help:  ## this list, with the figures, their times and hardware
@@ -85,9 +86,6 @@ always:
 
 report: ready  ## hold all results against the paper's numbers
 	@$(BENCH) report $(FLAGS)
-
-capacity: on-ray  ## sustained rates by bisection over three seeds, for the report's ratios
-	@$(BENCH) capacity --figure all $(STORE) $(TRACES) $(PLACE)
 
 reference: on-ray  ## run everything and renew artifacts/reference/sim, to compare others' runs with
 	@$(BENCH) reference --renew $(STORE) $(WORK)

@@ -150,14 +150,14 @@ def test_a_file_of_a_figures_name_does_not_stop_it(copy: Copy) -> None:
 
 
 def test_a_quick_run_is_quick_everywhere(copy: Copy) -> None:
-    for target in ("fig2", "all-main", "report", "capacity"):
+    for target in ("fig2", "all-main", "all", "report"):
         calls = [words for words in copy.make(target, "QUICK=1") if words[0] == "bench"]
         assert calls
         assert all("--quick" in words for words in calls)
 
 
 def test_a_cluster_is_used_where_points_run(copy: Copy) -> None:
-    for target in ("fig2", "all-main", "all", "capacity", "reference"):
+    for target in ("fig2", "all-main", "all", "reference"):
         calls = copy.make(target, "RAY=10.0.0.1:6379", "JOBS=3")
         first = next(words for words in calls if words[0] == "bench")
         assert {"--ray=10.0.0.1:6379", "--jobs=3"} <= set(first)

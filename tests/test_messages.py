@@ -16,7 +16,7 @@ from tests.test_architecture import SOURCES, imports_of
 # Commands of ours that a module tells its reader to run, or runs itself.
 ALSO = {
     "bench.commands.data": ("run",),
-    "bench.commands.reference": ("figure", "capacity"),
+    "bench.commands.reference": ("figure",),
     "bench.devices.contained": ("kernels",),
     "bench.devices.doctor": ("run", "figure"),
     "bench.docker.bundle": ("run",),

@@ -188,7 +188,7 @@ def experiments(claims: list[Told]) -> list[dict[str, str]]:
     for figure, group in groupby(claims, key=lambda told: told.headline.figure):
         looks = {told.name.replace("C", "E"): told.headline.look for told in group}
         simulated = figure in registry.FIGURES
-        seconds = costs(figure)["default"]["seconds"] if simulated else 0.0
+        seconds = costs(figure)["full"]["seconds"] if simulated else 0.0
         found.append(
             {
                 "looks": "; ".join(f"**{name}** {look}" for name, look in looks.items()),
@@ -203,7 +203,7 @@ def experiments(claims: list[Told]) -> list[dict[str, str]]:
 def markdown(*, quick: str) -> str:
     """The appendix as Markdown; `quick` is what a quick run prints at its end."""
     claims = told_claims()
-    seconds = {effort: cost(effort, "seconds") for effort in ("quick", "default")}
+    seconds = {effort: cost(effort, "seconds") for effort in ("quick", "full")}
     return (
         jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True)
         .from_string((ROOT / "tools" / "appendix.md.j2").read_text(encoding="utf-8"))
@@ -214,9 +214,9 @@ def markdown(*, quick: str) -> str:
             environment=environment(),
             quick=quick,
             total={
-                "minutes": minutes(seconds["default"]),
+                "minutes": minutes(seconds["full"]),
                 "quick": minutes(seconds["quick"]),
-                "megabytes": f"{cost('default', 'megabytes'):.0f}",
+                "megabytes": f"{cost('full', 'megabytes'):.0f}",
             },
         )
         + "\n"

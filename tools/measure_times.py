@@ -2,7 +2,7 @@
 
 Run on an idle machine with two cores: `python -m tools.measure_times`, half an hour. Each figure
 runs by its command in a fresh folder, two points at a time. The table is written after each figure,
-and says on which machine; efforts may be named (`quick`, `default`, `full`) to measure only these.
+and says on which machine; efforts may be named (`quick`, `short`, `full`) to measure only these.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def measure(name: str, effort: Effort) -> dict[str, float]:
     """Run one figure's command; raises CalledProcessError if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         words = [sys.executable, "-m", "bench.cli", "figure", name, "--backend", "sim", "--quiet"]
-        words += ["--jobs", str(JOBS), "--artifacts", folder, *effort.options]
+        words += ["--jobs", str(JOBS), "--artifacts", folder, f"--{effort}"]
         start = time.monotonic()
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
         seconds = time.monotonic() - start

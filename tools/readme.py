@@ -70,7 +70,7 @@ def quick_text() -> str:
     directory = ROOT / usual_directory(Choice.of(effort=Effort.QUICK))
     rows = read_claims(directory)
     points = len(read_points(directory))
-    told = headline(rows).replace("; ", ";\n... ")
+    told = headline(rows)
     return "\n".join(
         (
             "$ make all QUICK=1",

@@ -20,8 +20,8 @@ from engines.core.errors import UserError
 DEFAULT_TOLERANCE = 0.02
 TOLERANCES = (1e-3, 0.5)
 # The step from rate to rate until two of them enclose the limit: from a single rate, which may be
-# far off, and from the end of a figure's rates, which lie about the capacity.
-GROWTH, GROWTH_BEYOND = 2.0, 1.25
+# far off; from the end of a figure's rates, which lie about the capacity; and from another seed's.
+GROWTH, GROWTH_BEYOND, GROWTH_NEARBY = 2.0, 1.25, 1.04
 FEWEST_REQUESTS, MOST_REQUESTS = 4, 1_000_000  # of a trace whose latency means something
 _DIGITS = 6  # of a rate: as many as a point's name shows
 
@@ -89,20 +89,25 @@ def bisect(
     *,
     target: Target,
     duration_s: float,
+    growth: float | None = None,
 ) -> Bracket | Wanted:
     """Bisect until the bracket is as narrow as the tolerance, first among `rates` (req/s, rising).
 
-    `latency_at` gives the mean normalized latency (s/token) at a rate, or None where it is not
-    known yet. Raises UserError if no rate of a trace of `duration_s` crosses the limit.
+    Beyond these the rate grows or falls by the factor `growth` and then by larger ones; by default
+    it depends on the number of rates. `latency_at` gives the mean normalized latency (s/token) at a
+    rate, or None where it is not known yet. Raises UserError if no rate of a trace of `duration_s`
+    crosses the limit.
     """
     rates = [_rounded(rate) for rate in rates]
-    growth = GROWTH if len(rates) == 1 else GROWTH_BEYOND
+    growth = growth or (GROWTH if len(rates) == 1 else GROWTH_BEYOND)
     probes: list[Probe] = []
     low: Probe | None = None
     high: Probe | None = None
     while low is None or high is None or high[0] > low[0] * (1 + target.tolerance):
         inside = [r for r in rates if (not low or r > low[0]) and (not high or r < high[0])]
         rate = _rounded(_next_rate(inside, low, high, growth=growth))
+        if not inside:
+            growth = min(growth**2, GROWTH)
         _check_rate(rate, probes, target=target, duration_s=duration_s)
         latency = latency_at(rate)
         if latency is None:

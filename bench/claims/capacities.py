@@ -1,11 +1,12 @@
-"""The capacity table: one row a curve, off the figure's rates and by bisection."""
+"""The capacity table: one row a curve."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from bench.claims.evidence import Evidence
-from bench.claims.intervals import Mean
+from bench.claims.intervals import geometric_mean
+from bench.claims.searches import Found
 from bench.experiments import registry
 from bench.experiments.capacity import Estimate
 from bench.experiments.tables import PanelTable
@@ -13,9 +14,11 @@ from bench.experiments.tables import PanelTable
 
 @dataclass(frozen=True)
 class CurveCapacity:
-    """Capacity of one curve; `ratio` is Astra's over it, where both curves are complete.
+    """Capacity of one curve: by bisection where it was searched, else off the figure's rates.
 
-    `searched` is the capacity by bisection, as a mean over seeds.
+    `interval` is the 95 % interval over `seeds` of a search, which are 0 off the curve. `ratio` is
+    Astra's capacity over it, where both were found in one way and both curves are complete. `paper`
+    is what the paper's figure shows of it.
     """
 
     panel: str
@@ -25,7 +28,9 @@ class CurveCapacity:
     ratio: Estimate | None
     num_sound: int
     num_points: int
-    searched: Mean | None = None
+    interval: tuple[float, float] | None = None
+    seeds: int = 0
+    paper: str = ""
 
 
 def capacity_table(evidence: Evidence) -> tuple[CurveCapacity, ...]:
@@ -45,19 +50,34 @@ def capacity_table(evidence: Evidence) -> tuple[CurveCapacity, ...]:
 
 
 def _curve_capacity(evidence: Evidence, table: PanelTable, index: int) -> CurveCapacity:
-    system = table.panel.curves[index].system
-    own, astra = table.capacity(index), table.capacity(table.curve_of("astra"))
-    complete = not set(table.absent["system"]) & {"astra", system}
-    known = complete and astra is not None and own is not None and system != "astra"
+    curve = table.panel.curves[index]
     points = table.curve(index)
-    searched = evidence.search(table.panel.name, system)
+    searched = evidence.search(table.panel.name, curve.system)
+    mean = None if searched is None else searched.mean
     return CurveCapacity(
         panel=table.panel.name,
         title=table.panel.title,
-        system=system,
-        capacity=own,
-        ratio=astra.over(own) if known and astra and own else None,
+        system=curve.system,
+        capacity=table.capacity(index) if mean is None else Estimate(mean.value),
+        ratio=_ratio(evidence, table, index, searched),
         num_sound=int(points["digest"].isin(table.sound["digest"]).sum()),
         num_points=len(points),
-        searched=None if searched is None else searched.mean,
+        interval=None if mean is None else mean.interval,
+        seeds=0 if mean is None else mean.count,
+        paper=curve.paper,
     )
+
+
+def _ratio(
+    evidence: Evidence, table: PanelTable, index: int, searched: Found | None
+) -> Estimate | None:
+    """Astra's capacity over the curve's, as the mean of the seeds' ratios if both were searched."""
+    system = table.panel.curves[index].system
+    if system == "astra":
+        return None
+    of_astra = evidence.search(table.panel.name, "astra")
+    if searched is not None and of_astra is not None and (ratios := of_astra.over(searched)):
+        return Estimate(geometric_mean(list(ratios.values())).value)
+    own, astra = table.capacity(index), table.capacity(table.curve_of("astra"))
+    complete = not set(table.absent["system"]) & {"astra", system}
+    return astra.over(own) if complete and astra is not None and own is not None else None

@@ -7,7 +7,7 @@ differently, after which a request can enter a batch one step sooner: `TOLERANCE
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bench.claims.evidence import SEARCHED, search_of
 from bench.claims.reference import METRICS, read_claims, read_points
+from bench.claims.searches import probe_spec
 from bench.claims.verdicts import records
 from bench.experiments import registry
 from bench.experiments.tables import Choice
@@ -76,12 +78,24 @@ def registered_specs(choice: Choice) -> dict[str, PointSpec]:
     return {spec.digest: spec for panel in panels for spec in choice.points(panel)}
 
 
+def known_specs(rows: Iterable[Mapping[str, Any]], choice: Choice) -> dict[str, PointSpec]:
+    """The points of a reference by digest: the registry's, and those that its searches ask for."""
+    specs = registered_specs(choice)
+    for row in rows:
+        if row["digest"] not in specs and (row["panel"], row["system"]) in SEARCHED:
+            spec = search_of(row["panel"], row["system"], choice).spec
+            probe = probe_spec(spec, int(row["seed"]), row["rate"])
+            specs[probe.digest] = probe
+    return specs
+
+
 def compare(
     store: Store, directory: Path, choice: Choice, *, tolerance: float = TOLERANCE
 ) -> Comparison:
     """Compare all sound results of this choice with the reference in `directory`."""
-    reference = pd.DataFrame(read_points(directory).values()).set_index("digest")
-    specs = registered_specs(choice)
+    rows = read_points(directory)
+    reference = pd.DataFrame(rows.values()).set_index("digest")
+    specs = known_specs(rows.values(), choice)
     known = [digest for digest in reference.index if digest in specs]
     ours = store.load(specs[digest] for digest in known).set_index("digest")
     ours = ours.reindex(columns=list(METRICS)).astype(float)

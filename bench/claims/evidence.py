@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache, cached_property
 from typing import NamedTuple
 
@@ -26,16 +27,11 @@ class Pair(NamedTuple):
 
 
 class Evidence:
-    """The results of one choice, each part read once, when it is first asked for.
+    """The results of one choice, each part read once, when it is first asked for."""
 
-    `use_searches` says whether claims about sustained rates may rest on capacity searches; if not,
-    they rest on the figures' curves.
-    """
-
-    def __init__(self, store: Store, choice: Choice, *, use_searches: bool = True) -> None:
+    def __init__(self, store: Store, choice: Choice) -> None:
         self.store = store
         self.choice = choice
-        self.use_searches = use_searches
         self.panel = cache(self._load_panel)
         self.search = cache(self._load_search)
         self._searched: list[Found] = []
@@ -57,6 +53,14 @@ class Evidence:
         """Every panel of the registry."""
         names = [panel.name for figure in registry.FIGURES.values() for panel in figure.panels]
         return {name: self.panel(name) for name in names}
+
+    def probes(self, panel: str) -> list[PointSpec]:
+        """The points that the searches of a panel's curves have added to the figure's, in order."""
+        own = set(self.panel(panel).specs)
+        systems = dict.fromkeys(curve.system for curve in registry.find_panel(panel).curves)
+        searched = {pair for pair in SEARCHED if pair[0] == panel}
+        found = [self.search(panel, system) for system in systems if (panel, system) in searched]
+        return [spec for one in found if one for spec in one.specs if spec not in own]
 
     @property
     def specs(self) -> list[PointSpec]:
@@ -82,18 +86,24 @@ def pairs_of(claim: Claim) -> tuple[Pair, ...]:
     return tuple(Pair(panel, claim.args["over"], claim.args["under"]) for panel in panels)
 
 
+def ratio_claims(selections: Iterable[Selection]) -> list[Claim]:
+    """The claims of figures that compare capacities; of a part, those about panels within it."""
+    found: dict[str, Claim] = {}
+    for selection in selections:
+        chosen = {panel.name for panel in selection.panels}
+        for figure in selection.figures:
+            whole = figure.name in registry.FIGURES
+            for claim in figure.claims:
+                pairs = pairs_of(claim)
+                if pairs and (whole or {pair.panel for pair in pairs} <= chosen):
+                    found[claim.text] = claim
+    return list(found.values())
+
+
 def pairs_in(selection: Selection) -> list[Pair]:
-    """The pairs behind the claims of figures; of a part of a figure, those within the part."""
-    chosen = {panel.name for panel in selection.panels}
-    whole = {figure.name for figure in selection.figures if figure.name in registry.FIGURES}
-    found = [
-        pair
-        for figure in selection.figures
-        for claim in figure.claims
-        for pair in pairs_of(claim)
-        if figure.name in whole or pair.panel in chosen
-    ]
-    return list(dict.fromkeys(found))
+    """The pairs behind the claims of figures or parts of them, each once."""
+    claims = ratio_claims([selection])
+    return list(dict.fromkeys(pair for claim in claims for pair in pairs_of(claim)))
 
 
 def search_of(panel_name: str, system: str, choice: Choice) -> Search:
@@ -103,3 +113,11 @@ def search_of(panel_name: str, system: str, choice: Choice) -> Search:
     assert len(found) == 1, f"panel {panel_name} has {len(found)} curves of {system}"
     spec = next(spec for spec in choice.points(panel) if spec.system == system)
     return Search(spec, found[0].all_rates)
+
+
+# The curves, by panel and system, whose capacities some claim compares.
+SEARCHED = frozenset(
+    (pair.panel, system)
+    for pair in pairs_in(registry.find("all"))
+    for system in (pair.over, pair.under)
+)

@@ -71,7 +71,7 @@ def capacity_ratio(
     panel, else on the figures' curves.
     """
     names = panels or (panel,)
-    if evidence.use_searches and (searched := _searched_ratio(evidence, names, over, under)):
+    if searched := _searched_ratio(evidence, names, over, under):
         return searched
     rows = [_rows(evidence, name, system) for name in names for system in (over, under)]
     found = _without_number(pd.concat(rows))

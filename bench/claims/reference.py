@@ -1,6 +1,6 @@
 """Reference results: small tables of a whole run that others can hold theirs against.
 
-`points.csv` has a row for each point of the registry with its main metrics, `claims.csv` one for
+`points.csv` has a row for each point, with its main metrics, `claims.csv` one for
 each claim and `capacities.csv` one for each curve; `figures/` holds small pictures. They are of the
 simulation; those of quick runs and of the paper's traces have a folder of their own.
 """
@@ -19,7 +19,6 @@ import pandas as pd
 from bench.claims import verdicts
 from bench.claims.capacities import capacity_table
 from bench.claims.evidence import Evidence
-from bench.experiments.capacity import Estimate
 from bench.experiments.tables import Choice
 from bench.results.store import Store
 from engines.core.errors import UserError
@@ -67,8 +66,13 @@ def reference_verdicts(evidence: Evidence) -> pd.DataFrame:
 
 
 def _point_rows(evidence: Evidence) -> list[dict[str, Any]]:
-    """One row for each sound point of the registry, in the paper's order."""
+    """One row for each sound point of the registry, in the paper's order, then the searches'."""
     frames = [table.sound.assign(panel=name) for name, table in evidence.panels.items()]
+    frames += [
+        evidence.store.load(probes).assign(panel=name)
+        for name in evidence.panels
+        if (probes := evidence.probes(name))
+    ]
     found = [frame.reindex(columns=[*KEYS, *METRICS]).to_dict("records") for frame in frames]
     return [{str(key): value for key, value in row.items()} for rows in found for row in rows]
 
@@ -109,28 +113,20 @@ def _interval_cells(interval: tuple[float, float] | None) -> dict[str, float | N
 
 
 def _capacity_rows(evidence: Evidence) -> list[dict[str, Any]]:
-    """One row for each curve, with its capacity off the curve and by bisection."""
-
-    def value(estimate: Estimate | None) -> float | None:
-        return None if estimate is None else estimate.value
-
-    rows = []
-    for row in capacity_table(evidence):
-        low, high = (row.searched.interval if row.searched else None) or (None, None)
-        rows.append(
-            {
-                "panel": row.panel,
-                "system": row.system,
-                "capacity_req_s": value(row.capacity),
-                "bound": row.capacity.bound.value.strip() if row.capacity else "",
-                "astra_over_it": value(row.ratio),
-                "searched_req_s": row.searched.value if row.searched else None,
-                "interval_low": low,
-                "interval_high": high,
-                "seeds": row.searched.count if row.searched else 0,
-            }
-        )
-    return rows
+    """One row for each curve with its capacity."""
+    return [
+        {
+            "panel": row.panel,
+            "system": row.system,
+            "capacity_req_s": None if row.capacity is None else row.capacity.value,
+            "bound": row.capacity.bound.value.strip() if row.capacity else "",
+            **_interval_cells(row.interval),
+            "seeds": row.seeds,
+            "astra_over_it": None if row.ratio is None else row.ratio.value,
+            "paper_req_s": row.paper,
+        }
+        for row in capacity_table(evidence)
+    ]
 
 
 def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -154,7 +150,7 @@ def _cell(value: Any) -> str:
 
 def usual_directory(choice: Choice) -> Path:
     """Where the reference for a choice lies, below the present folder."""
-    return USUAL / choice.effort.folder
+    return USUAL / choice.folder
 
 
 def find_reference(directory: Path | None, choice: Choice) -> Path | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
+from itertools import count, islice
 from typing import Any
 
 import pandas as pd
 
-from bench.claims.bisection import Bracket, Search, Target, Wanted, bisect
+from bench.claims.bisection import GROWTH_NEARBY, Bracket, Search, Target, Wanted, bisect
 from bench.claims.intervals import Mean, geometric_mean
 from bench.experiments.capacity import LATENCY
 from bench.point.spec import PointSpec
@@ -73,6 +76,32 @@ def probe_spec(spec: PointSpec, seed: int, rate: float) -> PointSpec:
     return replace(spec, seed=seed, rate=rate)
 
 
+def bisect_seeds(
+    search: Search, latency_at: Callable[[int, float], float | None], *, target: Target
+) -> Iterator[tuple[int, Bracket | Wanted]]:
+    """The outcome for the search's seed and for each after it, without end.
+
+    `latency_at` takes a seed and a rate, as `bisect` takes it. Other seeds cross the limit near the
+    first one's rate: they start there, and there are none before it is known.
+    """
+    duration_s, first = search.spec.duration, search.spec.seed
+    found = bisect(search.rates, partial(latency_at, first), target=target, duration_s=duration_s)
+    yield first, found
+    if isinstance(found, Wanted):
+        return
+    for seed in count(first + 1):
+        yield (
+            seed,
+            bisect(
+                (found.sustained, found.exceeded),
+                partial(latency_at, seed),
+                target=target,
+                duration_s=duration_s,
+                growth=GROWTH_NEARBY,
+            ),
+        )
+
+
 def stored_search(
     store: Store, wanted: Search, *, target: Target | None = None, most_seeds: int = MOST_SEEDS
 ) -> Found | None:
@@ -89,19 +118,13 @@ def stored_search(
         return None
 
     brackets: dict[int, Bracket] = {}
-    for seed in range(spec.seed, spec.seed + most_seeds):
-        try:
-            result = bisect(
-                wanted.rates,
-                partial(read, seed),
-                target=target or Target(),
-                duration_s=spec.duration,
-            )
-        except UserError:  # no rate crosses the limit: there is no capacity to report
-            break
-        if isinstance(result, Wanted):
-            break
-        brackets[seed] = result
+    with suppress(UserError):  # no rate crosses the limit: there is no capacity to report
+        for seed, result in islice(
+            bisect_seeds(wanted, read, target=target or Target()), most_seeds
+        ):
+            if isinstance(result, Wanted):
+                break
+            brackets[seed] = result
     used = [row for probe, row in rows.items() if probe.seed in brackets]
     devices = dict.fromkeys(str(row["device"]) for row in used if "device" in row)
     stale = any(row["stale"] for row in used)
@@ -110,30 +133,31 @@ def stored_search(
 
 def run_searches(
     store: Store,
-    searches: Sequence[Search],
+    searches: Mapping[Search, int],
     *,
     target: Target,
-    seeds: int,
     place: Place | None = None,
+    force: bool | datetime = False,
     display: Display | None = None,
 ) -> SearchRun:
-    """Run every search with every seed, all searches' next points side by side.
+    """Run every search with so many seeds, all searches' next points side by side.
 
+    `force` is that of `run_points`; a time, since a search asks for what it has run before.
     Ends with the first round in which a point fails or that Ctrl-C interrupts. Raises UserError
     if no rate crosses the limit, or if the store cannot be written.
     """
     display = display or Display()
     known: dict[PointSpec, float] = {}
     rounds: list[Summary] = []
-    while wanted := _next_points(searches, known, target=target, seeds=seeds):
+    while wanted := _next_points(searches, known, target=target):
         display.note(_describe_round(rounds, wanted))
-        rounds.append(run_points(store, wanted, place=place, display=display))
+        rounds.append(run_points(store, wanted, place=place, force=force, display=display))
         if rounds[-1].exit_status:
             return SearchRun({}, tuple(rounds))
         rows = store.load(wanted).set_index("digest")
         known |= {spec: float(rows[LATENCY].loc[spec.digest]) for spec in wanted}
     found = {}
-    for one in searches:
+    for one, seeds in searches.items():
         finished = stored_search(store, one, target=target, most_seeds=seeds)
         assert finished is not None, f"the search of {one.spec.slug} has ended without a result"
         found[one] = finished
@@ -141,19 +165,16 @@ def run_searches(
 
 
 def _next_points(
-    searches: Sequence[Search], known: Mapping[PointSpec, float], *, target: Target, seeds: int
+    searches: Mapping[Search, int], known: Mapping[PointSpec, float], *, target: Target
 ) -> dict[PointSpec, int]:
     """The next point of every search that is not finished, and how many it still needs."""
     wanted: dict[PointSpec, int] = {}
-    for one in searches:
+    for one, seeds in searches.items():
 
         def read(seed: int, rate: float, spec: PointSpec = one.spec) -> float | None:
             return known.get(probe_spec(spec, seed, rate))
 
-        for seed in range(one.spec.seed, one.spec.seed + seeds):
-            result = bisect(
-                one.rates, partial(read, seed), target=target, duration_s=one.spec.duration
-            )
+        for seed, result in islice(bisect_seeds(one, read, target=target), seeds):
             if isinstance(result, Wanted):
                 wanted[probe_spec(one.spec, seed, result.rate)] = result.left
     return wanted

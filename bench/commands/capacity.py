@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from bench.claims.bisection import DEFAULT_TOLERANCE, Search, Target
-from bench.claims.evidence import Pair, pairs_in, search_of
+from bench.claims.deciding import FEWEST_SEEDS, decide
+from bench.claims.evidence import Pair, pairs_in, ratio_claims, search_of
 from bench.claims.intervals import Mean, geometric_mean
 from bench.claims.searches import MOST_SEEDS, Found, run_searches
 from bench.commands import options
@@ -22,6 +23,7 @@ from bench.commands.selection import choice_of
 from bench.commands.types import Decimal, Whole
 from bench.experiments import registry
 from bench.experiments.capacity import LIMIT_S_PER_TOKEN
+from bench.experiments.tables import Choice
 from bench.point.serve import check_simulated
 from bench.point.spec import OF_TRACES, PointSpec
 from bench.progress import choose
@@ -35,6 +37,7 @@ OF_FIGURES = ("seed", "lengths", "backend")  # settings that --figure leaves to 
 _VARIES = "a search varies the rate until requests queue"
 NOT_OF_SYSTEMS = {  # options that a search of one system refuses, and why
     "quick": "--quick goes with --figure: give the length of the trace as --duration",
+    "short": "--short goes with --figure: give the length of the trace as --duration",
     "full": "--full goes with --figure: give the length of the trace as --duration",
     "trace": f"{_VARIES}: omit --trace (a trace has a rate of its own)",
     "timeout": f"{_VARIES}: omit --timeout (requests that are cut off would not count)",
@@ -64,8 +67,8 @@ search_options = options.stack(
     click.option(
         "--seeds",
         type=Whole(1, MOST_SEEDS),
-        default=3,
-        help="Searches, each with a seed of its own, from --seed on.",
+        help="Searches, each with a seed of its own, from --seed on.  [default: 3; with --figure "
+        "as many as its claims need, at most 10]",
     ),
     options.as_json(help="Print one JSON object."),
 )
@@ -89,17 +92,17 @@ def command(ctx: click.Context, /, *, figures: tuple[str, ...], **given: Any) ->
     target, store = Target(given["limit"], given["tolerance"]), Store(given["artifacts"])
     _check(ctx, given, of_figures=bool(figures))
     where = settle(**given)
+    choice = choice_of(given, where.backend, names=())
     pairs = _pairs(figures)
-    searches = _figure_searches(pairs, where, given) if figures else _search(where, given)
+    searches = _figure_searches(pairs, choice) if figures else _search(where, given)
     where.tell_runner()
-    run = run_searches(
-        store,
-        list(dict.fromkeys(searches.values())),
-        target=target,
-        seeds=given["seeds"],
-        place=where.place(),
-        display=choose(quiet=given["quiet"]),
-    )
+    place, display = where.place(), choose(quiet=given["quiet"])
+    if figures and given["seeds"] is None:
+        claims = ratio_claims(map(registry.find, figures))
+        run = decide(store, claims, choice, target=target, place=place, display=display)
+    else:
+        seeds = dict.fromkeys(searches.values(), given["seeds"] or FEWEST_SEEDS)
+        run = run_searches(store, seeds, target=target, place=place, display=display)
     if not figures:
         tell_backend(given["backend"], where.backend)
     if run.failed is not None:
@@ -143,9 +146,8 @@ def _search(where: Where, given: Mapping[str, Any]) -> Searches:
     return {("", spec.system): Search(spec, (spec.rate,))}
 
 
-def _figure_searches(pairs: Iterable[Pair], where: Where, given: Mapping[str, Any]) -> Searches:
+def _figure_searches(pairs: Iterable[Pair], choice: Choice) -> Searches:
     """The searches for all curves that claims compare."""
-    choice = choice_of(given, where.backend, names=())
     searches = {
         (pair.panel, system): search_of(pair.panel, system, choice)
         for pair in pairs

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.claims.deciding import decide
+from bench.claims.evidence import ratio_claims
 from bench.commands import options
 from bench.commands.backend import tell_backend
 from bench.commands.output import note, print_table, say, tell_summary
@@ -16,14 +19,15 @@ from bench.commands.plot import draw_all, figures_folder
 from bench.commands.selection import choice_of
 from bench.devices.measured import Measurer, measure_figure
 from bench.experiments import registry
+from bench.experiments.effort import Effort
 from bench.experiments.miniature import require_miniature
-from bench.experiments.model import Figure
+from bench.experiments.model import Claim, Figure
 from bench.files import check_writable
 from bench.point.spec import PointSpec
 from bench.progress import choose
 from bench.results.store import Snapshot, Store
 from bench.sweep.plan import make_plan
-from bench.sweep.runner import run_points
+from bench.sweep.runner import run_points, total
 from bench.workloads.lengths import load_lengths
 from engines.core.errors import UserError
 
@@ -46,14 +50,19 @@ def command(
     """Run the points of figures in parallel, then draw the figures.
 
     NAME is a figure, a part or a panel of one, or a group: see `bench figures`. Complete points
-    are skipped, so that an interrupted command goes on where it was.
+    are skipped, so that an interrupted command goes on where it was. In simulation (not with
+    --quick) the sustained rates behind the figures' claims are searched last, by bisection over
+    three seeds, or ten where three leave a claim open.
     """
     where, store = settle(**given), Store(given["artifacts"])
     measurer = where.measurer(store.root)
     choice = choice_of(given, where.backend, names, measure=measurer.speed)
     points, figures = _find(names, choice)
+    claims = _searched_claims(names, choice)
     if given["dry_run"]:
         _print_plan(store, choice, points, figures, force=force)
+        if claims:
+            say(f"then bisections for {len(claims)} claims about sustained rates")
         return
     draws = not given["no_plot"]
     if draws:
@@ -62,7 +71,8 @@ def command(
         where.tell_runner()
         tell_backend(given["backend"], choice.backend)
     display = choose(quiet=quiet)
-    summary = run_points(store, points, place=where.place(), force=force, display=display)
+    place, since = where.place(), datetime.now(UTC) if force else False
+    summary = run_points(store, points, place=place, force=since, display=display)
     left_out: dict[str, str] = {}
     if not summary.interrupted:
         wanted = figures if force else _not_measured(store, choice, figures)
@@ -76,6 +86,9 @@ def command(
             note(f"not drawn: {error}")
     for name, reason in left_out.items():
         note(f"left out: {name}: {reason}")
+    if claims and not summary.exit_status:
+        done = decide(store, claims, choice, place=place, force=since, display=display)
+        summary = total([summary, *done.rounds])
     tell_summary(summary, store)
     ctx.exit(summary.exit_status)
 
@@ -96,6 +109,13 @@ def _find(names: Sequence[str], choice: Choice) -> tuple[list[PointSpec], list[F
         load_lengths(Path(overrides["lengths"]))  # a faulty file fails before anything runs
     figures = {figure.name: figure for selection in selections for figure in selection.figures}
     return list(points), [f for f in figures.values() if f.is_measured(choice.backend)]
+
+
+def _searched_claims(names: Sequence[str], choice: Choice) -> list[Claim]:
+    """The claims whose capacities are searched: where that costs minutes and tells something."""
+    if choice.backend != "sim" or choice.effort is Effort.QUICK:
+        return []
+    return ratio_claims([registry.find(name) for name in names])
 
 
 def _not_measured(store: Store, choice: Choice, figures: Iterable[Figure]) -> list[Figure]:

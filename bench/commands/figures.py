@@ -15,7 +15,7 @@ from bench.experiments.model import Figure
 from bench.experiments.times import costs
 from bench.progress import clock
 
-EFFORTS = ("quick", "default", "full")
+EFFORTS = tuple(effort.value for effort in Effort)
 HEADER = ("name", "title", "points", *EFFORTS, "paper's hardware")
 MARKDOWN_HEADER = (
     *("figure", "command", "the paper's claim", *EFFORTS),
@@ -29,7 +29,8 @@ MARKDOWN_HEADER = (
 def command(*, as_json: bool, markdown: bool) -> None:
     """List the figures of the paper: points, times on two cores, the paper's hardware.
 
-    Times are of the simulation: a quick run, the original scripts' traces, the paper's traces.
+    Times are of the simulation: a quick run, the original scripts' traces, and the default, the
+    paper's.
     Parts, panels and groups that `bench figure` takes follow below the table.
     """
     rows = [_row(figure) for figure in registry.FIGURES.values()]
@@ -88,7 +89,7 @@ def markdown_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _markdown_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    megabytes, hours = row["megabytes"]["default"], row["gpu_hours"].values()
+    megabytes, hours = row["megabytes"]["full"], row["gpu_hours"].values()
     return (
         row["number"],
         f"`make {row['name']}`",

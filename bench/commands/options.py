@@ -81,7 +81,8 @@ place = stack(
 )
 effort = stack(
     flag("--quick", help="Short traces and fewer rates, to see that all works."),
-    flag("--full", help="The paper's own trace lengths (slower)."),
+    flag("--short", help="The original scripts' traces, mostly 600 s: the default on GPUs."),
+    flag("--full", help="The paper's traces, mostly 3600 s: the default of the simulation."),
 )
 # What chooses among a figure's possible results; see `bench.commands.selection`.
 selection = stack(

@@ -45,5 +45,5 @@ def draw_all(names: Sequence[str], store: Store, choice: Choice) -> None:
 
 
 def figures_folder(store: Store, choice: Choice) -> Path:
-    """Where figures lie: quick and full ones apart from those of the scripts' traces."""
-    return store.root / "figures" / choice.effort.folder
+    """Where figures lie: quick and short ones apart from those of the paper's traces."""
+    return store.root / "figures" / choice.folder

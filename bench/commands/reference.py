@@ -17,7 +17,6 @@ from bench.claims.reference import FIGURES, reference_files, reference_verdicts,
 from bench.claims.verdicts import records
 from bench.commands import options
 from bench.commands.backend import resolve_backend
-from bench.commands.capacity import command as capacity
 from bench.commands.figure import command as figure
 from bench.commands.output import print_table, say
 from bench.commands.selection import choice_of
@@ -65,7 +64,7 @@ def command(ctx: click.Context, /, *, reference: Path | None, renew: bool, **giv
 
     Equal sources give equal metrics; exit status 1 if any point differs by more than the
     tolerance. Measured results have no points in common with the reference: their claims are
-    compared. With --renew, all figures and capacity searches run in simulation (those that are
+    compared. With --renew, all figures run in simulation (those that are
     complete are skipped), and the reference is written anew.
     """
     if not renew:
@@ -138,21 +137,14 @@ def _print_points(found: Comparison) -> None:
 
 
 def _run_all(ctx: click.Context, choice: Choice, given: Mapping[str, Any]) -> None:
-    """Run all figures and the capacity searches behind all claims, as their commands do.
-
-    A quick run searches nothing: its traces are too short to tell what is sustained.
-    """
-    words = ["--artifacts", str(given["artifacts"]), "--backend", "sim", *choice.effort.options]
+    """Run all figures, as their command does."""
+    words = ["--artifacts", str(given["artifacts"]), "--backend", "sim", *choice.options]
     for name in ("jobs", "ray"):
         words += [f"--{name}", str(given[name])] if given[name] is not None else []
     words += ["--quiet"] if given["quiet"] else []
-    runs = [(figure, ["all", "--no-plot"])]
-    if choice.effort is not Effort.QUICK:
-        runs.append((capacity, ["--figure", "all"]))
-    for run, own in runs:
-        status = run.main([*own, *words], standalone_mode=False)
-        if isinstance(status, int) and status:
-            ctx.exit(status)
+    status = figure.main(["all", "--no-plot", *words], standalone_mode=False)
+    if isinstance(status, int) and status:
+        ctx.exit(status)
 
 
 def _renew(store: Store, choice: Choice, directory: Path) -> None:

@@ -38,7 +38,7 @@ def command(*, reference: Path | None, as_json: bool, **given: Any) -> None:
     """
     store = Snapshot(given["artifacts"])
     choice = choice_of(given, resolve_backend(given["backend"]))
-    directory = store.root / "report" / choice.effort.folder
+    directory = store.root / "report" / choice.folder
     check_writable(directory)
     report = build_report(store, choice, reference=find_reference(reference, choice))
     paths = write_report(report, directory, draw_all(store, choice))

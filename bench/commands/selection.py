@@ -39,5 +39,5 @@ def choice_of(
             measure=measure,
             keeps=not given.get("dry_run"),
         )
-    effort = Effort.of(quick=given["quick"], full=given["full"])
+    effort = Effort.of(backend, **{name: given[name] for name in Effort})
     return Choice.of(backend=backend, effort=effort, overrides=overrides)

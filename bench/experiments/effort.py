@@ -1,4 +1,4 @@
-"""How much of an experiment is run: quick, as the original's scripts, or as the paper.
+"""How much of an experiment is run: quick, as the original's scripts do, or as the paper did.
 
 A quick run is the same code on the same model and server with less to serve, to see that all works
 before hours are spent. Its numbers are no evidence: a trace that short ends before a queue is long.
@@ -28,46 +28,51 @@ class Effort(StrEnum):
     """Which traces and rates are served. The value is also the option's name."""
 
     QUICK = "quick"
-    SCRIPTS = "default"
+    SHORT = "short"
     FULL = "full"
 
     @classmethod
-    def of(cls, *, quick: bool, full: bool) -> Effort:
-        """The effort that two options stand for; raises UserError if both are given."""
-        if quick and full:
-            raise UserError("--quick and --full exclude each other: give one of them, or neither")
-        return cls.QUICK if quick else cls.FULL if full else cls.SCRIPTS
+    def usual(cls, backend: str) -> Effort:
+        """What is served unless asked: the paper's traces take hours on GPUs, seconds here."""
+        return cls.FULL if backend == "sim" else cls.SHORT
 
-    @property
-    def options(self) -> list[str]:
-        """The command line's options for it."""
-        return [] if self is Effort.SCRIPTS else [f"--{self.value}"]
-
-    @property
-    def folder(self) -> str:
-        """Where its figures and its report lie, below those of the scripts' traces."""
-        return "" if self is Effort.SCRIPTS else self.value
+    @classmethod
+    def of(cls, backend: str, **given: bool) -> Effort:
+        """The effort that the options of these names stand for; raises UserError for several."""
+        chosen = [effort for effort in cls if given[effort]]
+        if len(chosen) > 1:
+            raise UserError(
+                f"{' and '.join(f'--{one}' for one in chosen)} exclude each other: give one of them"
+            )
+        return chosen[0] if chosen else cls.usual(backend)
 
     @property
     def words(self) -> str:
         """What is served, for people."""
         return {
-            Effort.QUICK: "Quick run: a quarter of the scripts' traces, every second rate",
-            Effort.SCRIPTS: "The original scripts' traces",
+            Effort.QUICK: "Quick run: a quarter of the original scripts' traces, every second rate",
+            Effort.SHORT: "The original scripts' traces",
             Effort.FULL: "The paper's trace lengths",
         }[self]
 
 
 def at_effort(panel: Panel, effort: Effort) -> Panel:
     """The panel as it is run with this effort."""
-    if effort is Effort.SCRIPTS:
-        return panel
     if effort is Effort.FULL:
-        return replace(panel, settings={**panel.settings, **panel.full_settings}, full_settings={})
-    settings = _shortened(panel.settings)
+        return panel
+    settings = {**panel.settings, **panel.short_settings}
+    all_curves = tuple(_with_short_rates(curve) for curve in panel.curves)
+    short = replace(panel, curves=all_curves, settings=settings, short_settings={})
+    if effort is Effort.SHORT:
+        return short
+    settings = _shortened(short.settings)
     seconds = settings["duration"] - settings.get("warmup", 0.0)
-    curves = tuple(_thinned(curve, seconds) for curve in panel.curves)
-    return replace(panel, curves=curves, settings=settings, full_settings={})
+    curves = tuple(_thinned(curve, seconds) for curve in short.curves)
+    return replace(short, curves=curves, settings=settings)
+
+
+def _with_short_rates(curve: Curve) -> Curve:
+    return replace(curve, extra_rates=(*curve.extra_rates, *curve.short_rates), short_rates=())
 
 
 def _shortened(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+from bench.experiments.effort import Effort, at_effort
 from bench.experiments.model import Curve, Panel
 from bench.files import write_file
 from bench.point.spec import Backend, PointSpec
@@ -75,6 +76,7 @@ def scale_panel(panel: Panel, speed: float) -> Panel:
     """Return the panel in miniature, or as it is if its model is one that has none."""
     if not has_miniature(panel):
         return panel
+    panel = at_effort(panel, Effort.SHORT)
     model = panel.settings["model"]
     profile = load_profile(panel.settings["device_profile"])
     slots = default_slots(find_model(model), profile, panel.settings["tensor_parallel"])
@@ -105,7 +107,6 @@ def scale_panel(panel: Panel, speed: float) -> Panel:
         note=f"{MODEL} for {model}, lengths / {SHRINK}, rates x {factor:.3g}{left_out}",
         curves=tuple(_scale_curve(curve, factor) for curve in curves),
         settings=settings,
-        full_settings={},
     )
 
 

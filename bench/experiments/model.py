@@ -15,14 +15,18 @@ class Curve:
     """One line (or bar) of a panel: a system over request rates, with its own settings.
 
     `rates` are the original artifact's, in requests per second. `extra_rates` are ours, added
-    where the original's do not reach the point at which the curve crosses the latency limit.
+    where the original's do not reach the point at which the curve crosses the latency limit, and
+    `short_rates` where only those of short traces do not, which cross later.
+    `paper` is where the paper's curve crosses it (req/s, in print), as far as its axis tells.
     """
 
     system: System
     rates: tuple[float, ...]
     extra_rates: tuple[float, ...] = ()
+    short_rates: tuple[float, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     label: str | None = None  # None: the system's label
+    paper: str = ""
 
     @property
     def all_rates(self) -> tuple[float, ...]:
@@ -35,15 +39,16 @@ class Panel:
     """One set of axes: curves that share a model, a workload and settings.
 
     `name` is also a name for `bench figure` (for example `fig12-13b-sharegpt`).
-    `settings` are fields of PointSpec; `full_settings` replace them where the paper's own trace
-    lengths are served. `note` says how it departs from the paper's, if it does.
+    `settings` are fields of PointSpec, with the paper's trace lengths; `short_settings` replace
+    them where the original scripts' are served. `note` says how it departs from the paper's, if it
+    does.
     """
 
     name: str
     title: str
     curves: tuple[Curve, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    full_settings: Mapping[str, Any] = field(default_factory=dict)
+    short_settings: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
 
     def curve_points(self, curve: Curve, **overrides: Any) -> list[PointSpec]:

@@ -28,7 +28,7 @@ def _tuples(table: Table) -> dict[str, Any]:
 
 def _figure(name: str, table: Table, servers: Table) -> Figure:
     """Build a figure; its server and settings hold for all its panels."""
-    fields = {k: v for k, v in table.items() if k not in ("server", "settings", "full_settings")}
+    fields = {k: v for k, v in table.items() if k not in ("server", "settings", "short_settings")}
     fields["panels"] = tuple(_panel(p, table, servers) for p in table.get("panels", ()))
     fields["claims"] = tuple(_claims(table.get("claims", ())))
     fields["sweep"] = _tuples(table.get("sweep", {}))
@@ -38,13 +38,13 @@ def _figure(name: str, table: Table, servers: Table) -> Figure:
 def _panel(table: Table, figure: Table, servers: Table) -> Panel:
     shared = (servers[table.get("server") or figure["server"]], figure.get("settings", {}))
     settings = {k: v for part in (*shared, table.get("settings", {})) for k, v in part.items()}
-    full = {**figure.get("full_settings", {}), **table.get("full_settings", {})}
+    short = {**figure.get("short_settings", {}), **table.get("short_settings", {})}
     return Panel(
         name=table["name"],
         title=table["title"],
         curves=tuple(curve for c in table["curves"] for curve in _curves(c)),
         settings=_tuples(settings),
-        full_settings=_tuples(full),
+        short_settings=_tuples(short),
     )
 
 

@@ -52,7 +52,7 @@ class Choice:
     """
 
     backend: str = "sim"
-    effort: Effort = Effort.SCRIPTS
+    effort: Effort = Effort.FULL
     overrides: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
@@ -60,16 +60,32 @@ class Choice:
         cls,
         *,
         backend: str = "sim",
-        effort: Effort = Effort.SCRIPTS,
+        effort: Effort | None = None,
         overrides: Mapping[str, Any] | None = None,
     ) -> Choice:
-        """Build a choice from a mapping of overrides."""
+        """Build a choice from a mapping of overrides, by default of the backend's usual effort."""
+        effort = effort or Effort.usual(backend)
         return cls(backend, effort, tuple(sorted((overrides or {}).items())))
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether the effort is what the backend is served with unless asked."""
+        return self.effort is Effort.usual(self.backend)
+
+    @property
+    def options(self) -> list[str]:
+        """The command line's options for the effort."""
+        return [] if self.is_usual else [f"--{self.effort}"]
+
+    @property
+    def folder(self) -> str:
+        """Where figures and report of this effort lie, below those of the usual one."""
+        return "" if self.is_usual else self.effort.value
 
     def command(self, name: str) -> str:
         """The command that makes the results of a figure which are meant."""
         changed = [word for key, value in self.overrides for word in (f"--{key}", str(value))]
-        options = ["--backend", self.backend, *self.effort.options, *changed]
+        options = ["--backend", self.backend, *self.options, *changed]
         return shlex.join(["bench", "figure", name, *options])
 
     def panel(self, panel: Panel) -> Panel:

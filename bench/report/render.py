@@ -66,7 +66,7 @@ def _render(template: str, report: Report, **further: Any) -> str:
             capacities={name: [r for r in report.capacities if r.panel == name] for name in panels},
             pending={why: [n for n, w in report.pending.items() if w == why] for why in reasons},
             settings=settings_text(report),
-            artifacts="../../" if report.choice.effort.folder else "../",
+            artifacts="../../" if report.choice.folder else "../",
             **further,
         )
     )

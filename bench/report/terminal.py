@@ -30,7 +30,7 @@ VERDICTS = {
     "verdict": "status",
     "basis": "basis",
 }
-CAPACITIES = ("panel", "system", "capacity", "Astra over it", "points")
+CAPACITIES = ("panel", "system", "capacity", "from", "Astra over it", "paper")
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -42,7 +42,7 @@ def print_report(report: Report, console: Console) -> None:
     console.print(_table(list(VERDICTS), marked.to_numpy().tolist(), right=(2, 3, 4, 5)))
     if report.capacities:
         title = "capacity at 1 s/token (req/s)"
-        console.print(_table(CAPACITIES, _capacity_rows(report), right=(2, 3, 4), title=title))
+        console.print(_table(CAPACITIES, _capacity_rows(report), right=(2, 4), title=title))
     _print_reasons(report, console)
     if report.problems:
         count = len(report.problems)
@@ -84,8 +84,9 @@ def _capacity_rows(report: Report) -> list[list[str]]:
             row.panel,
             row.system,
             str(row.capacity or "-"),
+            f"{row.seeds} seeds" if row.seeds else f"{row.num_sound}/{row.num_points} points",
             "-" if row.ratio is None else f"{row.ratio}x",
-            f"{row.num_sound}/{row.num_points}",
+            row.paper or "-",
         ]
         for row in report.capacities
     ]

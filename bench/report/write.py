@@ -70,7 +70,9 @@ def to_json(report: Report) -> dict[str, Any]:
                 "system": row.system,
                 "capacity_req_s": _estimate_values(row.capacity),
                 "astra_over_it": _estimate_values(row.ratio),
-                "searched_req_s": None if row.searched is None else asdict(row.searched),
+                "interval_95_req_s": row.interval,
+                "seeds": row.seeds,
+                "paper_req_s": row.paper,
                 "points": row.num_sound,
                 "points_registered": row.num_points,
             }

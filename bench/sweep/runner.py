@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from bench.point.spec import PointSpec
 from bench.progress import Display
@@ -40,6 +41,25 @@ class Summary:
         if self.interrupted:
             return 130
         return 1 if self.failed else 0
+
+
+def total(summaries: Iterable[Summary]) -> Summary:
+    """What became of the points of several runs in a row; what one ran, later ones skipped."""
+    runs = list(summaries)
+
+    def every(name: str) -> tuple[Any, ...]:
+        return tuple(dict.fromkeys(one for run in runs for one in getattr(run, name)))
+
+    done = every("done")
+    return Summary(
+        done=done,
+        skipped=tuple(spec for spec in every("skipped") if spec not in set(done)),
+        kept=every("kept"),
+        failed=every("failed"),
+        unfinished=every("unfinished"),
+        interrupted=any(run.interrupted for run in runs),
+        elapsed_s=sum(run.elapsed_s for run in runs),
+    )
 
 
 def run_points(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +42,14 @@ def serve(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcome:
         "host_us_per_step": 20.0,
     }
     return Outcome(metrics, {"request_id": np.arange(3)}, {})
+
+
+def serve_with_noise(
+    spec: PointSpec, *, noise: float, on_progress: Progress | None = None
+) -> Outcome:
+    """Astra's capacity differs between seeds by up to a share `noise`, the others' do not."""
+    own = 1 + noise * math.sin(3 * spec.seed) if spec.system == "astra" else 1.0
+    return serve(replace(spec, rate=spec.rate * own))
 
 
 def refuse_two(spec: PointSpec, *, on_progress: Progress | None = None) -> Outcome:

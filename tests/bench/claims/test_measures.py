@@ -44,7 +44,7 @@ def sizes_of(panel: str) -> list[int]:
 
 def test_ratio_of_capacities(store):
     fill(store, SHAREGPT)
-    found = capacity_ratio(Evidence(store, Choice(), use_searches=False), panel=SHAREGPT, **RATIO)
+    found = capacity_ratio(Evidence(store, Choice()), panel=SHAREGPT, **RATIO)
     assert found.estimate.bound is Bound.EXACT
     assert found.estimate.value == pytest.approx(2.0, rel=0.05)
     assert (found.devices, found.method) == ((DEVICE,), "curve")

@@ -20,7 +20,7 @@ from bench.claims.comparison import (
     compare,
     compare_claims,
     differences,
-    registered_specs,
+    known_specs,
 )
 from bench.claims.counts import headline
 from bench.claims.evidence import Evidence
@@ -170,7 +170,7 @@ def test_the_usual_reference_is_for_simulated_results_of_the_registry(tmp_path, 
         Path(place, POINTS).touch()
     assert find_reference(None, Choice()) == Path(places[0])
     assert find_reference(None, Choice.of(effort=Effort.QUICK)) == Path(places[1])
-    assert find_reference(None, Choice.of(effort=Effort.FULL)) is None
+    assert find_reference(None, Choice.of(effort=Effort.SHORT)) is None
     assert find_reference(None, Choice.of(backend="cpu")) is None
     assert find_reference(None, Choice.of(overrides={"seed": 1})) is None
     assert find_reference(Path("there"), Choice.of(backend="cpu")) == Path("there")
@@ -255,8 +255,8 @@ def sequences(spec: PointSpec) -> float:
 
 def sample_of(directory: Path, choice: Choice) -> list:
     """A few of the committed points that are cheap to make again, from all over the registry."""
-    specs = registered_specs(choice)
     reference = read_points(directory)
+    specs = known_specs(reference.values(), choice)
     assert set(reference) <= set(specs), f"{directory} has points that no figure has: {RENEW}"
     cheap = [spec for digest, spec in specs.items() if digest in reference]
     cheap = sorted((spec for spec in cheap if sequences(spec) <= MOST_SEQUENCES), key=name_of)
@@ -264,9 +264,9 @@ def sample_of(directory: Path, choice: Choice) -> list:
 
 
 @committed
-@pytest.mark.parametrize("effort", [Effort.QUICK, Effort.SCRIPTS])
+@pytest.mark.parametrize("effort", [Effort.QUICK, Effort.FULL])
 def test_committed_points_are_made_again(effort):
-    sample = sample_of(COMMITTED / effort.folder, Choice.of(effort=effort))
+    sample = sample_of(COMMITTED / Choice.of(effort=effort).folder, Choice.of(effort=effort))
     assert len(sample) >= SAMPLE
     for expected, spec in sample:
         ours = pd.DataFrame([dict(flatten(run_point(spec).metrics))]).reindex(columns=METRICS)
@@ -280,25 +280,27 @@ def test_committed_reference_is_whole_and_small():
     assert sum(path.stat().st_size for path in files) < 3_000_000
     figures = registry.FIGURES.values()
     runnable = [figure for figure in figures if not figure.is_measured("sim")]
-    for effort in (Effort.QUICK, Effort.SCRIPTS):
-        rows = read_claims(COMMITTED / effort.folder)
-        page = (COMMITTED / effort.folder / "README.md").read_text(encoding="utf-8")
+    for effort in (Effort.QUICK, Effort.FULL):
+        rows = read_claims(COMMITTED / Choice.of(effort=effort).folder)
+        page = (COMMITTED / Choice.of(effort=effort).folder / "README.md").read_text(
+            encoding="utf-8"
+        )
         assert f"\n{headline(rows)}.\n" in page, RENEW
     drawn = {path.stem for path in (COMMITTED / "figures").glob("*.png")}
     assert drawn == {figure.name for figure in runnable if figure.plot}, RENEW
 
 
 @committed
-@pytest.mark.parametrize("effort", [Effort.QUICK, Effort.SCRIPTS])
+@pytest.mark.parametrize("effort", [Effort.QUICK, Effort.FULL])
 def test_committed_claims_and_capacities_follow_from_the_committed_points(effort):
-    """Every number off the figures' curves, and every verdict, to the last bit."""
-    directory, choice = COMMITTED / effort.folder, Choice.of(effort=effort)
+    """Every number, of curves and of searches, and every verdict, to the last bit."""
+    directory, choice = COMMITTED / Choice.of(effort=effort).folder, Choice.of(effort=effort)
     points = dict(_committed_points(directory, choice))
     store = PartialStore(frozenset(points), lambda spec: {m: points[spec][m] for m in METRICS})
     files = reference_files(store, choice)
     for name, apart in (
         (CLAIMS, {"device"}),
-        (CAPACITIES, {"searched_req_s", "interval_low", "interval_high", "seeds"}),
+        (CAPACITIES, set()),
     ):
         ours, there = rows_of(files[name]), rows_of((directory / name).read_bytes())
         kept = [[{k: row[k] for k in row if k not in apart} for row in t] for t in (ours, there)]
@@ -306,6 +308,7 @@ def test_committed_claims_and_capacities_follow_from_the_committed_points(effort
 
 
 def _committed_points(directory: Path, choice: Choice):
-    specs, reference = registered_specs(choice), read_points(directory)
+    reference = read_points(directory)
+    specs = known_specs(reference.values(), choice)
     assert set(reference) == set(specs), RENEW
     return ((specs[digest], row) for digest, row in reference.items())

@@ -3,19 +3,31 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 
+import capacity_fakes
 import pytest
 from capacity_fakes import DEVICE, capacity_of, put, refuse_two, serve
 from click.testing import CliRunner
 
-from bench.claims.bisection import Search, Target, bisect
+from bench.claims.bisection import Search, Target, Wanted
+from bench.claims.deciding import FEWEST_SEEDS, MOST_SEEDS, decide
 from bench.claims.evidence import Evidence, pairs_in, pairs_of, search_of
 from bench.claims.intervals import geometric_mean, t_quantile
 from bench.claims.measures import capacity_ratio
-from bench.claims.searches import SearchRun, run_searches, stored_search
+from bench.claims.searches import (
+    SearchRun,
+    bisect_seeds,
+    probe_spec,
+    run_searches,
+    stored_search,
+)
 from bench.claims.verdicts import table
 from bench.commands.capacity import command
 from bench.experiments import registry
+from bench.experiments.effort import Effort
+from bench.experiments.model import Claim
 from bench.experiments.tables import Choice
 from bench.point.spec import PointSpec
 from bench.results.store import Store
@@ -33,19 +45,15 @@ def store(tmp_path) -> Store:
 
 
 def fill_search(store: Store, wanted: Search, seeds: int) -> None:
-    for seed in range(seeds):
-        one = replace(wanted.spec, seed=seed)
-        bisect(
-            wanted.rates,
-            lambda rate, one=one: put(store, replace(one, rate=rate)),
-            target=Target(),
-            duration_s=one.duration,
-        )
+    def latency_at(seed: int, rate: float) -> float:
+        return put(store, probe_spec(wanted.spec, seed, rate))
+
+    list(islice(bisect_seeds(wanted, latency_at, target=Target()), seeds))
 
 
 def run(store: Store, wanted: Search, *, seeds: int, tolerance: float = 0.02, serve=serve):
     place = LocalProcesses(run=serve)
-    return run_searches(store, [wanted], target=Target(1.0, tolerance), seeds=seeds, place=place)
+    return run_searches(store, {wanted: seeds}, target=Target(1.0, tolerance), place=place)
 
 
 def points(done: SearchRun, kind: str) -> list[PointSpec]:
@@ -102,6 +110,40 @@ def test_each_seed_is_searched_and_gives_an_interval(store):
     assert found.devices == (DEVICE,)
 
 
+def test_other_seeds_start_at_the_capacity_of_the_first(store):
+    """The first seed narrows the search; each of the others needs a few rates about its result."""
+    done = run(store, SEARCH, seeds=3).found[SEARCH]
+    first, *others = done.brackets.values()
+    for bracket in others:
+        assert bracket.probes[0][0] == first.exceeded
+        assert len(bracket.probes) < len(first.probes)
+    unknown = list(islice(bisect_seeds(SEARCH, lambda *_: None, target=Target()), 3))
+    assert [(seed, type(one)) for seed, one in unknown] == [(0, Wanted)]
+
+
+def decided(store: Store, claims: list[Claim], *, effort: Effort, noise: float) -> SearchRun:
+    serve = partial(capacity_fakes.serve_with_noise, noise=noise)
+    choice = Choice.of(effort=effort)
+    return decide(store, claims, choice, place=LocalProcesses(run=serve))
+
+
+@pytest.mark.parametrize(
+    ("effort", "noise", "seeds"),
+    [
+        (Effort.FULL, 0.0, FEWEST_SEEDS),  # 2.0 of every seed: decided
+        (Effort.FULL, 0.6, MOST_SEEDS),  # far apart: more seeds are asked for
+        (Effort.SHORT, 0.0, MOST_SEEDS),  # short traces have them from the start
+    ],
+)
+def test_a_claim_gets_as_many_seeds_as_decide_it(store, effort, noise, seeds):
+    claims = [c for c in registry.FIGURES["fig12"].claims if c.args.get("panel") == PANEL][:1]
+    done = decided(store, claims, effort=effort, noise=noise)
+    assert {tuple(found.brackets) for found in done.found.values()} == {tuple(range(seeds))}
+    evidence = Evidence(store, Choice.of(effort=effort))
+    measured = capacity_ratio(evidence, **claims[0].args)
+    assert (measured.method, len(measured.seeds)) == ("searched", seeds)
+
+
 def test_a_failing_point_ends_the_searches_with_its_error(store):
     done = run(store, SEARCH, seeds=3, serve=refuse_two)
     assert done.found == {}
@@ -128,8 +170,6 @@ def test_claims_rest_on_searches_where_both_are_finished(store):
     assert found.estimate.value == pytest.approx(truth, rel=0.02)
     assert (found.seeds, found.method) == ((0, 1), "searched")
     assert found.interval is not None
-    curves = Evidence(store, Choice(), use_searches=False)
-    assert capacity_ratio(curves, **claim.args).method != "searched"
 
 
 def test_the_verdict_table_tells_which_way_a_number_came(store):

@@ -23,9 +23,10 @@ QUICK = Choice.of(effort=Effort.QUICK)
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.name)
 def test_quick_panels_serve_less_of_the_same(panel):
     quick = at_effort(panel, Effort.QUICK)
-    assert quick.settings["duration"] == QUICK_SHARE * panel.settings["duration"]
+    short = at_effort(panel, Effort.SHORT)
+    assert quick.settings["duration"] == QUICK_SHARE * short.settings["duration"]
     assert len(quick.curves) == len(panel.curves)
-    for before, after in zip(panel.curves, quick.curves, strict=True):
+    for before, after in zip(short.curves, quick.curves, strict=True):
         assert set(after.all_rates) <= set(before.all_rates)
         assert max(after.all_rates) == max(before.all_rates)
         assert len(after.all_rates) <= (len(before.all_rates) + 1) // 2
@@ -38,14 +39,15 @@ def test_quick_panels_serve_less_of_the_same(panel):
 def test_no_point_belongs_to_two_efforts():
     digests = {
         effort: {spec.digest for panel in PANELS for spec in Choice.of(effort=effort).points(panel)}
-        for effort in (Effort.QUICK, Effort.SCRIPTS)
+        for effort in Effort
     }
-    assert not digests[Effort.QUICK] & digests[Effort.SCRIPTS]
+    assert not digests[Effort.QUICK] & (digests[Effort.SHORT] | digests[Effort.FULL])
+    assert digests[Effort.SHORT] != digests[Effort.FULL]
 
 
 def test_both_options_at_once_are_refused():
     with pytest.raises(UserError, match="exclude each other"):
-        Effort.of(quick=True, full=True)
+        Effort.of("sim", quick=True, short=False, full=True)
 
 
 def fill(store: Store, choice: Choice, *names: str) -> None:
@@ -87,5 +89,5 @@ def test_quick_figures_say_so_and_lie_apart(tmp_path, monkeypatch):
     assert not (tmp_path / "artifacts" / "figures" / "fig2.png").exists()
     absent = CliRunner().invoke(main, ["plot", "fig2", "--backend", "sim"])
     assert absent.exit_code == 2
-    with pytest.raises(UserError, match="--full"):
-        draw("fig2", store, tmp_path, Choice.of(effort=Effort.FULL))
+    with pytest.raises(UserError, match="--short"):
+        draw("fig12", store, tmp_path, Choice.of(effort=Effort.SHORT))
