@@ -21,6 +21,7 @@ ALSO = {
     "bench.devices.doctor": ("run", "figure"),
     "bench.docker.bundle": ("run",),
     "bench.sweep.containers": ("points",),
+    "bench.sweep.ray_guard": ("figure",),
 }
 NVIDIA_SMI = {"--query-gpu", "--format"}
 BUILD = {"--device", "--arch"}  # of python -m engines.kernels.build
