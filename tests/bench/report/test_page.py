@@ -18,6 +18,7 @@ from bench.report.pictures import Drawing, draw_all
 from bench.report.render import prose, to_html
 from bench.report.scale import EDGE, WIDTH, scale
 from bench.results.store import Store
+from bench.validation.record import Found
 from bench.workloads import assumptions
 
 PANEL = "fig12-13b-sharegpt"
@@ -221,3 +222,16 @@ def test_a_claim_leads_to_its_figure_its_command_and_its_points(store, drawings)
     folder = f"../{store.directory(spec).relative_to(store.root).as_posix()}/"
     assert folder in [link["href"] for link in page.of("a")]
     assert (store.root / "report" / folder).resolve().is_dir()
+
+
+def test_the_first_screen_says_how_good_the_simulation_is(store):
+    report = build_report(store, Choice())
+    assert "not held against a machine here" in page_of(store).words
+    aim = {"metric": "mean_ttft_s", "above": False, "limit": 0.1, "within": 9, "points": 12,
+           "median": 0.03, "worst": 0.2, "noise": 0.02}  # fmt: skip
+    record = {"model": "m", "device": "d", "dtype": "float32", "points": [], "sustained": [],
+              "wrong_orders": [], "aims": [aim, aim]}  # fmt: skip
+    page = Page(to_html(replace(report, validations=(Found("m", record, b""),)), {}))
+    told = "18 of 24 predictions as close as aimed for, m on d"
+    assert told in page.words
+    assert "#simulation" in [link["href"] for link in page.of("a")]
