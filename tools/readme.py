@@ -70,7 +70,7 @@ def quick_text() -> str:
     directory = ROOT / usual_directory(Choice.of(effort=Effort.QUICK))
     rows = read_claims(directory)
     points = len(read_points(directory))
-    told = headline(rows)
+    told = headline(rows).replace("; ", ";\n... ")
     return "\n".join(
         (
             "$ make all QUICK=1",
@@ -85,7 +85,7 @@ def evidence_text() -> str:
     """What the report counts."""
     rows = read_claims(ROOT / usual_directory(Choice()))
     return (
-        f"After `make all` the report says: {headline(rows)}.\n"
+        f"After `make all` the report says:\n{headline(rows)}.\n"
         "Where PyTorch is installed, Fig. 18a is measured on this machine: one claim more."
     )
 

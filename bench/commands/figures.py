@@ -17,10 +17,7 @@ from bench.progress import clock
 
 EFFORTS = tuple(effort.value for effort in Effort)
 HEADER = ("name", "title", "points", *EFFORTS, "paper's hardware")
-MARKDOWN_HEADER = (
-    *("figure", "command", "the paper's claim", *EFFORTS),
-    *("results", "the paper's GPUs", "GPU-h"),
-)
+MARKDOWN_HEADER = ("figure", "command", *EFFORTS, "results", "the paper's GPUs", "GPU-h")
 
 
 @click.command("figures")
@@ -72,11 +69,10 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def markdown_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The registry as the lines of a Markdown table: command, claim, times, disk, hardware."""
+    """The registry as the lines of a Markdown table: command, times, disk, hardware."""
     total = {
         "number": "all",
         "name": "all",
-        "claim": "everything above that runs here",
         **{
             key: {effort: sum(row[key][effort] or 0.0 for row in rows) for effort in EFFORTS}
             for key in ("sim_seconds", "megabytes", "gpu_hours")
@@ -93,7 +89,6 @@ def _markdown_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         row["number"],
         f"`make {row['name']}`",
-        row["claim"],
         *_times(row),
         "-" if megabytes is None else "< 1 MB" if megabytes < 1 else f"{megabytes:.0f} MB",
         row["hardware"] or "-",

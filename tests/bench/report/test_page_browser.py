@@ -40,9 +40,9 @@ TOO_WIDE = """
     && (box.right > document.documentElement.clientWidth + 1 || box.left < -1);
 }).map(e => e.tagName + '.' + e.getAttribute('class')).slice(0, 5)
 """
-# Tables of claims that have to be scrolled sideways.
+# Tables that have to be scrolled sideways.
 CUT_OFF = """
-[...document.querySelectorAll('.verdicts .scroll')]
+[...document.querySelectorAll('.scroll')]
   .filter(e => e.scrollWidth > e.clientWidth + 1)
   .map(e => `${e.scrollWidth} in ${e.clientWidth}`)
 """
@@ -81,13 +81,16 @@ CONTRASTS = """
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report with figures, failures and gaps."""
+    """A report with figures, failures and gaps, and capacities over seeds."""
     root = tmp_path_factory.mktemp("shown")
     store = Store(root, source="present")
     for name in ("fig2", "fig12-13b-sharegpt"):
         for spec in registry.find(name).points()[:-1]:
             put(store, spec)
     report = build_report(store, Choice())
+    over_seeds = {"interval": (1.234, 1.456), "seeds": 10, "paper": "at least 1.75"}
+    capacities = tuple(replace(row, **over_seeds) for row in report.capacities)
+    report = replace(report, capacities=capacities)
     return write_report(report, root / "report", draw_all(store, Choice()))[0]
 
 
@@ -107,6 +110,7 @@ def test_page_fits_any_width_in_both_schemes(tab: Tab, page: Path, width: int, d
     )
     assert (inner, outer) == (width, width)
     assert tab.evaluate(TOO_WIDE) == []
+    assert tab.evaluate(CUT_OFF) == []
 
 
 @pytest.mark.parametrize("width", [840, 1200, 1280, 1400])
