@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.claims.evidence import Evidence
-from bench.claims.searches import probe_spec
+from bench.claims.searches import Found, probe_spec
 from bench.claims.verdicts import Row
 from bench.experiments import registry
 from bench.experiments.model import Figure
@@ -65,20 +65,18 @@ def _curves(evidence: Evidence, table: PanelTable, *, searched: bool) -> Iterato
         wanted = (table.frame["curve"] == index).tolist()
         specs = [s for s, own in zip(table.specs, wanted, strict=True) if own and s.digest in sound]
         found = evidence.search(table.panel.name, curve.system) if searched else None
-        ends = () if found is None else found.brackets.items()
         yield CurvePlaces(
             name=curve.label or curve.system,
             points=tuple(map(_place, specs)),
-            ends=tuple(
-                (
-                    seed,
-                    _place(probe_spec(found.spec, seed, bracket.sustained)),
-                    _place(probe_spec(found.spec, seed, bracket.exceeded)),
-                )
-                for seed, bracket in ends
-                if found is not None
-            ),
+            ends=() if found is None else tuple(_ends(found)),
         )
+
+
+def _ends(found: Found) -> Iterator[tuple[int, Place, Place]]:
+    for seed, bracket in found.brackets.items():
+        rates = (bracket.sustained, bracket.exceeded)
+        sustained, exceeded = (_place(probe_spec(found.spec, seed, rate)) for rate in rates)
+        yield seed, sustained, exceeded
 
 
 def _place(spec: PointSpec) -> Place:
