@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -61,6 +62,7 @@ class PartialStore:
     held: frozenset[PointSpec]
     metrics: Metrics = sound
     stale: bool = False
+    root: Path = Path("no-such-folder")
 
     def load(self, specs: Iterable[PointSpec]) -> pd.DataFrame:
         """See `bench.results.store.Store.load`."""
