@@ -6,6 +6,7 @@ holds a hundred requests; the cache then limits the systems' batches as it does 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,10 +61,11 @@ class Target:
         served = sum(len(case.loads) for case in found) + len(self.repeated)
         seconds = self.budget_s / served / _DRAIN
         if seconds < SHORTEST_S:
-            least = SHORTEST_S / seconds * self.budget_s / 60
+            least = math.ceil(SHORTEST_S / seconds * self.budget_s / 60)
+            shorter = "" if self.short else ", or give --short"
             raise UserError(
                 f"{self.budget_s / 60:g} minutes leave {seconds:.1f} s for each trace: raise "
-                f"--budget to {least:.0f} or more, or give --short"
+                f"--budget to {least} or more{shorter}"
             )
         duration = float(f"{seconds:.2g}")
         return [

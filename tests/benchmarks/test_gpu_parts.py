@@ -28,7 +28,7 @@ ROOT = gpu_checks.ROOT
 
 
 def quick(out: Path, *, deadline: float = math.inf) -> Run:
-    return Run("cpu", out, deadline, quick=True, serving_s=30)
+    return Run("cpu", out, deadline, quick=True, serving_s=40)
 
 
 def test_everything_runs_and_is_recorded(
