@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.experiments import registry
+from bench.experiments.effort import Effort
+from bench.experiments.tables import Choice
 from bench.point.serve import run_point
 from bench.point.spec import PointSpec
 from bench.progress import choose
@@ -104,8 +106,8 @@ def _in_fresh_process(function: Callable[[PointSpec], float], spec: PointSpec) -
 
 def measure_figures() -> list[Measurement]:
     """Wall time of all points of Figures 2, 12 and 13, then of all figures, on all cores."""
-    first = [point for name in FIGURES for point in registry.find(name).points()]
-    every = registry.find("all").points()
+    first = [point for name in FIGURES for point in _short_points(name)]
+    every = _short_points("all")
     remark = f"{multiprocessing.cpu_count()} cores; the limit is for two"
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
@@ -115,6 +117,14 @@ def measure_figures() -> list[Measurement]:
         Measurement(f"{len(first)} points of Figures 2, 12, 13", first_s, 60, "s", remark),
         Measurement(f"{len(every)} points of all figures", every_s, 300, "s", remark),
     ]
+
+
+def _short_points(name: str) -> list[PointSpec]:
+    """The points of a figure or a group, each once, with the original scripts' traces."""
+    short = Choice.of(effort=Effort.SHORT)
+    return list(
+        dict.fromkeys(s for panel in registry.find(name).panels for s in short.points(panel))
+    )
 
 
 def _bring(store: Store, points: Sequence[PointSpec]) -> float:

@@ -19,14 +19,17 @@ from pathlib import Path
 
 from bench.claims.bisection import Bracket, Target, bisect
 from bench.claims.verdicts import allowed
+from bench.experiments.effort import Effort
 from bench.experiments.model import Claim
 from bench.experiments.registry import FIGURES, find_panel
+from bench.experiments.tables import Choice
 from bench.point.serve import run_point
 from bench.point.spec import PointSpec
 from engines.sim.profile import DeviceProfile, load_profile
 
 JOBS = 2
 TARGET = Target(tolerance=0.02)
+SHORT = Choice.of(effort=Effort.SHORT)
 # Where a search starts: about the capacity (req/s).
 CURVES = {
     "fig12-13b-sharegpt": {"astra": 2.5, "orca-oracle": 1.4, "orca-max": 0.86},
@@ -97,7 +100,7 @@ def row(folder: Path, parameter: str, factor: float) -> dict[str, float]:
     rates: dict[tuple[str, str], float] = {}
     for panel, systems in CURVES.items():
         for system, about in systems.items():
-            spec = next(s for s in find_panel(panel).points() if s.system.value == system)
+            spec = next(s for s in SHORT.points(find_panel(panel)) if s.system.value == system)
             assert spec.device_profile is not None, "the paper's server"
             chosen = replace(spec, device_profile=profiles[spec.device_profile])
             rates[panel, system] = capacity(chosen, about)

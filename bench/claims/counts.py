@@ -39,7 +39,7 @@ class Count:
 
 
 def count(rows: Iterable[Mapping[str, Any]]) -> list[Count]:
-    """Count rows with `status`, `doubt` ("" or None if there is none) and `basis`.
+    """Count rows with `status`, `doubt` and `basis`; no doubt is "" or None.
 
     The decided ones come first, by basis; a kind of which there is no claim is left out.
     """
@@ -58,11 +58,23 @@ def count(rows: Iterable[Mapping[str, Any]]) -> list[Count]:
 
 
 def headline(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The counts in one line, those of the first basis first."""
+    """The counts in one line, those of the first basis first.
+
+    Of the rows it also takes `limit`: what the setup allows, where that has been computed.
+    """
+    rows = list(rows)
     counts = count(rows)
     decided = [f"{one.text} {one.name}" for one in counts if one.held is not None]
     held = [f"{decided[0]} claims hold", *decided[1:]] if decided else ["no claim is decided"]
     doubts = [f"{one.total} {one.name}" for one in counts if one.name in DOUBTS]
     others = [f"{one.total} {one.name}" for one in counts if one.name in UNDECIDED]
-    parts = [", ".join(held), f"open: {', '.join(doubts)}" if doubts else "", ", ".join(others)]
+    misses = [row for row in rows if row["status"] == Status.FAIL]
+    bounded = sum(bool(row["limit"]) for row in misses)
+    missed = f"{bounded} of the {len(misses)} misses beyond a bound of their setup"
+    parts = [
+        ", ".join(held),
+        missed if bounded else "",
+        f"open: {', '.join(doubts)}" if doubts else "",
+        ", ".join(others),
+    ]
     return "; ".join(part for part in parts if part)

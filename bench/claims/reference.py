@@ -94,6 +94,7 @@ def claim_rows(found: pd.DataFrame) -> list[dict[str, Any]]:
             "doubt": row["doubt"] or "",
             "basis": row["basis"] or "",
             "calibrated": row["calibrated"],
+            "limit": row["limit"],
             "method": row["method"],
             "seeds": " ".join(map(str, row["seeds"])),
             "device": ", ".join(row["devices"]),
@@ -170,7 +171,7 @@ def read_points(directory: Path) -> dict[str, dict[str, Any]]:
 
 def read_claims(directory: Path) -> list[dict[str, Any]]:
     """The reference's claims, numbers as floats (NaN: none); raises UserError if there are none."""
-    columns = {"figure", "claim", "ours", "unit", "status", "doubt", "basis"}
+    columns = {"figure", "claim", "ours", "unit", "status", "doubt", "basis", "limit"}
     return _read(directory / CLAIMS, columns=columns, numbers=("ours",))
 
 

@@ -98,6 +98,7 @@ def judge(
         "basis": None if estimate is None else _basis(claim, used),
         "calibrated": claim.calibrated,
         "assumed": claim.assumed,
+        "limit": claim.bound,
         "notes": claim.notes,
         "backend": used,
         "method": found.method,
@@ -207,7 +208,10 @@ def _texts(row: Row, claim: Claim) -> Row:
         f"{texts['ours_text']} against {texts['paper_text']}, off by {texts['deviation_text']} "
         f"where {texts['allowed_text']} is allowed"
     )
-    texts["why_text"] = claim.notes or "no explanation is recorded"
+    bound = f"its setup allows at most {claim.bound} (docs/bounds.md)" if claim.bound else ""
+    texts["why_text"] = (
+        "; ".join(filter(None, (bound, claim.notes))) or "no explanation is recorded"
+    )
     texts["reason_text"] = _reason_text(row | texts)
     return texts
 
@@ -309,7 +313,7 @@ def by_reason(rows: Iterable[Row]) -> list[list[Row]]:
     for row in rows:
         if row["status"] is not Status.PASS:
             shared = row["status"] is Status.FAIL and row["notes"]
-            key = (row["figure"], row["notes"]) if shared else id(row)
+            key = (row["figure"], row["why_text"]) if shared else id(row)
             groups.setdefault(key, []).append(row)
     return list(groups.values())
 

@@ -71,6 +71,7 @@ class Claim:
     is given, and then `because` says why. It is in `kind`: "points" (percentage points), "relative"
     (fraction of the paper's value), "range" (fraction beyond either end), "at-most".
     `measure` names a function of `bench.claims.measures` and `args` are its arguments.
+    `bound` is what the paper's setup allows at most, where that has been computed (docs/bounds.md).
     `calibrated` says which parameters were fitted on this number ("" for a prediction), `assumed`
     the assumption that would decide the claim in simulation. `notes` explain a miss and are shown
     only then.
@@ -87,6 +88,7 @@ class Claim:
     args: Mapping[str, Any] = field(default_factory=dict)
     calibrated: str = ""
     assumed: str = ""
+    bound: str = ""
     unit: str = ""
     notes: str = ""
 

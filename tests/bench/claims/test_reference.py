@@ -240,11 +240,11 @@ def test_missing_or_damaged_reference_is_one_clear_line(tmp_path):
     (tmp_path / POINTS).write_text("digest,steps\n1,2\n")
     with pytest.raises(UserError, match="lack columns"):
         read_points(tmp_path)
-    columns = "figure,claim,ours,unit,status,doubt"
-    (tmp_path / CLAIMS).write_text(f"{columns}\nfig2,a,1,%,pass,\n")
-    with pytest.raises(UserError, match="lack columns: basis"):
+    columns = "figure,claim,ours,unit,status,doubt,basis"
+    (tmp_path / CLAIMS).write_text(f"{columns}\nfig2,a,1,%,pass,,predicted\n")
+    with pytest.raises(UserError, match="lack columns: limit"):
         read_claims(tmp_path)
-    (tmp_path / CLAIMS).write_text(f"{columns},basis\nfig2,a,many,%,pass,,predicted\n")
+    (tmp_path / CLAIMS).write_text(f"{columns},limit\nfig2,a,many,%,pass,,predicted,\n")
     with pytest.raises(UserError, match="bad number"):
         read_claims(tmp_path)
 

@@ -8,7 +8,7 @@ from itertools import islice
 
 import capacity_fakes
 import pytest
-from capacity_fakes import DEVICE, capacity_of, put, refuse_two, serve
+from capacity_fakes import DEVICE, capacity_of, fill, put, refuse_two, serve
 from click.testing import CliRunner
 
 from bench.claims.bisection import Search, Target, Wanted
@@ -25,6 +25,7 @@ from bench.claims.searches import (
 )
 from bench.claims.verdicts import table
 from bench.commands.capacity import command
+from bench.commands.figure import command as figure
 from bench.experiments import registry
 from bench.experiments.effort import Effort
 from bench.experiments.model import Claim
@@ -205,6 +206,23 @@ def test_command_prints_one_object(tmp_path):
     assert values["interval_95_req_s"] is None
     below = [p for p in seed["probes"] if p["rate"] <= seed["sustained_req_s"]]
     assert all(p["mean_normalized_latency_s"] < 0.1 for p in below)
+
+
+def test_a_figures_command_searches_what_its_claims_compare(tmp_path):
+    store = Store(tmp_path)
+    fill(store, "fig17")
+    words = ("fig17", "--no-plot", "--backend", "sim", "--artifacts", str(tmp_path), "--quiet")
+    told = CliRunner().invoke(figure, (*words, "--dry-run")).stdout
+    assert "then bisections for 3 claims about sustained rates" in told
+    assert "bisections" not in CliRunner().invoke(figure, (*words, "--dry-run", "--quick")).stdout
+    curves = {(pair.panel, s) for pair in pairs_in(registry.find("fig17")) for s in pair[1:]}
+    points = set(registry.find("fig17").points())
+    for panel, system in curves:
+        fill_search(store, search_of(panel, system, Choice()), seeds=FEWEST_SEEDS)
+        points |= set(stored_search(store, search_of(panel, system, Choice())).specs)
+    done = CliRunner().invoke(figure, words)
+    assert done.exit_code == 0, done.output
+    assert f"points: {len(points)} already complete" in done.stderr
 
 
 @pytest.mark.parametrize("as_json", [True, False])

@@ -169,6 +169,13 @@ def test_a_claim_that_is_not_decided_counts_for_no_basis():
     assert headline(rows) == expected
 
 
+def test_a_miss_beyond_a_computed_bound_says_so():
+    bounded = judged(claim(bound="12.5x", notes="rain"), Estimate(13.0))
+    assert "its setup allows at most 12.5x (docs/bounds.md); rain" in bounded["reason_text"]
+    rows = [bounded, judged(claim(), Estimate(13.0)), judged(claim(bound="12.5x"), Estimate(10.0))]
+    assert headline(rows).endswith("; 1 of the 2 misses beyond a bound of their setup")
+
+
 def test_empty_store_gives_no_verdict_but_those_that_need_no_run(store):
     found = table(Evidence(store, Choice()))
     run = found[~found["figure"].isin(["table1", "fig19-a"])]

@@ -1,0 +1,88 @@
+"""How far the paper's setup allows the claims that miss: the table in docs/bounds.md.
+
+Prices that stand in a claim's way are made free for all systems alike, on the paper's traces with
+seed 0. What is left is a bound: no device, host or kernel with the paper's memory reaches more.
+
+    python -m tools.bounds
+
+Five minutes on two cores with the engine compiled.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from bench.experiments.registry import find_panel
+from engines.sim.profile import HOST_TERMS, load_profile
+from tools.sensitivity import JOBS, capacity, profile_text
+
+FREE_COMPUTING = {"flops": math.inf, "attention_flops": math.inf}
+FREE_HOST = dict.fromkeys([*HOST_TERMS, "link_latency_s"], 0.0)
+FREE_READS = {"kv_bandwidth": math.inf}
+VARIANTS: dict[str, Mapping[str, float]] = {
+    "as priced": {},
+    "prompts and all computing free": FREE_COMPUTING,
+    "reading the KV cache free": FREE_READS,
+    "Python and the exchanges' latency free": FREE_HOST,
+    "all of it free: only the weights are read": {**FREE_COMPUTING, **FREE_READS, **FREE_HOST},
+}
+# What is compared, and about where each curve crosses the limit (req/s).
+PANELS: dict[str, dict[str, float]] = {
+    "fig17-13b-chat": {"astra": 0.7, "orca-oracle": 0.52, "orca-max": 0.48},
+    "fig12-13b-sharegpt": {"astra": 2.0, "ft": 0.27},
+    "fig12-66b-sharegpt": {"astra": 1.05, "ft": 0.12},
+    "fig12-175b-sharegpt": {"astra": 3.0, "orca-oracle": 2.0, "orca-max": 1.3, "ft": 0.3},
+}
+RATIOS = {
+    "chat / Oracle": ("fig17-13b-chat", "orca-oracle"),
+    "chat / Max": ("fig17-13b-chat", "orca-max"),
+    "13B / FT": ("fig12-13b-sharegpt", "ft"),
+    "66B / FT": ("fig12-66b-sharegpt", "ft"),
+    "175B / FT": ("fig12-175b-sharegpt", "ft"),
+    "175B / Oracle": ("fig12-175b-sharegpt", "orca-oracle"),
+    "175B / Max": ("fig12-175b-sharegpt", "orca-max"),
+}
+
+
+def write_profiles(folder: Path) -> None:
+    """Write the profiles of all variants."""
+    for number, changes in enumerate(VARIANTS.values()):
+        for device in ("a100-40gb", "a100-80gb"):
+            text = profile_text(load_profile(device), changes)
+            (folder / f"{device}-{number}.toml").write_text(text, encoding="utf-8")
+
+
+def rate(folder: Path, variant: str, panel: str, system: str) -> float:
+    """What a system sustains where some prices are free (req/s)."""
+    spec = next(s for s in find_panel(panel).points() if s.system.value == system)
+    path = folder / f"{spec.device_profile}-{list(VARIANTS).index(variant)}.toml"
+    return capacity(replace(spec, device_profile=str(path)), PANELS[panel][system])
+
+
+def lines() -> Iterator[str]:
+    """The table in Markdown."""
+    yield f"| {' | '.join(['free', *RATIOS])} |"
+    yield f"|---|{'---|' * len(RATIOS)}"
+    curves = [(panel, system) for panel, systems in PANELS.items() for system in systems]
+    jobs = [(variant, *curve) for variant in VARIANTS for curve in curves]
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(JOBS) as pool:
+        write_profiles(Path(folder))
+        found = pool.map(partial(rate, Path(folder)), *zip(*jobs, strict=True))
+        rates = dict(zip(jobs, found, strict=True))
+    for variant in VARIANTS:
+        cells = [
+            f"{rates[variant, panel, 'astra'] / rates[variant, panel, under]:.2f}"
+            for panel, under in RATIOS.values()
+        ]
+        yield f"| {variant} | {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    for line in lines():
+        print(line, flush=True)
