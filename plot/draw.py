@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure as Canvas
 from bench.experiments import registry
 from bench.experiments.effort import Effort
 from bench.experiments.model import Figure
-from bench.experiments.tables import Choice, PanelTable, PointStore, load_panel
+from bench.experiments.tables import Choice, PanelTable, PointStore, Searched, load_panel
 from bench.files import write_file
 from bench.results.measurements import Measurement
 from engines.core.errors import UserError
@@ -56,16 +57,25 @@ METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-def draw(name: str, store: PointStore, out_dir: Path, choice: Choice | None = None) -> list[Path]:
+def draw(
+    name: str,
+    store: PointStore,
+    out_dir: Path,
+    choice: Choice | None = None,
+    *,
+    searched: Callable[[str], Mapping[str, Searched]] | None = None,
+) -> list[Path]:
     """Draw everything that `name` stands for; returns the files written, PDF and PNG of each.
 
-    `choice` says which of the possible results are meant. Figures without results are left out.
-    Raises UserError for an unknown name, when there is nothing at all to draw, and for corrupt
+    `choice` says which of the possible results are meant. `searched` gives what was found by
+    bisection of a panel's systems: ratios then rest on that, and curves have its points. Figures
+    without results are left out. Raises UserError for an unknown name, when there is nothing at all to draw, and for corrupt
     results, which are named and never drawn.
     """
     choice = choice or Choice()
     with style.context([STYLE, PLAIN_TEXT]):
-        composed = {f.name: _compose(f, store, choice) for f in registry.find(name).figures}
+        figures = registry.find(name).figures
+        composed = {f.name: _compose(f, store, choice, searched) for f in figures}
         canvases = {figure: canvas for figure, canvas in composed.items() if canvas is not None}
         if not canvases:
             raise UserError(
@@ -79,7 +89,12 @@ def draw(name: str, store: PointStore, out_dir: Path, choice: Choice | None = No
         ]
 
 
-def _compose(figure: Figure, store: PointStore, choice: Choice) -> Canvas | None:
+def _compose(
+    figure: Figure,
+    store: PointStore,
+    choice: Choice,
+    searched: Callable[[str], Mapping[str, Searched]] | None,
+) -> Canvas | None:
     """Draw a figure's results; None if there are none. Raises UserError for corrupt ones."""
     if figure.is_measured(choice.backend):
         found = store.kernels(figure.microbenchmark, backend=choice.backend)
@@ -89,6 +104,8 @@ def _compose(figure: Figure, store: PointStore, choice: Choice) -> Canvas | None
         finish(canvas, footer=measured_footer(found))
         return canvas
     tables = [load_panel(store, panel, choice) for panel in figure.panels]
+    if searched is not None and figure.plot == "normalized-latency":
+        tables = [replace(table, searched=searched(table.panel.name)) for table in tables]
     _refuse_corrupt(tables, choice)
     if figure.panels and all(table.sound.empty for table in tables):
         return None

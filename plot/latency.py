@@ -52,7 +52,7 @@ def draw_latency(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
 
 def draw_panel(ax: Axes, table: PanelTable) -> None:
     """Draw the curves of one panel; a missing point breaks its line."""
-    data = table.frame.reindex(columns=["curve", "rate", LATENCY]).sort_values(["curve", "rate"])
+    data = _points(table)
     for index, curve in enumerate(table.panel.curves):
         _draw_curve(ax, SYSTEMS[curve.system], data[data["curve"] == index])
     capacities = [table.capacity(index) for index in range(len(table.panel.curves))]
@@ -64,6 +64,22 @@ def draw_panel(ax: Axes, table: PanelTable) -> None:
         ax.set_xticks([])
         say_no_results(ax)
     _mark_ratio(ax, table)
+
+
+def _points(table: PanelTable) -> pd.DataFrame:
+    """Rate and latency of a panel's points and of its searches' probes, at rising rates."""
+    columns = ["curve", "rate", LATENCY]
+    own = table.frame.reindex(columns=columns)
+    probes = [
+        (index, rate, latency)
+        for index, curve in enumerate(table.panel.curves)
+        if curve.system in table.searched
+        for rate, latency in table.searched[curve.system].probes
+    ]
+    if not probes:
+        return own.sort_values(columns[:2])
+    both = pd.concat([own, pd.DataFrame(probes, columns=columns)])
+    return both.drop_duplicates(columns[:2]).sort_values(columns[:2])
 
 
 def _draw_curve(ax: Axes, look: Look, curve: pd.DataFrame) -> None:
@@ -83,12 +99,18 @@ def _right_end(data: pd.DataFrame, capacities: Sequence[Estimate | None]) -> flo
 
 
 def _mark_ratio(ax: Axes, table: PanelTable) -> None:
-    """Write Astra's capacity over Orca (Oracle)'s between the two crossings, if both are exact."""
+    """Write Astra's capacity over Orca (Oracle)'s between the two crossings, if both are exact.
+
+    Both are by bisection if they were searched, and else off the curves.
+    """
     systems = [str(curve.system) for curve in table.panel.curves]
     if systems.count("astra") != 1 or systems.count("orca-oracle") != 1:
         return
-    over = table.capacity(table.curve_of("astra"))
-    under = table.capacity(table.curve_of("orca-oracle"))
+    both = ("astra", "orca-oracle")
+    crossings = [table.capacity(table.curve_of(name)) for name in both]
+    if table.searched.keys() >= set(both):
+        crossings = [Estimate(table.searched[name].capacity) for name in both]
+    over, under = crossings
     if over is None or under is None or {over.bound, under.bound} != {Bound.EXACT}:
         return
     if set(table.absent["system"]) & {"astra", "orca-oracle"}:

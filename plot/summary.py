@@ -63,7 +63,10 @@ def footer(figure: Figure, tables: Sequence[PanelTable], backend: str) -> str:
     parts.append(f"traces of {' and '.join(durations)} s")
     parts += sorted({table.panel.note for table in tables if table.panel.note})
     seeds = _distinct(tables, "seed")
-    parts.append(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}")
+    arrows = (
+        "; arrows of claims: means over seeds" if any(table.searched for table in tables) else ""
+    )
+    parts.append(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}{arrows}")
     return " · ".join(parts)
 
 

@@ -10,7 +10,7 @@ from bench.claims.bisection import Search
 from bench.claims.searches import Found, stored_search
 from bench.experiments import registry
 from bench.experiments.model import Claim, Selection
-from bench.experiments.tables import Choice, PanelTable, load_panel
+from bench.experiments.tables import Choice, PanelTable, Searched, load_panel
 from bench.point.spec import PointSpec
 from bench.results.measurements import Measurement
 from bench.results.store import Store
@@ -54,13 +54,23 @@ class Evidence:
         names = [panel.name for figure in registry.FIGURES.values() for panel in figure.panels]
         return {name: self.panel(name) for name in names}
 
+    def searches(self, panel: str) -> list[Found]:
+        """The finished searches behind claims about a panel, in the order of its curves."""
+        systems = dict.fromkeys(curve.system for curve in registry.find_panel(panel).curves)
+        found = [self.search(panel, name) for name in systems if (panel, name) in SEARCHED]
+        return [one for one in found if one is not None]
+
     def probes(self, panel: str) -> list[PointSpec]:
         """The points that the searches of a panel's curves have added to the figure's, in order."""
         own = set(self.panel(panel).specs)
-        systems = dict.fromkeys(curve.system for curve in registry.find_panel(panel).curves)
-        searched = {pair for pair in SEARCHED if pair[0] == panel}
-        found = [self.search(panel, system) for system in systems if (panel, system) in searched]
-        return [spec for one in found if one for spec in one.specs if spec not in own]
+        return [s for one in self.searches(panel) for s in one.specs if s not in own]
+
+    def searched(self, panel: str) -> dict[str, Searched]:
+        """What was found by bisection, by system, for the panel's drawing."""
+        return {
+            str(one.spec.system): Searched(one.mean.value, one.brackets[one.spec.seed].probes)
+            for one in self.searches(panel)
+        }
 
     @property
     def specs(self) -> list[PointSpec]:

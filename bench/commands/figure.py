@@ -51,7 +51,7 @@ def command(
 
     NAME is a figure, a part or a panel of one, or a group: see `bench figures`. Complete points
     are skipped, so that an interrupted command goes on where it was. In simulation (not with
-    --quick) the sustained rates behind the figures' claims are searched last, by bisection over
+    --quick) the sustained rates behind the figures' claims are searched too, by bisection over
     three seeds, or ten where three leave a claim open.
     """
     where, store = settle(**given), Store(given["artifacts"])
@@ -77,6 +77,13 @@ def command(
     if not summary.interrupted:
         wanted = figures if force else _not_measured(store, choice, figures)
         left_out = _measure(wanted, measurer, choice, quiet=quiet, alone=not points)
+    refused: UserError | None = None
+    if claims and not summary.exit_status:
+        try:
+            done = decide(store, claims, choice, place=place, force=since, display=display)
+            summary = total([summary, *done.rounds])
+        except UserError as error:  # no rate crosses the limit: what there is can be drawn
+            refused = error
     if draws and not summary.interrupted:
         try:
             draw_all(names, Snapshot(store.root), choice)
@@ -86,10 +93,9 @@ def command(
             note(f"not drawn: {error}")
     for name, reason in left_out.items():
         note(f"left out: {name}: {reason}")
-    if claims and not summary.exit_status:
-        done = decide(store, claims, choice, place=place, force=since, display=display)
-        summary = total([summary, *done.rounds])
     tell_summary(summary, store)
+    if refused is not None:
+        raise refused
     ctx.exit(summary.exit_status)
 
 

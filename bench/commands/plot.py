@@ -34,13 +34,14 @@ def command(*, names: tuple[str, ...], **given: Any) -> None:
 
 def draw_all(names: Sequence[str], store: Store, choice: Choice) -> None:
     """Draw into the choice's folder of figures and print the paths of the files."""
+    from bench.claims.evidence import Evidence
     from plot.draw import draw
 
     directory = figures_folder(store, choice)
     check_writable(directory)
-    for path in dict.fromkeys(
-        path for name in names for path in draw(name, store, directory, choice)
-    ):
+    searched = Evidence(store, choice).searched
+    drawn = (draw(name, store, directory, choice, searched=searched) for name in names)
+    for path in dict.fromkeys(path for paths in drawn for path in paths):
         say(str(path))
 
 

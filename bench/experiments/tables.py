@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
@@ -104,17 +104,31 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Searched:
+    """A capacity by bisection, over several seeds (req/s).
+
+    `probes` are the rates (req/s) that were tried with the panel's seed, and their mean normalized
+    latencies (s/token).
+    """
+
+    capacity: float
+    probes: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
 class PanelTable:
     """A panel and its results.
 
     `frame` has one row per registered point: `curve` (its index in the panel), `system`, `rate`,
     `state` ("complete", "stale", "missing" or "corrupt"), `reason`, `digest`, the other settings,
-    and the metrics, which are NaN where there is no sound result.
+    and the metrics, which are NaN where there is no sound result. `searched` are the systems whose
+    capacity was found by bisection.
     """
 
     panel: Panel
     frame: pd.DataFrame
     specs: tuple[PointSpec, ...]  # as the rows of `frame`
+    searched: Mapping[str, Searched] = field(default_factory=dict)
 
     @property
     def sound(self) -> pd.DataFrame:

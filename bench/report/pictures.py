@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.claims.evidence import Evidence
 from bench.experiments import registry
 from engines.core.errors import UserError
 
@@ -30,13 +31,13 @@ def draw_all(store: Store, choice: Choice) -> dict[str, Drawing]:
     """Every figure that can run, drawn from the results that are there."""
     from plot.draw import draw
 
-    found = {}
+    evidence, found = Evidence(store, choice), {}
     for name, figure in registry.FIGURES.items():
         if not figure.plot:
             continue
         with tempfile.TemporaryDirectory() as place:
             try:
-                paths = draw(name, store, Path(place), choice)
+                paths = draw(name, store, Path(place), choice, searched=evidence.searched)
             except UserError as error:
                 found[name] = Drawing(problem=str(error))
                 continue

@@ -1,5 +1,7 @@
 """Figures as files."""
 
+from dataclasses import replace
+
 import pytest
 from matplotlib import style
 from matplotlib.figure import Figure as Canvas
@@ -7,7 +9,7 @@ from matplotlib.text import Text
 
 from bench.experiments import registry
 from bench.experiments.effort import Effort
-from bench.experiments.tables import Choice, load_panel
+from bench.experiments.tables import Choice, Searched, load_panel
 from bench.results.store import State
 from engines.core.errors import UserError
 from plot.draw import DRAWERS, MEASURED_DRAWERS, STYLE, draw
@@ -146,6 +148,23 @@ def test_missing_point_breaks_the_line(made_up):
     points = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
     assert points[1.5] != points[1.5]
     assert points[1.25] == points[1.25]
+
+
+def test_curves_and_ratios_have_what_was_found_by_bisection(made_up):
+    table = load_panel(made_up(), registry.find_panel(SHAREGPT), Choice())
+    searched = {
+        "astra": Searched(9.0, ((8.8, 0.97), (9.1, 1.02))),
+        "orca-oracle": Searched(3.0, ((2.9, 0.4),)),
+    }
+    ax = Canvas().subplots()
+    draw_panel(ax, replace(table, searched=searched))
+    assert "3.0$\\times$" in [text.get_text() for text in ax.texts]
+    (line,) = [
+        line for line in ax.lines if line.get_linestyle() == "-" and line.get_color() == "#0072B2"
+    ]
+    points = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
+    assert list(points) == sorted(points)
+    assert (points[8.8], points[9.1]) == (0.97, 1.02)
 
 
 def test_legend_names_a_curve_by_its_own_label(made_up):
