@@ -69,8 +69,8 @@ def draw(
 
     `choice` says which of the possible results are meant. `searched` gives what was found by
     bisection of a panel's systems: ratios then rest on that, and curves have its points. Figures
-    without results are left out. Raises UserError for an unknown name, when there is nothing at all to draw, and for corrupt
-    results, which are named and never drawn.
+    without results are left out. Raises UserError for an unknown name, when there is nothing at all
+    to draw, and for corrupt results, which are named and never drawn.
     """
     choice = choice or Choice()
     with style.context([STYLE, PLAIN_TEXT]):
