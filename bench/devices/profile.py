@@ -70,7 +70,7 @@ class Effort:
     rounds: int = 3
     steps: int = 20
     block_sizes: tuple[int, ...] = BLOCK_SIZES
-    system_s: float = 75.0
+    system_s: float = 60.0
     most_sequences: int = 128
     most_tokens: int = 1024
 
@@ -87,7 +87,7 @@ def usual_effort(device: str, *, quick: bool = False) -> Effort:
 
 def validation_effort(device: str, *, short: bool) -> Effort:
     """Steps above all: a validation needs the rates only to have a whole profile."""
-    usual = replace(usual_effort(device), samples=1, rounds=1)
+    usual = replace(usual_effort(device), samples=1, rounds=1, most_tokens=512)
     return (
         replace(usual, system_s=20.0, most_sequences=64) if short else replace(usual, system_s=45.0)
     )

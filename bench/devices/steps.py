@@ -18,6 +18,7 @@ from engines.sim.steps import StepRow
 
 TOLERANCE = 0.02  # by which an interpolated step may err before one more size is measured
 PASSES = 3  # over all steps, if there is time
+LONG, FEW = 128, 2  # steps with more prompt tokens are sampled as often in a pass, being long
 USUAL_CONTEXT = 64  # tokens of each sequence beside which prompts and choices are measured
 USUAL_OUTPUTS = 4  # of a request whose tokens are drawn
 _COPIED = (1, 8, 64)  # blocks
@@ -75,7 +76,8 @@ class Measurements:
 
     def measure(self, wanted: StepRow) -> float | None:
         """Sample steps like `wanted` once more; returns the median so far, None without any."""
-        times = self._probe.time_steps(wanted, self._samples)
+        samples = self._samples if wanted.tokens <= LONG else min(FEW, self._samples)
+        times = self._probe.time_steps(wanted, samples)
         if not times:
             return None
         self._found.setdefault(wanted, []).extend(times)

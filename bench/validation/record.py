@@ -39,6 +39,25 @@ class Found:
     record: ValidationRecord
     png: bytes
 
+    @property
+    def title(self) -> str:
+        """The model and its type."""
+        return f"{self.record['model']} in {self.record['dtype']}"
+
+    @property
+    def summary(self) -> str:
+        """Where it was measured, the sustained rates, and whether the systems' order is right."""
+        found, wrong = [], self.record["wrong_orders"]
+        for row in self.record["sustained"]:
+            measured, predicted = (
+                f"{sign}{row[name]:.3g}"
+                for sign, name in zip(row["bounds"], ("measured", "predicted"), strict=True)
+            )
+            found.append(f"{row['system']} {measured} req/s, predicted {predicted}")
+        sustained = f" Sustained rates: {'; '.join(found)}." if found else ""
+        order = f" The order of these is wrong for {', '.join(wrong)}." if wrong else ""
+        return f"On {self.record['device']}: {len(self.record['points'])} points.{sustained}{order}"
+
 
 def read_validation(root: Path) -> ValidationRecord:
     """Read the result in a directory; raises UserError if it cannot be trusted."""

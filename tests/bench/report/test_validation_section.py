@@ -1,0 +1,70 @@
+"""The report shows how good the simulation is, from the validation that is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.experiments.tables import Choice
+from bench.records import seal
+from bench.report.build import build_report
+from bench.report.render import to_html, to_markdown
+from bench.results.store import Store
+from bench.validation.compare import judge
+from bench.validation.record import FILE
+from engines.core.errors import UserError
+
+POINTS = [
+    {"load": load, "errors": {"mean_tpot_s": error, "step_median": 0.01}}
+    for load, error in ((0.3, 0.02), (0.9, -0.08), (1.15, 0.2))
+]
+ROW = {"system": "astra", "bounds": ["", ""], "measured": 6.5, "predicted": 6.25, "error": -0.038}
+
+
+def write_validation(artifacts: Path, **changes: Any) -> Path:
+    record = {
+        "format": 1,
+        "model": "opt-<125m>",
+        "backend": "cpu",
+        "device": "a CPU",
+        "dtype": "float32",
+        "short": False,
+        "profile": {"name": "here"},
+        "noise": {"mean_tpot_s": 0.015},
+        "points": POINTS,
+        "sustained": [ROW],
+        "wrong_orders": [],
+        "aims": judge(POINTS, {"mean_tpot_s": 0.015}),
+        "provenance": {},
+        **changes,
+    }
+    root = artifacts / "validation" / "cpu-x"
+    root.mkdir(parents=True)
+    (root / FILE).write_bytes(seal(record))
+    return root
+
+
+def test_aims_errors_and_the_machines_noise_are_shown(tmp_path: Path) -> None:
+    write_validation(tmp_path)
+    report = build_report(Store(tmp_path), Choice())
+    markdown, html = to_markdown(report), to_html(report, {})
+    line = "| mean time per output token | to 90 % | 5.0 % | 1 of 2 | 8.0 % | 8.0 % | 1.5 % |"
+    assert line in markdown
+    assert (
+        "| mean time per output token | above | 10.0 % | 0 of 1 | 20.0 % | 20.0 % | 1.5 % |"
+        in markdown
+    )
+    assert "Sustained rates: astra 6.5 req/s, predicted 6.25." in markdown
+    assert "order" not in markdown[markdown.index("How good") : markdown.index("What the workl")]
+    assert 'id="simulation"' in html
+    assert "opt-&lt;125m&gt; in float32" in html
+    assert "<125m>" not in html
+
+
+def test_a_damaged_validation_is_no_result(tmp_path: Path) -> None:
+    path = write_validation(tmp_path) / FILE
+    path.write_bytes(path.read_bytes().replace(b"0.02", b"0.01"))
+    with pytest.raises(UserError, match="does not match its checksum: remove it"):
+        build_report(Store(tmp_path), Choice())
