@@ -18,7 +18,7 @@ from engines.sim.steps import StepRow
 
 TOLERANCE = 0.02  # by which an interpolated step may err before one more size is measured
 PASSES = 3  # over all steps, if there is time
-LONG, FEW = 128, 2  # steps with more prompt tokens are sampled as often in a pass, being long
+LONG, FEW = 128, 3  # steps with more prompt tokens are sampled as often in a pass, being long
 USUAL_CONTEXT = 64  # tokens of each sequence beside which prompts and choices are measured
 USUAL_OUTPUTS = 4  # of a request whose tokens are drawn
 _COPIED = (1, 8, 64)  # blocks
