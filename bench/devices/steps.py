@@ -132,7 +132,7 @@ def measure_steps(
     started = now()
     found = Measurements(probe, samples, started + 0.6 * budget_s, now)
     sizes, prompts = _doubling(scope.most_sequences), _prompt_sizes(scope)
-    beside = [0] if scope.system == "ft" else [0, *(n for n in sizes if n in (1, 4, 16, 64))]
+    beside = [0] if scope.system == "ft" else [0, *(n for n in sizes if n in (1, 8, 64))]
     for wanted in (
         *(step for n in sizes for step in _decodes(scope, n)),
         *(_prompt(scope, n, tokens) for n in beside for tokens in prompts),
@@ -183,7 +183,7 @@ def _doubling(most: int) -> list[int]:
 
 
 def _prompt_sizes(scope: Scope) -> list[int]:
-    return [size for size in (1, 4, 16, 64, 256, 1024) if size <= scope.most_tokens]
+    return [*(size for size in (1, 4, 16, 64, 256) if size < scope.most_tokens), scope.most_tokens]
 
 
 def _decodes(scope: Scope, sequences: int) -> list[StepRow]:
@@ -212,7 +212,7 @@ def _others(scope: Scope, sizes: Sequence[int]) -> Iterator[StepRow]:
             yield _step("prompt", scope, prompts=1, tokens=tokens, cached=cached)
     few = sizes[::2]
     for kind, width in (("draw", USUAL_OUTPUTS), *(("beam", width) for width in scope.widths)):
-        for groups in [n for n in few if n * width <= 2 * scope.most_sequences]:
+        for groups in [n for n in few if n * width <= scope.most_sequences]:
             n = groups * width
             yield _step(kind, scope, sequences=n, context=USUAL_CONTEXT * n, groups=groups)
     moves = {"astra": ("copy", "swap_in", "swap_out"), "orca": ("copy",), "ft": ()}

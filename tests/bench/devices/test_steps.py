@@ -12,7 +12,7 @@ from engines.sim.cost import Work
 from engines.sim.measured import MeasuredCost
 from engines.sim.steps import StepRow, StepTable
 
-SCOPE = Scope("astra", 64, 256, 16_000, 512, (4,))
+SCOPE = Scope("astra", 64, 512, 16_000, 512, (4,))
 MODEL = find_model("opt-125m")
 
 
@@ -57,9 +57,9 @@ def test_a_linear_device_is_reproduced_to_rounding(noise: float) -> None:
         found = cost.decode_seconds(n, context, groups=n, beam_groups=0)
         assert found == pytest.approx(expected, rel=1e-9)
     tokens = 64  # squares bend the lines between which they and rows of logits are found
-    work = Work(prompts=2, prompt_tokens=tokens, decodes=16, context_tokens=1024, groups=18,
+    work = Work(prompts=2, prompt_tokens=tokens, decodes=8, context_tokens=512, groups=10,
                 prompt_squares=2 * 32**2, copy_transfers=3 * 24)  # fmt: skip
-    decode = 10e-3 + 16e-3 + 1e-6 * 1024 + 2e-4 * 18
+    decode = 10e-3 + 8e-3 + 1e-6 * 512 + 2e-4 * 10
     prompts = 1e-3 * tokens + 1e-8 * 2 * 32**2 + 5e-4
     assert cost.seconds(work) == pytest.approx(decode + prompts + 3e-4, rel=1e-4)
     assert cost.outside == 0
