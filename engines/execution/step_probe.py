@@ -182,9 +182,10 @@ class StepProbe:
             return True
         groups = wanted.sequences // sampling.n
         total = wanted.context // sampling.n - groups * before
-        lengths = [total // groups + (i < total % groups) for i in range(groups)]
-        if self._system != "ft":  # whose batches have one length
-            lengths = _spread(lengths)
+        if self._system == "ft":  # its context counts padding up to the longest prompt
+            lengths = [max(1, total // groups * (i + 1) // groups) for i in range(groups)]
+        else:
+            lengths = _spread([total // groups + (i < total % groups) for i in range(groups)])
         if min(lengths) < 1 or max(lengths) + steps + 1 > self._context - 8:
             return False
         self._executor.skips = True
