@@ -28,8 +28,9 @@ from engines.core.errors import UserError
 )
 @options.quiet
 def command(*, name: str | None, quick: bool, out: Path, quiet: bool, **subject: Any) -> None:
-    """Measure a device profile and write it to FILE.toml, in one or two minutes.
+    """Measure a device profile and write it to FILE.toml, in about five minutes.
 
+    It holds whole engine steps of the model, and rates for other models.
     `bench run --backend sim --device-profile FILE.toml` takes it.
     """
     if out.suffix != ".toml":
