@@ -133,13 +133,15 @@ def measure_steps(
     found = Measurements(probe, samples, started + 0.6 * budget_s, now)
     sizes, prompts = _doubling(scope.most_sequences), _prompt_sizes(scope)
     beside = [0] if scope.system == "ft" else [0, *(n for n in sizes if n in (1, 8, 64))]
+    for n in sizes:
+        for wanted in _decodes(scope, n):
+            found.measure(wanted)
+    _refine(found, sizes, lambda n: _decodes(scope, n))  # first: most steps only decode
     for wanted in (
-        *(step for n in sizes for step in _decodes(scope, n)),
         *(_prompt(scope, n, tokens) for n in beside for tokens in prompts),
         *_others(scope, sizes),
     ):
         found.measure(wanted)
-    _refine(found, sizes, lambda n: _decodes(scope, n))
     _refine(found, prompts, lambda tokens: [_prompt(scope, n, tokens) for n in beside])
     found.until_s = started + budget_s
     for _ in range(PASSES - 1):
