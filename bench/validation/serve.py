@@ -128,6 +128,6 @@ def price_steps(steps: pd.DataFrame, spec: PointSpec) -> pd.DataFrame:
     price = executor.cost
     assert isinstance(price, MeasuredCost), "the profile holds steps of this model"
     names = list(Work.__dataclass_fields__)
-    works = [Work(**dict(zip(names, row, strict=True))) for row in steps[names].to_numpy().tolist()]
+    works = [Work(*row) for row in steps[names].itertuples(index=False, name=None)]
     terms = pd.DataFrame([price.terms(work) for work in works]).add_prefix("priced_")
     return pd.concat([steps, terms], axis=1).assign(priced=terms.sum(axis=1))
