@@ -49,7 +49,8 @@ def compose(found: ValidationRecord, samples: pd.DataFrame) -> Canvas:
     set_title(axes[0][2], "ShareGPT's lengths", 2, of=3)
     systems = in_order({point["system"] for point in found["points"]})
     sides = [MEASURED.handle(), PREDICTED.handle()]
-    handles = [SYSTEMS[name].handle(SYSTEMS[name].label, **EDGE) for name in systems]
+    looks = [replace(SYSTEMS[name], line="none") for name in systems]
+    handles = [look.handle(look.label, **EDGE) for look in looks]
     place_legend(canvas, [*handles, *sides])
     made = f"{found['model']} in {found['dtype']}"
     finish(
@@ -87,7 +88,7 @@ def _draw_curves(ax: Axes, found: ValidationRecord) -> None:
         own = sorted((p for p in points if p["system"] == name), key=lambda p: float(p["rate"]))
         rates, look = [point["rate"] for point in own], SYSTEMS[name]
         for side, drawn in (
-            ("measured", look),
+            ("measured", replace(look, line="-")),
             ("predicted", replace(look, line="--", marker="")),
         ):
             drawn.draw(ax, rates, [1e3 * point[side][LATENCY] for point in own], **EDGE)

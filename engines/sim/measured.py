@@ -76,11 +76,12 @@ class MeasuredCost(StepPrice):
         """Duration of a step that only decodes."""
         if not self._decode.covers(decodes, context_tokens):
             self.outside += 1
-        return self._decode.at(decodes, context_tokens) + self._choice_seconds(decodes, beam_groups)
+        choice_s = self._choice_seconds(decodes, beam_groups)
+        return max(0.0, self._decode.at(decodes, context_tokens) + choice_s)
 
     def seconds(self, work: Work) -> float:
         """Duration of any step."""
-        return fsum(self.terms(work).values())
+        return max(0.0, fsum(self.terms(work).values()))
 
     def terms(self, work: Work) -> dict[str, float]:
         """The parts of a step's duration in seconds: decode, prompt, choice, copy, swap."""
