@@ -244,7 +244,7 @@ def test_figure_runs_draws_skips_and_reruns(here: Path, tiny: Figure) -> None:
     assert second.stdout == ""
     assert "3 run" in bench("figure", "tiny", "--no-plot", "--force").stderr
     assert "3 run" in bench("figure", "tiny", "--no-plot", "--seed", "5").stderr
-    assert "3 run" in bench("figure", "tiny", "--no-plot", "--quick", "--quiet").stderr
+    assert "3 run" in bench("figure", "tiny", "--no-plot", "--short", "--quiet").stderr
     drawn = bench("plot", "tiny", "--seed", "5")
     assert drawn.exit_code == 0, drawn.output
 
