@@ -25,6 +25,9 @@ from bench.sweep.place import Ended, Job, RunPoint, execute
 from engines.core.errors import UserError
 from engines.kernels.driver import require_cuda
 
+TELL_EVERY_S = (
+    0.1  # more often, messages of many short points keep the runner busier than the points
+)
 _GRACE_S = 2.0  # for a worker to end by itself before it is killed
 
 # Imported once, not by every worker: a tenth of a second each.
@@ -141,8 +144,13 @@ def _work(job: Job, spec: PointSpec, run: RunPoint, wait: bool, channel: Connect
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides what Ctrl-C means
     threading.Thread(target=_end_with_runner, args=(channel,), daemon=True).start()
 
+    told_at = 0.0
+
     def tell(share: float) -> None:
-        channel.send(float(share))
+        nonlocal told_at
+        if time.monotonic() - told_at >= TELL_EVERY_S:
+            told_at = time.monotonic()
+            channel.send(float(share))
 
     ended = execute(job, spec, run, on_progress=tell, wait=wait)
     with suppress(OSError):  # the runner may be gone
