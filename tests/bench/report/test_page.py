@@ -162,7 +162,7 @@ def test_everything_is_escaped(store):
     nasty = '<img src=x onerror="alert(1)">'
     page = page_of(store, {"fig2": Drawing(problem=nasty)})
     assert nasty in page.words
-    assert not page.of("img")
+    assert all((image["src"] or "").startswith("data:image/png") for image in page.of("img"))
 
 
 def test_missing_and_corrupt_results_are_named(store):
@@ -225,8 +225,8 @@ def test_a_claim_leads_to_its_figure_its_command_and_its_points(store, drawings)
 
 
 def test_the_first_screen_says_how_good_the_simulation_is(store):
-    report = build_report(store, Choice())
-    assert "not held against a machine here" in page_of(store).words
+    report = replace(build_report(store, Choice()), validations=())
+    assert "not held against a machine here" in Page(to_html(report, {})).words
     aim = {"metric": "mean_ttft_s", "above": False, "limit": 0.1, "within": 9, "points": 12,
            "median": 0.03, "worst": 0.2, "noise": 0.02}  # fmt: skip
     record = {"model": "m", "device": "d", "dtype": "float32", "points": [], "sustained": [],
