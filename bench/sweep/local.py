@@ -25,9 +25,7 @@ from bench.sweep.place import Ended, Job, RunPoint, execute
 from engines.core.errors import UserError
 from engines.kernels.driver import require_cuda
 
-TELL_EVERY_S = (
-    0.1  # more often, messages of many short points keep the runner busier than the points
-)
+_TELL_EVERY_S = 0.1  # more often, and the messages keep the runner busier than short points are
 _GRACE_S = 2.0  # for a worker to end by itself before it is killed
 
 # Imported once, not by every worker: a tenth of a second each.
@@ -148,7 +146,7 @@ def _work(job: Job, spec: PointSpec, run: RunPoint, wait: bool, channel: Connect
 
     def tell(share: float) -> None:
         nonlocal told_at
-        if time.monotonic() - told_at >= TELL_EVERY_S:
+        if time.monotonic() - told_at >= _TELL_EVERY_S:
             told_at = time.monotonic()
             channel.send(float(share))
 
