@@ -17,7 +17,8 @@ from bench.results.store import Store
 from bench.sweep.place import Place
 from bench.sweep.runner import Summary
 
-FEWEST_SEEDS, MOST_SEEDS = 3, 10
+SEEDS = (3, 5, 10)  # the next where fewer leave a claim open
+FEWEST_SEEDS, MOST_SEEDS = SEEDS[0], SEEDS[-1]
 HOUR_S = 3600.0  # so long a trace makes three seeds enough where a claim is clear
 
 
@@ -31,9 +32,9 @@ def decide(
     force: bool | datetime = False,
     display: Display | None = None,
 ) -> SearchRun:
-    """Search the capacities behind claims, until each is decided or rests on MOST_SEEDS.
+    """Search the capacities behind claims, until each is decided or rests on the last of SEEDS.
 
-    Traces of an hour start with FEWEST_SEEDS, shorter ones with MOST_SEEDS. `force` and how it
+    Traces of an hour start with the first of SEEDS, shorter ones with the last. `force` and how it
     ends early are those of `run_searches`.
     """
     claims = [claim for claim in claims if pairs_of(claim)]
@@ -53,7 +54,7 @@ def decide(
         more = [search for search in more if searches[search] < MOST_SEEDS]
         if not more:
             return SearchRun(done.found, rounds)
-        searches |= dict.fromkeys(more, MOST_SEEDS)
+        searches |= {one: next(n for n in SEEDS if n > searches[one]) for one in more}
 
 
 def _undecided(store: Store, claims: Iterable[Claim], choice: Choice) -> list[Search]:

@@ -52,7 +52,7 @@ def command(
     NAME is a figure, a part or a panel of one, or a group: see `bench figures`. Complete points
     are skipped, so that an interrupted command goes on where it was. In simulation (not with
     --quick) the sustained rates behind the figures' claims are searched too, by bisection over
-    three seeds, or ten where three leave a claim open.
+    three seeds, or up to ten where they leave a claim open.
     """
     where, store = settle(**given), Store(given["artifacts"])
     measurer = where.measurer(store.root)

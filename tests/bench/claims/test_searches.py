@@ -132,7 +132,8 @@ def decided(store: Store, claims: list[Claim], *, effort: Effort, noise: float) 
     ("effort", "noise", "seeds"),
     [
         (Effort.FULL, 0.0, FEWEST_SEEDS),  # 2.0 of every seed: decided
-        (Effort.FULL, 0.6, MOST_SEEDS),  # far apart: more seeds are asked for
+        (Effort.FULL, 0.4, 5),  # apart: more seeds are asked for, as many as decide it
+        (Effort.FULL, 0.6, MOST_SEEDS),
         (Effort.SHORT, 0.0, MOST_SEEDS),  # short traces have them from the start
     ],
 )
