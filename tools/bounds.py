@@ -43,13 +43,14 @@ VARIANTS: dict[str, Mapping[str, float]] = {
 }
 # What is compared, and about where each curve crosses the limit (req/s).
 PANELS: dict[str, dict[str, float]] = {
-    "fig17-13b-chat": {"astra": 0.7, "orca-oracle": 0.52, "orca-max": 0.48},
+    "fig17-13b-chat": {"astra": 0.7, "orca-oracle": 0.52, "orca-pow2": 0.5, "orca-max": 0.48},
     "fig12-13b-sharegpt": {"astra": 2.0, "ft": 0.27},
     "fig12-66b-sharegpt": {"astra": 1.05, "ft": 0.12},
     "fig12-175b-sharegpt": {"astra": 3.0, "orca-oracle": 2.0, "orca-max": 1.3, "ft": 0.3},
 }
 RATIOS = {
     "chat / Oracle": ("fig17-13b-chat", "orca-oracle"),
+    "chat / Pow2": ("fig17-13b-chat", "orca-pow2"),
     "chat / Max": ("fig17-13b-chat", "orca-max"),
     "13B / FT": ("fig12-13b-sharegpt", "ft"),
     "66B / FT": ("fig12-66b-sharegpt", "ft"),
