@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from bench.sweep.ray_guard import run_guarded, wants_guard
+from bench.sweep.ray_guard import join_guard, run_guarded, wants_guard
 from engines.core.errors import LostWorkerError, UserError, unknown_name
 from engines.core.text import printable, shorten
 
@@ -99,8 +99,9 @@ class LazyGroup(click.Group):
 
     def _run(self, *args: Any, **extra: Any) -> Any:
         """The status of the command; a group without a command shows its help."""
-        if not args and "args" not in extra and wants_guard(sys.argv[1:]):
-            return run_guarded(sys.argv[1:])
+        words = sys.argv[1:]
+        if not args and "args" not in extra and not join_guard() and wants_guard(words):
+            return run_guarded(words)
         try:
             return super().main(*args, **extra)
         except click.exceptions.NoArgsIsHelpError as error:

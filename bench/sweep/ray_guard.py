@@ -22,10 +22,7 @@ _ENDED = b"."  # said by a command whose Python has come to its end
 
 
 def wants_guard(words: Sequence[str]) -> bool:
-    """Whether a command line uses Ray; if this process is guarded already, join its guard."""
-    if _LINE in os.environ:
-        _join(socket.socket(fileno=int(os.environ.pop(_LINE))))
-        return False
+    """Whether a command line uses Ray."""
     return any(word == "--ray" or word.startswith("--ray=") for word in words)
 
 
@@ -52,8 +49,12 @@ def run_guarded(words: Sequence[str]) -> int:
     raise UserError(f"{how}: to go on, run it again; finished points are kept")
 
 
-def _join(line: socket.socket) -> None:
-    """Say at the end that it is one, and do not outlive the guard."""
+def join_guard() -> bool:
+    """If this process is guarded, say at its end that it is one, and do not outlive the guard."""
+    number = os.environ.pop(_LINE, None)
+    if number is None:
+        return False
+    line = socket.socket(fileno=int(number))
     line.set_inheritable(False)
     atexit.register(line.send, _ENDED)
 
@@ -62,3 +63,4 @@ def _join(line: socket.socket) -> None:
         os._exit(1)
 
     threading.Thread(target=wait_for_guard, daemon=True).start()
+    return True
