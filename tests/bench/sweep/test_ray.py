@@ -34,6 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 
+LONG = "fig12"  # a minute or more: its points cannot be done before the loss is noticed
 PROMPT_S = 30.0  # three times what it should be, for busy machines
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 
@@ -168,19 +169,19 @@ def test_a_sweep_survives_a_killed_process_and_a_lost_node(
     assert not held(swept.root)
 
 
-def sweep(address: str, folder: Path, *words: str) -> AbstractContextManager[Popen[str]]:
-    command = [sys.executable, "-m", "bench", "figure", "fig13-13b-sharegpt", "--no-plot"]
-    command += ["--backend", "sim", "--artifacts", str(folder), "--ray", address, *words]
+def sweep(address: str, folder: Path, figure: str) -> AbstractContextManager[Popen[str]]:
+    command = [sys.executable, "-m", "bench", "figure", figure, "--no-plot", "--full"]
+    command += ["--backend", "sim", "--artifacts", str(folder), "--ray", address]
     return started(command)
 
 
 def test_a_killed_command_is_taken_up_where_it_was(cluster: Any, tmp_path: Path) -> None:
-    with sweep(cluster.address, tmp_path) as process:
+    with sweep(cluster.address, tmp_path, "fig13-13b-sharegpt") as process:
         wait_until(lambda: complete(tmp_path), "a complete point")
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=DEADLINE_S)
     kept = len(complete(tmp_path))
-    with sweep(cluster.address, tmp_path) as again:
+    with sweep(cluster.address, tmp_path, "fig13-13b-sharegpt") as again:
         out, err = again.communicate(timeout=DEADLINE_S)
     assert again.returncode == 0, err
     assert out == ""
@@ -204,7 +205,7 @@ def test_a_cluster_of_its_own_goes_with_the_command(
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv("RAY_TMPDIR", str(temporary))
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)  # it has a token of its own
-    with sweep("local", tmp_path, "--full") as process:
+    with sweep("local", tmp_path, LONG) as process:
         wait_until(lambda: process.poll() or complete(tmp_path), "a complete point")
         assert process.poll() is None, process.communicate()
         ray = the_one(marked(str(tmp_path)), rf"/{victim} ") if victim != "command" else None
@@ -222,7 +223,7 @@ def test_a_cluster_of_its_own_goes_with_the_command(
 
 
 def test_ctrl_c_ends_the_tasks(cluster: Any, tmp_path: Path) -> None:
-    with sweep(cluster.address, tmp_path, "--full") as process:
+    with sweep(cluster.address, tmp_path, LONG) as process:
         wait_until(lambda: held(tmp_path), "a point to start")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=DEADLINE_S)
@@ -245,7 +246,7 @@ def test_points_too_large_for_the_cluster_name_what_is_there(cluster: Any, tmp_p
 def test_the_loss_of_the_head_ends_the_run_and_keeps_what_is_complete(
     mortal: Any, tmp_path: Path
 ) -> None:
-    with sweep(mortal.address, tmp_path, "--full") as process:
+    with sweep(mortal.address, tmp_path, LONG) as process:
         wait_until(lambda: process.poll() or complete(tmp_path), "a complete point")
         mortal.remove_node(mortal.head_node, allow_graceful=False)
         _, err = process.communicate(timeout=DEADLINE_S)
