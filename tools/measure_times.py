@@ -1,6 +1,6 @@
 """Measure what every figure costs in simulation, for the tables of README and `make help`.
 
-Run on an idle machine with two cores: `python -m tools.measure_times`, half an hour. Each figure
+Run on an idle machine with two cores: `python -m tools.measure_times`, ten minutes. Each figure
 runs by its command in a fresh folder, two points at a time. The table is written after each figure,
 and says on which machine; efforts may be named (`quick`, `short`, `full`) to measure only these.
 """
@@ -41,7 +41,7 @@ def this_machine() -> str:
     form = "compiled" if facts["engine_compiled"] else "as plain Python"
     return (
         f"{facts['os']}, {facts['cpu']} ({facts['cores']} cores), Python {facts['python']}, the "
-        f"engine {form}, commit {facts['git_commit']}"
+        f"engine {form}, commit {facts['git_commit'][:9]}"
     )
 
 

@@ -106,7 +106,7 @@ def tell_result(result: Mapping[str, Any]) -> None:
         for p in result["points"]
     ]  # fmt: skip
     noise = [_percent(result["noise"].get(name)) for name in shown]
-    rows.append(("this machine twice", "", "", *noise, ""))
+    rows.append(("this machine itself", "", "", *noise, ""))
     print_table(
         ("point", "load", "req/s", *heads, "preempted"), rows, title="Predicted over measured"
     )

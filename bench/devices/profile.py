@@ -37,7 +37,7 @@ RUNNING = (1, 64)  # sequences between which the host's time is taken as a line
 MOST_SLOTS = {"cpu": 36_000, "cuda": 1_000_000}
 SLOTS_A_TOKEN = 2.2  # which Orca reserves at most, in powers of two
 MOST_PROMPT_TOKENS = 2560
-SAMPLES = 5
+SAMPLES = 3  # of a step, each time it is measured
 STEPS_SHARE = 0.8  # of the time
 
 
@@ -70,7 +70,7 @@ class Effort:
     rounds: int = 3
     steps: int = 20
     block_sizes: tuple[int, ...] = BLOCK_SIZES
-    system_s: float = 60.0
+    system_s: float = 80.0
     most_sequences: int = 128
     most_tokens: int = 1024
 

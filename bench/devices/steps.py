@@ -1,11 +1,13 @@
 """Chooses which engine steps to measure, so that the steps between them can be interpolated.
 
-It starts from a coarse grid, measures where the interpolation errs most in the middle between two
-sizes, and measures all again in turn while there is time, so that no figure rests on one moment.
+It starts from a coarse grid, adds sizes where the interpolation errs in the middle between two, and
+measures all again in turn while there is time. A machine's speed changes by the second: so each
+turn has its own order, steps that are compared are measured side by side, and medians count.
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +18,10 @@ from typing import Protocol
 from engines.sim.measured import SHORT
 from engines.sim.steps import StepRow
 
-TOLERANCE = 0.02  # by which an interpolated step may err before one more size is measured
-PASSES = 3  # over all steps, if there is time
-LONG, FEW = 128, 3  # steps with more prompt tokens are sampled as often in a pass, being long
+TOLERANCE = 0.03  # by which an interpolated step may err, twice, before one more size is measured
+REFINE_SHARE = 0.25  # of the time, at most, goes to finding sizes
+PASSES = 12  # over all steps, if there is time; over long prompts, a third of these
+LONG = 128  # prompt tokens; such a step is as long as many others, and sampled once
 USUAL_CONTEXT = 64  # tokens of each sequence beside which prompts and choices are measured
 USUAL_OUTPUTS = 4  # of a request whose tokens are drawn
 _COPIED = (1, 8, 64)  # blocks
@@ -74,29 +77,27 @@ class Measurements:
         """Whether the time is used up."""
         return self._now() >= self.until_s
 
-    def measure(self, wanted: StepRow) -> float | None:
-        """Sample steps like `wanted` once more; returns the median so far, None without any."""
-        samples = self._samples if wanted.tokens <= LONG else min(FEW, self._samples)
-        times = self._probe.time_steps(wanted, samples)
+    def measure(self, wanted: StepRow, *, keep: bool = True) -> float | None:
+        """Sample steps like `wanted` once more; returns the median of these, None without any.
+
+        Without `keep` only the first samples of a step count later: those of a moment are alike.
+        """
+        times = self._probe.time_steps(wanted, 1 if wanted.tokens > LONG else self._samples)
         if not times:
             return None
-        self._found.setdefault(wanted, []).extend(times)
+        if keep or wanted not in self._found:
+            self._found.setdefault(wanted, []).extend(times)
         self._copied[wanted] = self._probe.copied_blocks if wanted.groups else wanted.blocks
-        return statistics.median(self._found[wanted])
+        return statistics.median(times)
 
-    def seconds(self, wanted: StepRow) -> float | None:
-        """The median of the samples of a step, measured now if it has none."""
-        if wanted in self._found:
-            return statistics.median(self._found[wanted])
-        return self.measure(wanted)
-
-    def repeat(self) -> None:
-        """Measure all again in the reverse order, as far as there is time."""
-        for wanted in reversed(list(self._found)):
+    def repeat(self, number: int) -> None:
+        """Measure all again in another order, as far as there is time."""
+        steps = [step for step in self._found if number % 3 == 0 or step.tokens <= LONG]
+        random.Random(number).shuffle(steps)
+        for wanted in steps:
             if self.is_late:
                 return
             self.measure(wanted)
-        self._found = dict(reversed(self._found.items()))
 
     def rows(self) -> list[StepRow]:
         """All steps with their medians."""
@@ -124,14 +125,14 @@ def measure_steps(
     probe: Probe,
     scope: Scope,
     *,
-    samples: int = 5,
+    samples: int = 3,
     budget_s: float,
     now: Callable[[], float] = time.monotonic,
 ) -> list[StepRow]:
     """Measure one system's steps in about `budget_s` seconds; the coarse grid always."""
     started = now()
-    found = Measurements(probe, samples, started + 0.6 * budget_s, now)
-    sizes, prompts = _doubling(scope.most_sequences), _prompt_sizes(scope)
+    found = Measurements(probe, samples, started + REFINE_SHARE * budget_s, now)
+    sizes, prompts = _sizes(scope.most_sequences), _prompt_sizes(scope)
     beside = [0] if scope.system == "ft" else [0, *(n for n in sizes if n in (1, 8, 64))]
     for n in sizes:
         for wanted in _decodes(scope, n):
@@ -144,8 +145,8 @@ def measure_steps(
         found.measure(wanted)
     _refine(found, prompts, lambda tokens: [_prompt(scope, n, tokens) for n in beside])
     found.until_s = started + budget_s
-    for _ in range(PASSES - 1):
-        found.repeat()
+    for number in range(1, PASSES):
+        found.repeat(number)
     return found.rows()
 
 
@@ -158,15 +159,20 @@ def _refine(
         low, high = gaps.pop(0)
         middle = (low + high) // 2
         share = (middle - low) / (high - low)
-        errors = []
-        for step, *ends in _aligned(steps(middle), steps(low), steps(high)):
-            times = [found.seconds(each) for each in (step, *ends)]
-            if None in times:
-                continue
+        rows = list(_aligned(steps(middle), steps(low), steps(high)))
+        if _errs(found, rows, share) and _errs(found, rows, share):
+            gaps += [gap for gap in ((low, middle), (middle, high)) if gap[1] - gap[0] > 1]
+
+
+def _errs(found: Measurements, rows: Sequence[tuple[StepRow, ...]], share: float) -> bool:
+    """Whether steps are off the line between two others, all measured now, by the median."""
+    errors = []
+    for row in rows:
+        times = [found.measure(step, keep=False) for step in row]
+        if None not in times:
             here, left, right = (t or 0.0 for t in times)
             errors.append(abs(left + share * (right - left) - here) / here)
-        if errors and statistics.median(errors) > TOLERANCE:
-            gaps += [gap for gap in ((low, middle), (middle, high)) if gap[1] - gap[0] > 1]
+    return bool(errors) and statistics.median(errors) > TOLERANCE
 
 
 def _aligned(*rows: Sequence[StepRow]) -> Iterator[tuple[StepRow, ...]]:
@@ -177,11 +183,10 @@ def _aligned(*rows: Sequence[StepRow]) -> Iterator[tuple[StepRow, ...]]:
             yield tuple(each[key] for each in keyed)
 
 
-def _doubling(most: int) -> list[int]:
-    sizes = [1]
-    while 2 * sizes[-1] <= most:
-        sizes.append(2 * sizes[-1])
-    return sizes
+def _sizes(most: int) -> list[int]:
+    """Powers of two, and the middles between them: 1, 2, 3, 4, 6, 8, 12, 16, ..."""
+    powers = [1 << k for k in range(most.bit_length())]
+    return sorted({*powers, *(3 * power // 2 for power in powers[1:] if 3 * power // 2 <= most)})
 
 
 def _prompt_sizes(scope: Scope) -> list[int]:
@@ -203,7 +208,8 @@ def _prompt(scope: Scope, beside: int, tokens: int) -> StepRow:
 
 def _others(scope: Scope, sizes: Sequence[int]) -> Iterator[StepRow]:
     """Several prompts, cached ones, choices of tokens, copies and swaps."""
-    for count in sizes[1:]:
+    powers = [n for n in sizes if n & (n - 1) == 0]
+    for count in powers[1:]:
         yield _step("prompt", scope, prompts=count, tokens=count * SHORT // 4)
     largest = max(_prompt_sizes(scope))
     if largest > 4 * SHORT:
@@ -212,9 +218,8 @@ def _others(scope: Scope, sizes: Sequence[int]) -> Iterator[StepRow]:
         for tokens in (SHORT, 4 * SHORT):
             cached = max(SHORT, largest // 2 // SHORT * SHORT)
             yield _step("prompt", scope, prompts=1, tokens=tokens, cached=cached)
-    few = sizes[::2]
     for kind, width in (("draw", USUAL_OUTPUTS), *(("beam", width) for width in scope.widths)):
-        for groups in [n for n in few if n * width <= scope.most_sequences]:
+        for groups in [n for n in powers if n * width <= scope.most_sequences]:
             n = groups * width
             yield _step(kind, scope, sequences=n, context=USUAL_CONTEXT * n, groups=groups)
     moves = {"astra": ("copy", "swap_in", "swap_out"), "orca": ("copy",), "ft": ()}

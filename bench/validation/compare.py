@@ -43,6 +43,7 @@ TITLES = {
     "sustained": "sustained rate",
 }
 KINDS = ("decode", "prompt", "beam", "copy", "swap")
+ALIKE = 9  # steps in a row that tell the noise of one
 
 
 def relative(predicted: float | None, measured: float | None) -> float | None:
@@ -78,6 +79,18 @@ def step_errors(steps: pd.DataFrame) -> dict[str, Any]:
         "sum": float(steps["priced"].sum() / steps["seconds"].sum() - 1),
         "seconds": float(steps["seconds"].sum()),
     }
+
+
+def step_noise(steps: pd.DataFrame) -> pd.Series:
+    """Relative errors of like steps, of which only the machine makes some slower than others.
+
+    Each plain decode step is held against the median of the ALIKE steps around it, itself included,
+    where all of these decode as many sequences: their context differs by a token each.
+    """
+    plain = (kind_of(steps) == "decode") & (steps["decodes"] == steps["decodes"].shift())
+    alike = plain.rolling(ALIKE, center=True).min() == 1
+    usual = steps["seconds"].rolling(ALIKE, center=True).median()
+    return (usual / steps["seconds"] - 1).abs()[alike]
 
 
 def by_kind(steps: pd.DataFrame) -> dict[str, dict[str, Any]]:

@@ -32,6 +32,7 @@ from bench.validation.compare import (
     order_errors,
     relative,
     step_errors,
+    step_noise,
     sustained_error,
 )
 from bench.validation.record import FILE, FORMAT, SAMPLES
@@ -95,13 +96,17 @@ class Validation:
                 self._serve(each, plans[0].spec(load))
         noise = self._noise(server, again, plans[0])
         points: list[dict[str, Any]] = []
-        samples = []
+        samples, alike = [], []
         for plan in plans:
             for load in plan.case.loads:
                 self._serve(server, plan.spec(load))
                 point, shown = self._compare(server, plan, load, slots)
                 samples.append(shown.assign(point=len(points)))
                 points.append(point)
+                alike.append(step_noise(pd.read_parquet(server.steps_path(plan.spec(load)))))
+        of_steps = pd.concat(alike)
+        if len(of_steps):
+            noise |= {"step_median": of_steps.median(), "step_p95": of_steps.quantile(0.95)}
         result = self._result(plans, points, noise, platform.device)
         result["provenance"] = {
             **environment(source=server.store.source, gpu=self.target.backend == "cuda"),

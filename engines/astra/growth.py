@@ -33,6 +33,8 @@ class GrowthCalendar:
 
     def take_sharing(self, step: int) -> list[SequenceGroup]:
         """Remove and return the groups, except growing ones, that may copy their last block."""
+        if not self.sharing:
+            return []
         growing = self.growing(step)
         sharing = [group for group in self.sharing if group not in growing]
         self.sharing.clear()

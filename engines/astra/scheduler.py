@@ -98,8 +98,11 @@ class AstraScheduler(Scheduler):
         """
         pool, running = self.blocks.pool, self.running
         growing.sort(key=BY_ARRIVAL)
-        index = 0
+        before: SequenceGroup | None = None
         for target in [*growing, None]:
+            index = 0
+            if before is not None and pool.num_free < self._largest_group:
+                index = bisect_right(running, before.order, key=BY_ARRIVAL)
             while pool.num_free < self._largest_group and index < len(running):
                 group = running[index]
                 if not self.blocks.can_append(group):
@@ -111,7 +114,7 @@ class AstraScheduler(Scheduler):
             if target is None or target.status is not Status.RUNNING:
                 return
             self.blocks.append(target, target.context_len(step), self.batch)
-            index = bisect_right(running, target.order, lo=index, key=BY_ARRIVAL)
+            before = target
 
     def _refuse(self) -> None:
         """Raise UserError: nothing runs, and registered prefixes leave no room for the group."""

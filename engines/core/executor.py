@@ -18,16 +18,19 @@ class Fork(NamedTuple):
     parents: tuple[int, ...]
 
 
-class StepResult(NamedTuple):
+class StepResult:
     """The outcome of a step.
 
     `elapsed_s` is its duration, simulated or measured. `stopped` are sequences that ended before
     their maximum length.
     """
 
-    elapsed_s: float
-    forks: list[Fork]
-    stopped: list[Sequence]
+    __slots__ = ("elapsed_s", "forks", "stopped")
+
+    def __init__(self, elapsed_s: float, forks: list[Fork], stopped: list[Sequence]) -> None:
+        self.elapsed_s = elapsed_s
+        self.forks = forks
+        self.stopped = stopped
 
 
 class Executor(Protocol):

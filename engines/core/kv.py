@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from engines.core.batch import Batch
 from engines.core.request import Request, Sequence, SequenceGroup
 
 
-class KVUsage(NamedTuple):
+class KVUsage:
     """KV slots by use during one step (paper, Fig. 2), and blocks for sharing (Fig. 15).
 
     `token` slots hold a token; `reservation` slots will be filled by a running request;
@@ -16,12 +16,30 @@ class KVUsage(NamedTuple):
     the allocator. External fragmentation is the rest: all slots - token - reservation - internal.
     """
 
-    token: int
-    reservation: int
-    internal: int
-    used: int
-    physical_blocks: int
-    logical_blocks: int
+    __slots__ = (
+        "internal",
+        "logical_blocks",
+        "physical_blocks",
+        "reservation",
+        "token",
+        "used",
+    )
+
+    def __init__(
+        self,
+        token: int,
+        reservation: int,
+        internal: int,
+        used: int,
+        physical_blocks: int,
+        logical_blocks: int,
+    ) -> None:
+        self.token = token
+        self.reservation = reservation
+        self.internal = internal
+        self.used = used
+        self.physical_blocks = physical_blocks
+        self.logical_blocks = logical_blocks
 
 
 class KVManager(Protocol):

@@ -38,16 +38,16 @@ class StepRecorder:
         """Count one step that started at `now_s`, if that is within the window."""
         if not self.start_s <= now_s < self.end_s:
             return
-        token, reservation, internal, used, physical, logical = kv.usage(batch)
+        usage = kv.usage(batch)
         self.num_steps += 1
         self._running += num_running
-        self._token += token
-        self._reservation += reservation
-        self._internal += internal
-        self._used += used
-        if logical:
+        self._token += usage.token
+        self._reservation += usage.reservation
+        self._internal += usage.internal
+        self._used += usage.used
+        if usage.logical_blocks:
             self._shared_steps += 1
-            self._saving += 1 - physical / logical
+            self._saving += 1 - usage.physical_blocks / usage.logical_blocks
 
     def means(self, num_slots: int) -> StepMeans | None:
         """Means over the recorded steps; None if there was none."""

@@ -7,6 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+# Rows drawn at once on a CPU: a few megabytes of float64, which malloc gives again at the next
+# step; larger ones come from the system each time, and touching them anew takes most of a draw.
+CPU_ROWS = 4
+
 
 def uniform_numbers(
     seed: int, keys: NDArray[np.uint64], counters: NDArray[np.int32]
@@ -40,6 +44,15 @@ def sample(
 
     Rows that keep all tokens are drawn in the tokens' own order, whoever else is in the batch.
     """
+    if logits.device.type == "cpu" and len(logits) > CPU_ROWS:
+        parts = [slice(first, first + CPU_ROWS) for first in range(0, len(logits), CPU_ROWS)]
+        return torch.cat(
+            [
+                sample(logits[part], uniforms[part], temperatures=temperatures[part],
+                       top_ps=None if top_ps is None else top_ps[part])
+                for part in parts
+            ]
+        )  # fmt: skip
     scores = logits.double() / temperatures[:, None]
     of_all = _invert(scores.softmax(-1).cumsum(-1), uniforms)
     if top_ps is None:

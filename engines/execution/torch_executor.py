@@ -122,10 +122,10 @@ class TorchExecutor:
                 torch.cuda.synchronize(self._model.device)
         except torch.OutOfMemoryError:
             raise self._out_of_memory(batch) from None
-        elapsed_s = time.perf_counter() - started
+        result.elapsed_s = time.perf_counter() - started
         self.timing.steps += 1
-        self.timing.total_s += elapsed_s
-        return result._replace(elapsed_s=elapsed_s)
+        self.timing.total_s += result.elapsed_s
+        return result
 
     def _out_of_memory(self, batch: Batch) -> UserError:
         """What to change: a cache smaller by what the step may need, or smaller steps."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from bench.experiments.tables import Choice
@@ -12,7 +13,7 @@ from bench.records import seal
 from bench.report.build import build_report
 from bench.report.render import to_html, to_markdown
 from bench.results.store import Store
-from bench.validation.compare import judge
+from bench.validation.compare import judge, step_noise
 from bench.validation.record import FILE
 from engines.core.errors import UserError
 
@@ -68,3 +69,17 @@ def test_a_damaged_validation_is_no_result(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"0.02", b"0.01"))
     with pytest.raises(UserError, match="does not match its checksum: remove it"):
         build_report(Store(tmp_path), Choice())
+
+
+def test_the_noise_of_steps_is_that_of_like_ones() -> None:
+    """Neither a larger batch nor a prompt is noise; a slow step among equal ones is."""
+    seconds = [1.0] * 9 + [5.0] * 9 + [1.0, 1.0, 1.0, 1.0, 1.25, 1.0, 1.0, 1.0, 1.0, 1.0]
+    decodes = [1] * 9 + [8] * 9 + [2] * 10
+    steps = pd.DataFrame({"seconds": seconds, "decodes": decodes})
+    steps = steps.assign(prompts=0, transfers=0, copy_transfers=0, beam_groups=0)
+    steps.loc[27, ["seconds", "prompts"]] = 9.0, 1
+    assert list(step_noise(steps)) == []
+    longer = pd.concat([steps[18:27], steps[18:27]], ignore_index=True)
+    noise = step_noise(longer)
+    assert set(noise.round(9)) == {0.0, 0.2}
+    assert len(noise) == len(longer) - 9, "from the fifth of the alike to the fifth from the end"
