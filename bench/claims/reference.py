@@ -181,8 +181,8 @@ def _read(path: Path, *, columns: set[str], numbers: Iterable[str]) -> list[dict
             rows: list[dict[str, Any]] = list(csv.DictReader(file))
     except FileNotFoundError:
         raise UserError(
-            f"no reference results at {path}: name their folder with --reference, or make them "
-            "with 'bench reference --renew'"
+            f"no reference results at {path} (full and quick runs have some): name their folder "
+            "with --reference, or make them with 'bench reference --renew'"
         ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"reference results {path} cannot be read: {error}") from error
