@@ -232,6 +232,6 @@ def test_the_first_screen_says_how_good_the_simulation_is(store):
     record = {"model": "m", "device": "d", "dtype": "float32", "points": [], "sustained": [],
               "wrong_orders": [], "aims": [aim, aim]}  # fmt: skip
     page = Page(to_html(replace(report, validations=(Found("m", record, b""),)), {}))
-    told = "18 of 24 predictions as close as aimed for, m on d"
+    told = "18 of 24 predictions as close as aimed for, m in float32 on d"
     assert told in page.words
     assert "#simulation" in [link["href"] for link in page.of("a")]
