@@ -100,10 +100,10 @@ class Validation:
         for plan in plans:
             for load in plan.case.loads:
                 self._serve(server, plan.spec(load))
-                point, shown = self._compare(server, plan, load, slots)
+                point, shown, noises = self._compare(server, plan, load, slots)
                 samples.append(shown.assign(point=len(points)))
                 points.append(point)
-                alike.append(step_noise(pd.read_parquet(server.steps_path(plan.spec(load)))))
+                alike.append(noises)
         of_steps = pd.concat(alike)
         if len(of_steps):
             noise |= {"step_median": of_steps.median(), "step_p95": of_steps.quantile(0.95)}
@@ -151,8 +151,8 @@ class Validation:
 
     def _compare(
         self, server: Server, plan: Plan, load: float, slots: int | None
-    ) -> tuple[dict[str, Any], pd.DataFrame]:
-        """One point, and a sample of its steps and requests: measured and predicted."""
+    ) -> tuple[dict[str, Any], pd.DataFrame, pd.Series]:
+        """One point; a sample of its steps and requests, measured and predicted; steps' noise."""
         spec = plan.spec(load)
         measured = server.store.load_record(spec)["metrics"]
         simulated = self._simulate(spec, slots)
@@ -186,7 +186,7 @@ class Validation:
             },
             "steps": {"all": of_steps, **by_kind(steps)},
         }
-        return point, shown
+        return point, shown, step_noise(steps)
 
     def _noise(self, server: Server, again: Server, plan: Plan) -> dict[str, float]:
         """The larger difference between two runs of one point, by metric, as a share."""
