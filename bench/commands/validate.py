@@ -16,7 +16,7 @@ from bench.files import check_writable, write_file
 from bench.point.spec import Backend
 from bench.progress import choose
 
-MINUTES, SHORT_MINUTES = 15.0, 3.0
+MINUTES, SHORT_MINUTES = 20.0, 3.0
 
 
 @click.command("validate")

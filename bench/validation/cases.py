@@ -19,6 +19,7 @@ LIGHT, MEDIUM, HEAVY, OVER = 0.3, 0.6, 0.9, 1.15  # of the rate that is predicte
 SHRINK = 4  # on a CPU
 CPU_SLOTS = 15_700 // SHRINK  # OPT-13B's on an A100 with 40 GB
 FEW_SLOTS = 4  # times fewer: a cache that has to preempt
+FT_TIMES = 3  # longer traces: it sustains a fraction of the others' rate
 SHORTEST_S = 5.0
 _DRAIN = 1.25  # serving a trace takes longer than its arrivals
 _SWAP_GIB = 1.0
@@ -31,6 +32,11 @@ class Case:
     name: str
     spec: PointSpec
     loads: Sequence[float]
+
+    @property
+    def times(self) -> int:
+        """How many times longer its traces are than others."""
+        return FT_TIMES if self.spec.system is System.FT else 1
 
     def at(self, rate: float) -> PointSpec:
         """The point at a rate (req/s), rounded to three digits."""
@@ -58,7 +64,7 @@ class Target:
             systems = (System.ASTRA, System.ORCA_ORACLE, System.ORCA_MAX, System.FT)
             found = [self._case("sharegpt", s, (LIGHT, MEDIUM, HEAVY, OVER)) for s in systems]
             found += self._others()
-        served = sum(len(case.loads) for case in found) + len(self.repeated)
+        served = sum(case.times * len(case.loads) for case in found) + len(self.repeated)
         seconds = self.budget_s / served / _DRAIN
         if seconds < SHORTEST_S:
             least = math.ceil(SHORTEST_S / seconds * self.budget_s / 60)
@@ -67,11 +73,7 @@ class Target:
                 f"{self.budget_s / 60:g} minutes leave {seconds:.1f} s for each trace: raise "
                 f"--budget to {least} or more{shorter}"
             )
-        duration = float(f"{seconds:.2g}")
-        return [
-            replace(case, spec=replace(case.spec, duration=duration, warmup=duration / 10))
-            for case in found
-        ]
+        return [replace(case, spec=_lasting(case.spec, case.times * seconds)) for case in found]
 
     @property
     def repeated(self) -> tuple[float, ...]:
@@ -104,3 +106,8 @@ class Target:
         if self.backend is Backend.CPU:
             settings |= {"shrink": SHRINK, "kv_slots": CPU_SLOTS}
         return Case(name, PointSpec(system=system, **{**settings, **changes}), loads)
+
+
+def _lasting(spec: PointSpec, seconds: float) -> PointSpec:
+    duration = float(f"{seconds:.2g}")
+    return replace(spec, duration=duration, warmup=duration / 10)
