@@ -136,9 +136,11 @@ def _steps(subject: Subject, effort: Effort, tell: Callable[[float], None]) -> I
         asked = replace(scope, most_sequences=most, most_tokens=tokens)
         probe = StepProbe(loaded, scope.system, num_slots=slots, block_size=USUAL_BLOCK)
         samples = min(SAMPLES, effort.steps)
-        yield from measure_steps(probe, asked, samples=samples, budget_s=effort.system_s)
+        yield from measure_steps(
+            probe, asked, samples=samples, budget_s=effort.system_s,
+            tell=lambda share, done=number: tell((done + share) / len(scopes)),
+        )  # fmt: skip
         del probe  # and its cache
-        tell((number + 1) / len(scopes))
 
 
 def _steps_toml(subject: Subject, rows: Sequence[StepRow]) -> str:

@@ -63,12 +63,19 @@ class Measurements:
     """Samples of steps by what they are, and the time that is left for more."""
 
     def __init__(
-        self, probe: Probe, samples: int, until_s: float, now: Callable[[], float]
+        self,
+        probe: Probe,
+        samples: int,
+        until_s: float,
+        now: Callable[[], float],
+        tell: Callable[[float], None],
     ) -> None:
+        """`tell` hears the time (s, of `now`) after each step that is measured."""
         self._probe = probe
         self._samples = samples
         self.until_s = until_s
         self._now = now
+        self._tell = tell
         self._found: dict[StepRow, list[float]] = {}
         self._copied: dict[StepRow, int] = {}
 
@@ -83,6 +90,7 @@ class Measurements:
         Without `keep` only the first samples of a step count later: those of a moment are alike.
         """
         times = self._probe.time_steps(wanted, 1 if wanted.tokens > LONG else self._samples)
+        self._tell(self._now())
         if not times:
             return None
         if keep or wanted not in self._found:
@@ -128,10 +136,18 @@ def measure_steps(
     samples: int = 3,
     budget_s: float,
     now: Callable[[], float] = time.monotonic,
+    tell: Callable[[float], None] = lambda _: None,
 ) -> list[StepRow]:
-    """Measure one system's steps in about `budget_s` seconds; the coarse grid always."""
+    """Measure one system's steps in about `budget_s` seconds; the coarse grid always.
+
+    `tell` hears the share of the time that is used, 0 to 1.
+    """
     started = now()
-    found = Measurements(probe, samples, started + REFINE_SHARE * budget_s, now)
+
+    def tell_time(time_s: float) -> None:
+        tell(min(1.0, (time_s - started) / budget_s) if budget_s else 0.0)
+
+    found = Measurements(probe, samples, started + REFINE_SHARE * budget_s, now, tell_time)
     sizes, prompts = _sizes(scope.most_sequences), _prompt_sizes(scope)
     beside = [0] if scope.system == "ft" else [0, *(n for n in sizes if n in (1, 8, 64))]
     for n in sizes:

@@ -8,106 +8,131 @@
 
 namespace {
 
-using astra::HeadContext;
-using astra::RowGroup;
+using astra::kRowGroup;
 using astra::kTile;
 using astra::padded;
-
-// Walks the rows (one token of one head) of a sequence's blocks.
-template <class T, int kSize>
-class RowCursor {
- public:
-  RowCursor(const T* head, const int32_t* table, int64_t block_stride, int block_size, int token)
-      : head_(head), table_(table + token / block_size), block_stride_(block_stride),
-        block_size_(block_size), offset_(token % block_size) {
-    row_ = head_ + *table_ * block_stride_ + int64_t{offset_} * kSize;
-  }
-
-  // Points rows[0..kTile) at the next `count` tokens, repeating the last to fill the tile, and
-  // starts fetching them: blocks lie scattered, so the hardware would not guess.
-  void take(const T** rows, int count) {
-    for (int i = 0; i < kTile; ++i) {
-      if (i < count) rows[i] = next();
-      else rows[i] = rows[i - 1];
-    }
-    constexpr int kLine = 64 / sizeof(T);
-    for (int i = 0; i < count; ++i) {
-      for (int at = 0; at < kSize; at += kLine) __builtin_prefetch(rows[i] + at);
-    }
-  }
-
- private:
-  const T* next() {
-    if (offset_ == block_size_) {
-      ++table_;
-      offset_ = 0;
-      row_ = head_ + *table_ * block_stride_;
-    }
-    const T* row = row_;
-    row_ += kSize;
-    ++offset_;
-    return row;
-  }
-
-  const T* head_;
-  const int32_t* table_;
-  int64_t block_stride_;
-  int block_size_;
-  int offset_;
-  const T* row_;
-};
+using astra::RowBatch;
+using astra::RowGroup;
+using astra::SequenceContext;
 
 inline int at_most(int value, int limit) { return value < limit ? value : limit; }
 
-// Hands out the rows of a context tile by tile, with the fetching of later tiles under way.
-template <class T, int kSize>
-class TileStream {
- public:
-  TileStream(RowCursor<T, kSize> cursor, int tokens) : cursor_(cursor), left_(tokens) {
-    for (int i = 0; i < kAhead; ++i) fetch();
-  }
+inline int longest(const RowGroup& group) { return group.lengths[group.count - 1]; }
 
-  // The next tile's rows, valid until kAhead tiles later.
-  const T* const* next() {
-    fetch();
-    return rows_[handed_++ % kTiles];
+// Where the tokens of a tile are in a cache, in elements from its first head's start.
+struct Tile {
+  int64_t at[kTile];
+  int count;
+};
+
+// Walks a sequence's tokens through its blocks, tile by tile.
+class TileCursor {
+ public:
+  TileCursor(const SequenceContext& context, int head_size, int tokens)
+      : table_(context.table + context.start / context.block_size),
+        block_stride_(context.block_stride), block_size_(context.block_size),
+        head_size_(head_size), offset_(context.start % context.block_size), left_(tokens) {}
+
+  // The next tile; where fewer tokens are left, the last fills it up.
+  void next(Tile& tile) {
+    tile.count = at_most(kTile, left_);
+    left_ -= tile.count;
+    for (int i = 0; i < kTile; ++i) {
+      if (i >= tile.count) {
+        tile.at[i] = i ? tile.at[i - 1] : 0;
+        continue;
+      }
+      if (offset_ == block_size_) {
+        ++table_;
+        offset_ = 0;
+      }
+      tile.at[i] = *table_ * block_stride_ + int64_t{offset_++} * head_size_;
+    }
   }
 
  private:
-  static constexpr int kAhead = 1;  // more does not help
-  static constexpr int kTiles = kAhead + 1;
-
-  void fetch() {
-    if (left_ > 0) cursor_.take(rows_[fetched_ % kTiles], at_most(kTile, left_));
-    left_ -= kTile;
-    ++fetched_;
-  }
-
-  RowCursor<T, kSize> cursor_;
+  const int32_t* table_;
+  int64_t block_stride_;
+  int block_size_;
+  int head_size_;
+  int offset_;
   int left_;
-  unsigned fetched_ = 0;
-  unsigned handed_ = 0;
-  const T* rows_[kTiles][kTile];
 };
 
-// scores[r][t] = query[r] . key[t] for t < tokens; query is [kRows, kSize].
-template <class T, int kSize, int kRows>
-void compute_scores(const float* query, RowCursor<T, kSize> keys, int tokens, float* scores,
-                    int64_t stride) {
-  TileStream<T, kSize> stream(keys, tokens);
-  for (int t = 0; t < tokens; t += kTile) {
-    const T* const* rows = stream.next();
-    for (int part = 0; part < kTile; part += kWidth) {
-      const T* const* tile = rows + part;
-      for (int r = 0; r < kRows; ++r) {
-        Floats sums[kWidth] = {};
-        for (int at = 0; at < kSize; at += kWidth) {
-          Floats q = load(query + r * kSize + at);
-#pragma GCC unroll 16
-          for (int i = 0; i < kWidth; ++i) sums[i] += q * load(tile[i] + at);
-        }
-        store(scores + r * stride + t + part, sum_rows(sums));
+// Runs ahead of what is computed, fetching one head's tile after the other in the order of their
+// use: blocks lie scattered, so the hardware would not guess. It fetches into the second-level cache,
+// which has many more lines under way than the first.
+template <class T, int kSize>
+class Fetcher {
+ public:
+  Fetcher(const SequenceContext& context, const T* base, const RowBatch& batch, int tokens)
+      : cursor_(context, kSize, tokens), base_(base), head_stride_(context.head_stride),
+        batch_(batch) {
+    cursor_.next(tile_);
+    for (int i = 0; i < kAhead; ++i) next();
+  }
+
+  void next() {
+    const int head = batch_.groups[group_].kv_head;
+    if (group_ == 0 || head != batch_.groups[group_ - 1].kv_head) fetch(base_ + head * head_stride_);
+    if (++group_ < batch_.num_groups) return;
+    group_ = 0;
+    cursor_.next(tile_);
+  }
+
+ private:
+  static constexpr int kAhead = 4;
+
+  void fetch(const T* head) {
+    constexpr int kLine = 64 / sizeof(T);
+    for (int i = 0; i < tile_.count; ++i) {
+      for (int at = 0; at < kSize; at += kLine) {
+        __builtin_prefetch(head + tile_.at[i] + at, /*rw=*/0, /*locality=*/2);
       }
+    }
+  }
+
+  TileCursor cursor_;
+  Tile tile_;
+  const T* base_;
+  int64_t head_stride_;
+  const RowBatch& batch_;
+  int group_ = 0;
+};
+
+// Calls use(group, rows of its head, tile, first token) for every tile of each group's context.
+template <class T, int kSize, class Use>
+void walk(const SequenceContext& context, const void* cache, const RowBatch& batch, int tokens,
+          Use use) {
+  const T* base = static_cast<const T*>(cache);
+  Fetcher<T, kSize> fetcher(context, base, batch, tokens);
+  TileCursor cursor(context, kSize, tokens);
+  Tile tile;
+  for (int t = 0; t < tokens; t += kTile) {
+    cursor.next(tile);
+    for (int g = 0; g < batch.num_groups; ++g) {
+      const RowGroup& group = batch.groups[g];
+      fetcher.next();
+      if (t < longest(group)) use(g, base + group.kv_head * context.head_stride, tile, t);
+    }
+  }
+}
+
+// scores[r][0..kTile) = query[r] . a tile's keys; query is [kRows, kSize].
+template <class T, int kSize, int kRows>
+void score_tile(const float* query, const T* head, const Tile& tile, float* scores,
+                int64_t stride) {
+  for (int part = 0; part < kTile; part += kWidth) {
+    const T* rows[kWidth];
+    for (int i = 0; i < kWidth; ++i) rows[i] = head + tile.at[part + i];
+    for (int r = 0; r < kRows; ++r) {
+      Floats sums[kWidth] = {};
+      for (int at = 0; at < kSize; at += kWidth) {
+        Floats q = load(query + r * kSize + at);
+#pragma GCC unroll 16
+        for (int i = 0; i < kWidth; ++i) sums[i] += q * load(rows[i] + at);
+      }
+      store(scores + r * stride + part, sum_rows(sums));
     }
   }
 }
@@ -158,75 +183,87 @@ inline void add_rows(const T* const* rows, int count, const float* weights, int6
   }
 }
 
-// sums[r] = sum over t < tokens of weights[r][t] * value[t]; sums is [kRows, kSize].
+// sums[r] += the sum over a tile's tokens of weights[r][i] * value[i]; sums is [kRows, kSize].
 template <class T, int kSize, int kRows>
-void sum_values(const float* weights, int64_t stride, RowCursor<T, kSize> values, int tokens,
-                float* sums) {
+void add_tile(const float* weights, int64_t stride, const T* head, const Tile& tile, float* sums) {
   constexpr int kVectors = kSize / kWidth;
   constexpr int kChunk = kVectors < kAccumulators / kRows ? kVectors : kAccumulators / kRows;
-  for (int i = 0; i < kRows * kSize; i += kWidth) store(sums + i, Floats{});
-  TileStream<T, kSize> stream(values, tokens);
-  for (int t = 0; t < tokens; t += kTile) {
-    const T* const* rows = stream.next();
-    const int count = at_most(kTile, tokens - t);
-    const T* shifted[kTile];
-    for (int v = 0; v < kVectors; v += kChunk) {
-      for (int i = 0; i < count; ++i) shifted[i] = rows[i] + v * kWidth;
-      float* part = sums + v * kWidth;
-      if (v + kChunk <= kVectors) {
-        add_rows<T, kSize, kRows, kChunk>(shifted, count, weights + t, stride, part);
-      } else if constexpr (kVectors % kChunk != 0) {
-        add_rows<T, kSize, kRows, kVectors % kChunk>(shifted, count, weights + t, stride, part);
-      }
+  const T* rows[kTile];
+  for (int v = 0; v < kVectors; v += kChunk) {
+    for (int i = 0; i < tile.count; ++i) rows[i] = head + tile.at[i] + v * kWidth;
+    float* part = sums + v * kWidth;
+    if (v + kChunk <= kVectors) {
+      add_rows<T, kSize, kRows, kChunk>(rows, tile.count, weights, stride, part);
+    } else if constexpr (kVectors % kChunk != 0) {
+      add_rows<T, kSize, kRows, kVectors % kChunk>(rows, tile.count, weights, stride, part);
     }
   }
 }
 
-// Attends with kRows rows of `rows`; see attend.h.
-template <class T, int kSize, int kRows>
-void attend(const HeadContext& context, const RowGroup& rows, float scale, float* scratch) {
-  const int tokens = rows.lengths[kRows - 1];
+// Attends with the rows of a batch; see attend.h.
+template <class T, int kSize>
+void attend(const SequenceContext& context, const RowBatch& batch, float scale, float* scratch) {
+  int tokens = 0;
+  for (int g = 0; g < batch.num_groups; ++g) {
+    if (tokens < longest(batch.groups[g])) tokens = longest(batch.groups[g]);
+  }
   const int64_t stride = padded(tokens);
-  float* query = scratch;
-  float* sums = query + kRows * kSize;
-  float* scores = sums + kRows * kSize;
-  float totals[kRows] = {};
-  for (int r = 0; r < kRows; ++r) {
-    const T* from = static_cast<const T*>(rows.queries[r]);
-    for (int at = 0; at < kSize; at += kWidth) {
-      store(query + r * kSize + at, load(from + at) * scale);
+  int first[astra::kMostRows];  // row of each group
+  for (int g = 0, row = 0; g < batch.num_groups; row += batch.groups[g++].count) first[g] = row;
+  float* queries = scratch;
+  float* sums = queries + batch.num_rows * kSize;
+  float* scores = sums + batch.num_rows * kSize;
+  float totals[astra::kMostRows] = {};
+  const auto each_row = [&](auto use) {
+    for (int g = 0; g < batch.num_groups; ++g) {
+      for (int r = 0; r < batch.groups[g].count; ++r) use(batch.groups[g], r, first[g] + r);
     }
-  }
+  };
+  each_row([&](const RowGroup& group, int r, int row) {
+    const T* from = static_cast<const T*>(group.queries[r]);
+    for (int at = 0; at < kSize; at += kWidth) {
+      store(queries + row * kSize + at, load(from + at) * scale);
+      store(sums + row * kSize + at, Floats{});
+    }
+  });
   if (tokens > 0) {
-    const auto cursor = [&](const void* head) {
-      return RowCursor<T, kSize>(static_cast<const T*>(head), context.table, context.block_stride,
-                                 context.block_size, context.start);
-    };
-    compute_scores<T, kSize, kRows>(query, cursor(context.keys), tokens, scores, stride);
-    for (int r = 0; r < kRows; ++r) {
-      totals[r] = softmax_weights(scores + r * stride, rows.lengths[r], tokens);
-    }
-    sum_values<T, kSize, kRows>(scores, stride, cursor(context.values), tokens, sums);
+    walk<T, kSize>(context, context.keys, batch, tokens,
+                   [&](int g, const T* head, const Tile& tile, int t) {
+      const float* query = queries + first[g] * kSize;
+      float* to = scores + first[g] * stride + t;
+      if (batch.groups[g].count == 1) score_tile<T, kSize, 1>(query, head, tile, to, stride);
+      else score_tile<T, kSize, kRowGroup>(query, head, tile, to, stride);
+    });
+    each_row([&](const RowGroup& group, int r, int row) {
+      totals[row] = softmax_weights(scores + row * stride, group.lengths[r], tokens);
+    });
+    walk<T, kSize>(context, context.values, batch, tokens,
+                   [&](int g, const T* head, const Tile& tile, int t) {
+      const float* weights = scores + first[g] * stride + t;
+      float* to = sums + first[g] * kSize;
+      if (batch.groups[g].count == 1) add_tile<T, kSize, 1>(weights, stride, head, tile, to);
+      else add_tile<T, kSize, kRowGroup>(weights, stride, head, tile, to);
+    });
   }
-  for (int r = 0; r < kRows; ++r) {
-    const bool empty = rows.lengths[r] <= 0;
-    T* out = static_cast<T*>(rows.outs[r]);
-    Floats factor = broadcast(empty ? 0.f : 1.f / totals[r]);
+  each_row([&](const RowGroup& group, int r, int row) {
+    const bool empty = group.lengths[r] <= 0;
+    T* out = static_cast<T*>(group.outs[r]);
+    Floats factor = broadcast(empty ? 0.f : 1.f / totals[row]);
     for (int at = 0; at < kSize; at += kWidth) {
-      store(out + at, empty ? Floats{} : load(sums + r * kSize + at) * factor);
+      store(out + at, empty ? Floats{} : load(sums + row * kSize + at) * factor);
     }
-  }
+  });
 }
 
 template <class T>
-astra::AttendFunctions for_size(int head_size) {
+astra::Attend for_size(int head_size) {
   switch (head_size) {
-    case 64: return {attend<T, 64, 1>, attend<T, 64, astra::kRowGroup>};
-    case 80: return {attend<T, 80, 1>, attend<T, 80, astra::kRowGroup>};
-    case 96: return {attend<T, 96, 1>, attend<T, 96, astra::kRowGroup>};
-    case 128: return {attend<T, 128, 1>, attend<T, 128, astra::kRowGroup>};
-    case 256: return {attend<T, 256, 1>, attend<T, 256, astra::kRowGroup>};
-    default: return {nullptr, nullptr};
+    case 64: return attend<T, 64>;
+    case 80: return attend<T, 80>;
+    case 96: return attend<T, 96>;
+    case 128: return attend<T, 128>;
+    case 256: return attend<T, 256>;
+    default: return nullptr;
   }
 }
 
@@ -234,11 +271,11 @@ astra::AttendFunctions for_size(int head_size) {
 
 namespace astra::ASTRA_INSTRUCTION_SET {
 
-AttendFunctions find_attend(DataType dtype, int head_size) {
+Attend find_attend(DataType dtype, int head_size) {
   switch (dtype) {
     case DataType::kFloat32: return for_size<float>(head_size);
     case DataType::kBFloat16: return for_size<BFloat16>(head_size);
-    default: return {nullptr, nullptr};
+    default: return nullptr;
   }
 }
 

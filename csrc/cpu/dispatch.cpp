@@ -5,14 +5,14 @@ namespace astra {
 
 #define ASTRA_DECLARE(set)                                       \
   namespace set {                                                \
-  AttendFunctions find_attend(DataType dtype, int head_size);    \
+  Attend find_attend(DataType dtype, int head_size);             \
   }
 
 ASTRA_DECLARE(plain)
 ASTRA_DECLARE(avx2)
 ASTRA_DECLARE(avx512)
 
-AttendFunctions find_attend(DataType dtype, int head_size) {
+Attend find_attend(DataType dtype, int head_size) {
 #ifdef ASTRA_WITH_avx512
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {

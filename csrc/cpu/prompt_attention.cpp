@@ -9,7 +9,7 @@ constexpr int kQueryTile = 32;  // queries of one task
 
 struct Work {
   const AttentionArguments* arguments;
-  AttendFunctions attend;
+  Attend attend;
   float* workspace;
   int tiles;  // of a sequence
 };
@@ -20,16 +20,21 @@ void attend_tile(const Work& work, int seq, int head, int tile, float* scratch) 
   const int num_queries = a.query_starts[seq + 1] - first;
   const int prefix = a.context_lens[seq] - num_queries;
   const int32_t own_block = seq;
-  const HeadContext context =
-      head_context(a, seq, head / (a.num_heads / a.num_kv_heads), &own_block);
+  const SequenceContext context = sequence_context(a, seq, &own_block);
+  const int kv_head = head / (a.num_heads / a.num_kv_heads);
   const int end = num_queries < (tile + 1) * kQueryTile ? num_queries : (tile + 1) * kQueryTile;
+  RowBatch batch;
   for (int i = tile * kQueryTile; i < end;) {
     const int count = i + kRowGroup <= end ? kRowGroup : 1;
-    RowGroup rows;
-    for (int r = 0; r < count; ++r) set_row(rows, r, a, first + i + r, head, prefix + i + r + 1);
-    (count == 1 ? work.attend.one : work.attend.many)(context, rows, a.scale, scratch);
+    if (!batch.fits(count)) {
+      work.attend(context, batch, a.scale, scratch);
+      batch = {};
+    }
+    GroupWriter rows(batch, count, kv_head);
+    for (int r = 0; r < count; ++r) rows.add(a, first + i + r, head, prefix + i + r + 1);
     i += count;
   }
+  if (batch.num_groups > 0) work.attend(context, batch, a.scale, scratch);
 }
 
 void run_tasks(TaskQueue& queue, void* opaque) {
@@ -53,7 +58,7 @@ Status launch_prompt_attention(const AttentionArguments& a, float* workspace,
                                const Launch& launch) {
   const int tiles = (a.max_query_len + kQueryTile - 1) / kQueryTile;
   Work work{&a, find_attend(a.dtype, a.head_size), workspace, tiles};
-  if (work.attend.one == nullptr) return kUnsupported;
+  if (work.attend == nullptr) return kUnsupported;
   const int64_t num_tasks = int64_t{tiles} * a.num_seqs * a.num_heads;
   TaskQueue queue(num_tasks, useful_threads(num_tasks, tiles * context_bytes(a), launch));
   launch.run(queue, run_tasks, &work);

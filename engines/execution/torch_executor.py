@@ -27,7 +27,7 @@ from engines.execution.graphs import DecodeGraphs, can_capture
 from engines.execution.kv_cache import CacheShape, create_cache
 from engines.execution.prompts import PromptBatch, PromptTokens, build_prompts
 from engines.execution.rows import Rows
-from engines.execution.sampling import log_probabilities, sample, uniform_numbers
+from engines.execution.sampling import likeliest, log_probabilities, sample, uniform_numbers
 from engines.execution.transfer import fetch, send_all
 from engines.kernels.interface import Kernels
 from engines.models.interfaces import Communicator, Model, SingleProcess
@@ -199,7 +199,7 @@ class TorchExecutor:
     def _choose(self, batch: Batch, logits: Tensor, result: StepResult) -> None:
         """Choose every sequence's token, on the device; then keep the books on the host."""
         rows, count = self.rows, len(self.rows)
-        tokens = logits.argmax(-1)
+        tokens = likeliest(logits)
         if rows.num_sampled:
             self._sample(logits, tokens)
         rows.device.last_tokens[:count] = tokens

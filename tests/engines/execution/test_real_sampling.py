@@ -11,7 +11,7 @@ from real_serving import checkpoint, engine_over, request, serve, tokens
 
 from engines.core.config import EngineConfig, System
 from engines.core.sampling import SamplingParams
-from engines.execution.sampling import sample, uniform_numbers
+from engines.execution.sampling import likeliest, sample, uniform_numbers
 
 PROMPT = (5, 17, 3, 88)
 
@@ -97,6 +97,17 @@ def test_uniform_numbers_are_uniform_in_every_argument() -> None:
     for neighbours in (grid[1:].ravel(), grid[:, 1:].ravel()):
         before = grid[:-1].ravel() if neighbours.size == grid[1:].size else grid[:, :-1].ravel()
         assert abs(np.corrcoef(before, neighbours)[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [0, 1, 4, 9])
+def test_the_likeliest_token_is_the_first_of_the_highest(dtype: torch.dtype, rows: int) -> None:
+    logits = torch.randn(rows, 5000, generator=torch.Generator().manual_seed(rows)).to(dtype)
+    logits = logits.round()  # so that many are equal
+    expected = [int(np.argmax(row)) for row in logits.float().numpy()]  # NumPy promises the first
+    found = likeliest(logits)
+    assert found.dtype == torch.int64
+    assert found.tolist() == expected
 
 
 def test_a_tiny_top_p_is_greedy() -> None:

@@ -81,6 +81,28 @@ def test_cpu_results_are_the_same_bits_in_any_batch(cpu_target: Target) -> None:
         assert torch.equal(alone[0], together[i])
 
 
+@pytest.mark.parametrize(("heads", "kv_heads"), [(40, 40), (12, 12), (9, 3), (32, 2), (64, 1)])
+def test_cpu_results_do_not_depend_on_how_heads_are_shared_out(
+    cpu_target: Target, heads: int, kv_heads: int
+) -> None:
+    """A crowd's threads take many heads of a sequence at once, a lone sequence's a few each."""
+    count, blocks = 24, 13
+    keys, values = torch.randn(2, count * blocks, kv_heads, 16, 64).unbind()
+    tables = torch.randperm(count * blocks, dtype=torch.int32).view(count, blocks)
+    lens = torch.randint(0, 16 * blocks + 1, (count,), dtype=torch.int32)
+    query = torch.randn(count, heads, 64)
+
+    def attend(rows: slice) -> torch.Tensor:
+        out = torch.empty_like(query[rows])
+        context = PagedContext(keys, values, tables[rows], lens[rows], 16 * blocks)
+        cpu_target.kernels.paged_attention(out, query[rows], context, 0.125)
+        return out
+
+    together = attend(slice(None))
+    for i in range(count):
+        assert torch.equal(attend(slice(i, i + 1))[0], together[i])
+
+
 def test_large_scores_do_not_overflow(cpu_target: Target) -> None:
     context, query = _contiguous(torch.float32), torch.randn(4, 4, 64)
     out = torch.empty_like(query)

@@ -19,18 +19,29 @@ needs_onednn = pytest.mark.skipif(
 )
 
 
-@needs_onednn
+needs_bf16 = pytest.mark.skipif(
+    not Packer.serves(torch.bfloat16, CPU), reason="oneDNN takes no BF16 on this processor"
+)
+TYPES = [
+    pytest.param(torch.float32, marks=needs_onednn),
+    pytest.param(torch.bfloat16, marks=needs_bf16),
+]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("shape", [(2304, 768), (36, 100), (1, 64), (99, 1)])
-def test_packed_product_equals_the_plain_one(shape):
-    weight, bias = torch.randn(shape), torch.randn(shape[0])
+def test_packed_product_equals_the_plain_one(shape, dtype):
+    """To rounding: of sums in FP32, and in BF16 of the result, once."""
+    weight, bias = torch.randn(shape).to(dtype), torch.randn(shape[0]).to(dtype)
+    rtol = {torch.float32: 1e-4, torch.bfloat16: 2.0**-8}[dtype]
     for layer_bias in (bias, None):
         layer = Packer().pack(weight, layer_bias)
         assert layer is not None
         for rows in (0, 1, 2, 15, 16, 17, 96, 255, 256, 257, 600):
-            x = torch.randn(rows, shape[1])
+            x = torch.randn(rows, shape[1]).to(dtype)
             expected = functional.linear(x.double(), weight.double(), bias.double())
             expected = expected if layer_bias is not None else expected - bias.double()
-            torch.testing.assert_close(layer(x).double(), expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(layer(x).double(), expected, rtol=rtol, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -77,11 +88,13 @@ def column(dtype, *, relu=False):
     return builder.column(["layer"], [share], 32, bias=True, relu=relu)
 
 
-@needs_onednn
-def test_float32_is_packed():
-    assert isinstance(column(torch.float32), PackedLinear)
+@pytest.mark.parametrize("dtype", TYPES)
+def test_layers_are_packed(dtype):
+    assert isinstance(column(dtype), PackedLinear)
 
 
-def test_other_types_are_not():
-    assert isinstance(column(torch.bfloat16), Linear)
+def test_other_types_and_devices_are_not(monkeypatch):
+    assert isinstance(column(torch.float16), Linear)
     assert not packed.Packer.serves(torch.float32, torch.device("meta"))
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert isinstance(column(torch.bfloat16), Linear)
