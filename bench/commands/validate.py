@@ -94,22 +94,37 @@ def command(
 
 def tell_result(result: Mapping[str, Any]) -> None:
     """Print the errors of every point, of the kinds of steps, and the aims."""
+    from bench.validation.cases import HEAVY
+    from bench.validation.compare import TITLES
+
     shown = ("step_median", "step_p95", "mean_ttft_s", "mean_tpot_s", "mean_normalized_latency_s",
              "throughput_tok_s", "mean_running_requests")  # fmt: skip
     heads = ("step, median", "step, p95", "TTFT", "TPOT", "latency", "throughput", "running")
     rows = [
         (
             f"{p['system']}, {p['case']}", f"{p['load']:.0%}", f"{p['rate']:g}",
-            *(_percent(p["errors"].get(name)) for name in shown),
+            _percent(p["slowness"] - 1), *(_percent(p["errors"].get(name)) for name in shown),
             f"{p['predicted']['preemptions']} / {p['measured']['preemptions']}",
         )
         for p in result["points"]
     ]  # fmt: skip
     noise = [_percent(result["noise"].get(name)) for name in shown]
-    rows.append(("this machine itself", "", "", *noise, ""))
+    rows.append(("this machine itself", "", "", "", *noise, ""))
     print_table(
-        ("point", "load", "req/s", *heads, "preempted"), rows, title="Predicted over measured"
+        ("point", "load", "req/s", "machine", *heads, "preempted"),
+        rows,
+        title="Predicted over measured, with the machine as slow as its pulse was",
     )
+    aims = [
+        (
+            TITLES[aim["metric"]], "above" if aim["above"] else f"to {HEAVY:.0%}",
+            f"{aim['within']} of {aim['points']} within {aim['limit']:.0%}",
+            *(_percent(aim[name]) for name in ("median", "worst", "steady", "noise")),
+        )
+        for aim in result["aims"]
+    ]  # fmt: skip
+    heads = ("median", "worst", "median, one speed", "machine itself")
+    print_table(("error", "load", "aim", *heads), aims, title="Aims")
     rows = [
         (
             f"{p['system']}, {p['case']}, {p['load']:.0%}", kind, str(each["steps"]),

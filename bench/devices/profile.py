@@ -25,10 +25,11 @@ from bench.results.provenance import source_hash
 from engines.core.errors import UserError
 from engines.execution.device import device_name
 from engines.execution.probe import build_model, narrow_spec, time_decode_steps
+from engines.execution.pulse import Pulse
 from engines.execution.setup import LoadedModel
 from engines.execution.step_probe import StepProbe
 from engines.kernels.library import load_kernels
-from engines.sim.steps import StepRow, to_csv
+from engines.sim.steps import StepRow, StepTable, to_csv
 
 BLOCK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 USUAL_BLOCK = 16
@@ -103,7 +104,7 @@ def measure_profile(
     `tell` hears the share that is done, 0 to 1. Raises UserError where memory does not suffice.
     """
     with out_of_memory("use a smaller --model"):
-        rows = list(_steps(subject, effort, lambda share: tell(share * STEPS_SHARE)))
+        steps = _steps(subject, effort, lambda share: tell(share * STEPS_SHARE))
         linears = Linears.of(subject)
         timed = time_cases(
             _cases(subject, effort, linears), subject.device,
@@ -119,39 +120,56 @@ def measure_profile(
         ]
     usual = best["paged", USUAL_BLOCK]
     efficiency = {size: usual / best["paged", size] for size in effort.block_sizes}
-    return _toml(name, subject, terms, efficiency) + _steps_toml(subject, rows)
+    return _toml(name, subject, terms, efficiency) + _steps_toml(steps)
 
 
-def _steps(subject: Subject, effort: Effort, tell: Callable[[float], None]) -> Iterator[StepRow]:
-    """Measure engine steps of each system, whose cache has the device's memory alone."""
+def _steps(subject: Subject, effort: Effort, tell: Callable[[float], None]) -> StepTable:
+    """Measure engine steps of each system, whose cache has the device's memory alone.
+
+    Each sample is held against the device's pulse of that moment, so that the table is of one
+    speed: the usual one of the whole time.
+    """
     kernels = load_kernels(subject.device)
     model = build_model(subject.spec, dtype=subject.torch_dtype, device=subject.device)
-    loaded = LoadedModel(model, kernels)
+    loaded, pulse = LoadedModel(model, kernels), Pulse(model)
     slots = loaded.default_slots(gpu_memory_bytes=None, max_batched_tokens=MOST_PROMPT_TOKENS)
     slots = min(slots, MOST_SLOTS[subject.device])
     scopes = usual_scopes(subject.spec.max_positions, int(slots / SLOTS_A_TOKEN))
+    rows: list[StepRow] = []
     for number, scope in enumerate(scopes):
         most = min(scope.most_sequences, effort.most_sequences)
         tokens = min(scope.most_tokens, effort.most_tokens)
         asked = replace(scope, most_sequences=most, most_tokens=tokens)
         probe = StepProbe(loaded, scope.system, num_slots=slots, block_size=USUAL_BLOCK)
         samples = min(SAMPLES, effort.steps)
-        yield from measure_steps(
-            probe, asked, samples=samples, budget_s=effort.system_s,
-            tell=lambda share, done=number: tell((done + share) / len(scopes)),
-        )  # fmt: skip
+        rows += measure_steps(
+            probe,
+            asked,
+            samples=samples,
+            budget_s=effort.system_s,
+            unit_s=pulse.now,
+            tell=partial(_tell_share, tell, number, len(scopes)),
+        )
         del probe  # and its cache
+    usual_s = pulse.usual
+    timed = [replace(r, seconds=usual_s * r.seconds, spread=usual_s * r.spread) for r in rows]
+    return StepTable(subject.spec.name, USUAL_BLOCK, tuple(timed), pulse_s=usual_s)
 
 
-def _steps_toml(subject: Subject, rows: Sequence[StepRow]) -> str:
+def _tell_share(tell: Callable[[float], None], done: int, of: int, share: float) -> None:
+    tell((done + share) / of)
+
+
+def _steps_toml(steps: StepTable) -> str:
     """The table of measured steps, as CSV within TOML."""
     return f"""
 # Whole engine steps, as engines/sim/steps.py explains them.
 [steps]
-model = "{subject.spec.name}"
-block_size = {USUAL_BLOCK}
+model = "{steps.model}"
+block_size = {steps.block_size}
+pulse_s = {steps.pulse_s:.6g}
 csv = '''
-{to_csv(rows)}'''
+{to_csv(steps.rows)}'''
 """
 
 

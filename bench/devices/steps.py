@@ -2,7 +2,8 @@
 
 It starts from a coarse grid, adds sizes where the interpolation errs in the middle between two, and
 measures all again in turn while there is time. A machine's speed changes by the second: so each
-turn has its own order, steps that are compared are measured side by side, and medians count.
+turn has its own order, steps that are compared are measured side by side, medians count, and each
+sample may be held against a piece of work that is timed beside it.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class Measurements:
         until_s: float,
         now: Callable[[], float],
         tell: Callable[[float], None],
+        unit_s: Callable[[], float],
     ) -> None:
         """`tell` hears the time (s, of `now`) after each step that is measured."""
         self._probe = probe
@@ -76,6 +78,7 @@ class Measurements:
         self.until_s = until_s
         self._now = now
         self._tell = tell
+        self._unit_s = unit_s
         self._found: dict[StepRow, list[float]] = {}
         self._copied: dict[StepRow, int] = {}
 
@@ -85,11 +88,13 @@ class Measurements:
         return self._now() >= self.until_s
 
     def measure(self, wanted: StepRow, *, keep: bool = True) -> float | None:
-        """Sample steps like `wanted` once more; returns the median of these, None without any.
+        """Sample steps like `wanted` once more; returns the median in units, None without any.
 
         Without `keep` only the first samples of a step count later: those of a moment are alike.
         """
-        times = self._probe.time_steps(wanted, 1 if wanted.tokens > LONG else self._samples)
+        unit_s = self._unit_s()
+        seconds = self._probe.time_steps(wanted, 1 if wanted.tokens > LONG else self._samples)
+        times = [each / unit_s for each in seconds]
         self._tell(self._now())
         if not times:
             return None
@@ -137,17 +142,20 @@ def measure_steps(
     budget_s: float,
     now: Callable[[], float] = time.monotonic,
     tell: Callable[[float], None] = lambda _: None,
+    unit_s: Callable[[], float] = lambda: 1.0,
 ) -> list[StepRow]:
     """Measure one system's steps in about `budget_s` seconds; the coarse grid always.
 
-    `tell` hears the share of the time that is used, 0 to 1.
+    `tell` hears the share of the time that is used, 0 to 1. The rows' times are in units of what
+    `unit_s` returns just before each step: by default in seconds.
     """
     started = now()
 
     def tell_time(time_s: float) -> None:
         tell(min(1.0, (time_s - started) / budget_s) if budget_s else 0.0)
 
-    found = Measurements(probe, samples, started + REFINE_SHARE * budget_s, now, tell_time)
+    until_s = started + REFINE_SHARE * budget_s
+    found = Measurements(probe, samples, until_s, now, tell_time, unit_s)
     sizes, prompts = _sizes(scope.most_sequences), _prompt_sizes(scope)
     beside = [0] if scope.system == "ft" else [0, *(n for n in sizes if n in (1, 8, 64))]
     for n in sizes:

@@ -53,9 +53,12 @@ def relative(predicted: float | None, measured: float | None) -> float | None:
     return predicted / measured - 1
 
 
-def errors_of(measured: Mapping[str, Any], predicted: Mapping[str, Any]) -> dict[str, Any]:
-    """The relative error of each metric."""
-    return {name: relative(predicted.get(name), measured.get(name)) for name in METRICS}
+def errors_of(
+    measured: Mapping[str, Any], predicted: Mapping[str, Any], steps: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The relative error of each metric, and two of those of `step_errors`."""
+    errors = {name: relative(predicted.get(name), measured.get(name)) for name in METRICS}
+    return {**errors, "step_median": steps["median"], "step_p95": steps["p95"]}
 
 
 def kind_of(steps: pd.DataFrame) -> pd.Series:
@@ -131,17 +134,16 @@ def order_errors(measured: Mapping[str, float], predicted: Mapping[str, float]) 
 
 
 def judge(points: Sequence[Mapping[str, Any]], noise: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Each aim beside the worst and the median error, up to HEAVY load and above, and the noise."""
+    """Each aim beside the worst and the median error, up to HEAVY load and above, and the noise.
+
+    `steady` is the median error of predictions that were not told the machine's speed.
+    """
     found = []
     for name, limits in LIMITS.items():
         for above, limit in zip((False, True), limits, strict=True):
-            errors = [
-                abs(point["errors"][name])
-                for point in points
-                if (point["load"] > HEAVY) is above and point["errors"].get(name) is not None
-            ]
+            ours = [point for point in points if (point["load"] > HEAVY) is above]
+            errors, steady = (_sizes(ours, key, name) for key in ("errors", "steady_errors"))
             if errors:
-                ordered = sorted(errors)
                 found.append(
                     {
                         "metric": name,
@@ -149,12 +151,19 @@ def judge(points: Sequence[Mapping[str, Any]], noise: Mapping[str, float]) -> li
                         "limit": limit,
                         "points": len(errors),
                         "within": sum(error <= limit for error in errors),
-                        "median": ordered[len(ordered) // 2],
-                        "worst": ordered[-1],
+                        "median": errors[len(errors) // 2],
+                        "worst": errors[-1],
+                        "steady": steady[len(steady) // 2] if steady else None,
                         "noise": noise.get(name),
                     }
                 )
     return found
+
+
+def _sizes(points: Sequence[Mapping[str, Any]], key: str, name: str) -> list[float]:
+    """Absolute errors that are known, rising."""
+    found = (point[key].get(name) for point in points)
+    return sorted(abs(error) for error in found if error is not None)
 
 
 def latencies(points: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float], list[float]]:

@@ -10,11 +10,15 @@ from bench.records import RecordError, read_record
 from engines.core.errors import UserError
 
 FILE, SAMPLES, PICTURE = "validation.json", "validation.csv", "validation.png"
-FORMAT = 1
+FORMAT = 2
 
 
 class ValidationRecord(TypedDict):
-    """What `bench validate` found; errors and noise are shares."""
+    """What `bench validate` found; errors and noise are shares.
+
+    Predictions are told how much slower the machine was than when its profile was measured
+    (`slowness` of a point, by `engines.execution.pulse`); those called steady are not.
+    """
 
     format: int
     model: str

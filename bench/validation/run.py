@@ -17,7 +17,7 @@ from bench.devices.profile import Effort, measure_profile
 from bench.experiments.capacity import LATENCY
 from bench.files import write_file
 from bench.point.model import load_platform
-from bench.point.serve import Outcome, run_point
+from bench.point.serve import run_point
 from bench.point.spec import PointSpec
 from bench.records import seal
 from bench.results.provenance import environment
@@ -36,7 +36,7 @@ from bench.validation.compare import (
     sustained_error,
 )
 from bench.validation.record import FILE, FORMAT, SAMPLES
-from bench.validation.serve import Server, price_steps, twin
+from bench.validation.serve import Server, price_steps, simulate_paced, twin
 from engines.core.errors import UserError
 from engines.sim.profile import load_profile
 
@@ -122,9 +122,9 @@ class Validation:
         with self.advance(spec.slug) as advance:
             server.serve(spec, advance)
 
-    def _simulate(self, spec: PointSpec, slots: int | None) -> Outcome:
+    def _twin(self, spec: PointSpec, slots: int | None) -> PointSpec:
         own = twin(spec, self.profile)
-        return run_point(own if slots is None else replace(own, kv_slots=slots))
+        return own if slots is None else replace(own, kv_slots=slots)
 
     def _plan(self, case: Case, slots: int | None) -> Plan:
         """Find by simulation what the case sustains; raises UserError."""
@@ -132,11 +132,11 @@ class Validation:
 
         def latency_at(rate: float) -> float:
             if rate not in rates:
-                rates[rate] = self._simulate(case.at(rate), slots).metrics[LATENCY]
+                rates[rate] = run_point(self._twin(case.at(rate), slots)).metrics[LATENCY]
             return rates[rate]
 
         alone = replace(case, spec=replace(case.spec, duration=60 * case.spec.duration))
-        light = self._simulate(alone.at(_LIGHT_RATE), slots).metrics[LATENCY]
+        light = run_point(self._twin(alone.at(_LIGHT_RATE), slots)).metrics[LATENCY]
         target = Limit(LIMIT_TIMES * light, 0.01)
         duration_s = case.spec.duration
         try:
@@ -152,19 +152,27 @@ class Validation:
     def _compare(
         self, server: Server, plan: Plan, load: float, slots: int | None
     ) -> tuple[dict[str, Any], pd.DataFrame, pd.Series]:
-        """One point; a sample of its steps and requests, measured and predicted; steps' noise."""
+        """One point; a sample of its steps and requests, measured and predicted; steps' noise.
+
+        What is predicted is told how fast the machine was while it served the point, by its pulse;
+        `steady` is what it is without, at the speed at which the profile was measured.
+        """
         spec = plan.spec(load)
+        own = self._twin(spec, slots)
         measured = server.store.load_record(spec)["metrics"]
-        simulated = self._simulate(spec, slots)
-        predicted = simulated.metrics
-        steps = price_steps(pd.read_parquet(server.steps_path(spec)), twin(spec, self.profile))
-        of_steps = step_errors(steps)
+        requests = server.store.load_requests(spec)
+        steps = price_steps(pd.read_parquet(server.steps_path(spec)), own)
+        steady, of_steady = run_point(own).metrics, step_errors(steps)
+        slowness = steps["slowness"]
+        simulated = simulate_paced(own, requests["arrival_s"].min() + steps["began"], slowness)
+        steps["priced"] *= slowness
+        predicted, of_steps = simulated.metrics, step_errors(steps)
         names = (*METRICS, "preemptions", "steps")
         shown = pd.concat(
             [
                 sample(steps["seconds"], steps["priced"]).assign(kind="steps"),
                 sample(
-                    seconds_of(server.store.load_requests(spec)),
+                    seconds_of(requests),
                     seconds_of(pd.DataFrame(simulated.requests)),
                 ).assign(kind="requests"),
             ]
@@ -176,14 +184,13 @@ class Validation:
             "rate": spec.rate,
             "duration": spec.duration,
             "requests": measured["requests"],
+            "slowness": float((slowness * steps["seconds"]).sum() / steps["seconds"].sum()),
             "measured": {name: measured.get(name) for name in names},
             "predicted": {name: predicted.get(name) for name in names},
+            "steady": {name: steady.get(name) for name in names},
             "extrapolated_steps": predicted.get("extrapolated_steps", 0),
-            "errors": {
-                **errors_of(measured, predicted),
-                "step_median": of_steps["median"],
-                "step_p95": of_steps["p95"],
-            },
+            "errors": errors_of(measured, predicted, of_steps),
+            "steady_errors": errors_of(measured, steady, of_steady),
             "steps": {"all": of_steps, **by_kind(steps)},
         }
         return point, shown, step_noise(steps)

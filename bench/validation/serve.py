@@ -1,64 +1,87 @@
-"""Serving a point for real with a log of its steps, and the price that each of them would have."""
+"""Serving a point for real with a log of its steps, and the price that each of them would have.
+
+A machine's speed may change meanwhile: it is measured too, so that the simulation can be told.
+"""
 
 from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.files import write_file
-from bench.point.platform import Platform, simulate
-from bench.point.serve import serve_on
+from bench.point.model import ModelPlatform
+from bench.point.platform import simulate
+from bench.point.serve import Outcome, serve_on
 from bench.point.setting import settle
 from bench.point.spec import Backend, PointSpec
 from bench.results.provenance import environment, provenance_of
 from bench.results.store import State, Store, name_of
 from engines.core.batch import Batch
+from engines.core.clock import Clock, VirtualClock
 from engines.core.config import EngineConfig
 from engines.core.executor import Executor, StepResult
 from engines.sim.cost import Work
 from engines.sim.executor import SimExecutor, Units
 from engines.sim.measured import MeasuredCost
+from engines.sim.profile import load_profile
 
 if TYPE_CHECKING:
     import pandas as pd
 
-STEPS = "steps.parquet"
+    from engines.execution.pulse import Pulse
+
+PULSE_EVERY_S = 1.0  # between two looks at the machine's speed
+_PULSES = 3  # whose median is the speed in their middle
 
 
 @dataclass
 class StepLog:
-    """When each step's execution began and ended (s), and what it did."""
+    """When each step's execution began and ended (s), and what it did.
+
+    `pulses` holds when a pulse was taken (s) and how long it took; `paused` its time before a step.
+    """
 
     began: list[float] = field(default_factory=list)
     ended: list[float] = field(default_factory=list)
     works: list[Work] = field(default_factory=list)
+    paused: list[float] = field(default_factory=list)
+    pulses: list[tuple[float, float]] = field(default_factory=list)
 
     def frame(self) -> pd.DataFrame:
         """A row per step: the fields of `Work`, and `seconds` from one step's end to the next.
 
-        Where nothing ran before, the engine may have waited for an arrival; such a step has the
-        usual time between two executions.
+        `began` counts from the first step; `pulse` is the pulse of that time, in seconds. Where
+        nothing ran before, the engine may have waited for an arrival; such a step has the usual
+        time between two executions.
         """
+        import numpy as np
         import pandas as pd
 
         frame = pd.DataFrame([asdict(work) for work in self.works])
         began, ended = pd.Series(self.began), pd.Series(self.ended)
-        between = (began - ended.shift()).where(frame["decodes"] > 0)
-        return frame.assign(seconds=ended - began + between.fillna(between.median()))
+        between = (began - ended.shift() - pd.Series(self.paused)).where(frame["decodes"] > 0)
+        pulses = pd.DataFrame(self.pulses, columns=["at", "seconds"])
+        usual = pulses["seconds"].rolling(_PULSES, center=True, min_periods=1).median()
+        return frame.assign(
+            seconds=ended - began + between.fillna(between.median()),
+            began=began - began.iloc[0],
+            pulse=np.interp(began, pulses["at"], usual),
+        )
 
 
 class LoggingExecutor:
-    """An executor that logs what passes through it."""
+    """An executor that logs what passes through it, and now and then the machine's pulse."""
 
-    def __init__(self, inner: Any, units: Units, log: StepLog) -> None:
+    def __init__(self, inner: Any, units: Units, log: StepLog, pulse: Pulse) -> None:
         self._inner = inner
         self._units = units
         self._log = log
+        self._pulse = pulse
 
     @property
     def timing(self) -> Any:
@@ -67,10 +90,44 @@ class LoggingExecutor:
 
     def execute(self, batch: Batch) -> StepResult:
         """See `Executor.execute`."""
-        self._log.works.append(self._units.work(batch))
-        self._log.began.append(time.perf_counter())
+        log, paused_s = self._log, 0.0
+        log.works.append(self._units.work(batch))
+        now = time.perf_counter()
+        if not log.pulses or now - log.pulses[-1][0] >= PULSE_EVERY_S:
+            paused_s = self._pulse.take()
+            log.pulses.append((now, paused_s))
+        log.paused.append(paused_s)
+        log.began.append(time.perf_counter())
         result: StepResult = self._inner.execute(batch)
-        self._log.ended.append(time.perf_counter())
+        log.ended.append(time.perf_counter())
+        return result
+
+
+class PacedExecutor:
+    """A simulated executor on a machine whose speed changes.
+
+    A step takes `slowness` times its price, interpolated between the times `at` (s).
+    """
+
+    def __init__(
+        self, inner: SimExecutor, clock: Clock, at: Sequence[float], slowness: Sequence[float]
+    ) -> None:
+        self._inner = inner
+        self._clock = clock
+        self._at = at
+        self._slowness = slowness
+
+    @property
+    def outside(self) -> int:
+        """The inner executor's."""
+        return self._inner.outside
+
+    def execute(self, batch: Batch) -> StepResult:
+        """See `Executor.execute`."""
+        import numpy as np
+
+        result = self._inner.execute(batch)
+        result.elapsed_s *= float(np.interp(self._clock.now, self._at, self._slowness))
         return result
 
 
@@ -78,18 +135,21 @@ class LoggingExecutor:
 class Server:
     """Serves points with one loaded model, each once: what is in the store is not served again."""
 
-    platform: Platform
+    platform: ModelPlatform
     store: Store
 
     def serve(self, spec: PointSpec, on_progress: Callable[[float], None]) -> None:
         """Serve a point and keep its result and steps; raises UserError."""
         if self.has(spec):
             return
+        from engines.execution.pulse import Pulse
+
         log, started = StepLog(), datetime.now(UTC)
+        pulse = Pulse(self.platform.loaded.model)
 
         def create(config: EngineConfig, seed: int) -> Executor:
             units = Units(self.platform.model, tensor_parallel=1, block_size=config.block_size)
-            return LoggingExecutor(self.platform.create_executor(config, seed), units, log)
+            return LoggingExecutor(self.platform.create_executor(config, seed), units, log, pulse)
 
         platform = replace(self.platform, create_executor=create)
         outcome = serve_on(platform, spec, None, on_progress=on_progress)
@@ -118,8 +178,24 @@ def twin(spec: PointSpec, profile: Path) -> PointSpec:
     )
 
 
+def simulate_paced(spec: PointSpec, began: pd.Series, slowness: pd.Series) -> Outcome:
+    """Simulate a point on a machine that was so slow when the steps `began` (s) that it served."""
+    clock, platform = VirtualClock(), simulate(spec)
+
+    def create(config: EngineConfig, seed: int) -> Executor:
+        inner = platform.create_executor(config, seed)
+        assert isinstance(inner, SimExecutor), "a simulated point is priced"
+        return PacedExecutor(inner, clock, began.tolist(), slowness.tolist())
+
+    paced = replace(platform, create_executor=create, create_clock=lambda: clock)
+    return serve_on(paced, spec, None, on_progress=None)
+
+
 def price_steps(steps: pd.DataFrame, spec: PointSpec) -> pd.DataFrame:
-    """Add to a served point's steps what the simulation `spec` would price each at, by term."""
+    """Add to a served point's steps what the simulation `spec` would price each at, by term.
+
+    `slowness` is how many times longer the machine's pulse took than when the profile was measured.
+    """
     import pandas as pd
 
     platform = simulate(spec)
@@ -130,4 +206,9 @@ def price_steps(steps: pd.DataFrame, spec: PointSpec) -> pd.DataFrame:
     names = list(Work.__dataclass_fields__)
     works = [Work(*row) for row in steps[names].itertuples(index=False, name=None)]
     terms = pd.DataFrame([price.terms(work) for work in works]).add_prefix("priced_")
-    return pd.concat([steps, terms], axis=1).assign(priced=terms.sum(axis=1))
+    assert spec.device_profile is not None, "a validation's own profile"
+    table = load_profile(spec.device_profile).steps
+    usual_s = table.pulse_s if table is not None else 0.0
+    return pd.concat([steps, terms], axis=1).assign(
+        priced=terms.sum(axis=1), slowness=steps["pulse"] / usual_s if usual_s else 1.0
+    )

@@ -20,7 +20,8 @@ def likeliest(logits: Tensor) -> Tensor:
     """
     if logits.device.type != "cpu" or logits.dtype == torch.float32 or not len(logits):
         return logits.argmax(-1)
-    return torch.cat([rows.float().argmax(-1) for rows in logits.split(CPU_ROWS)])
+    parts = (logits[first : first + CPU_ROWS] for first in range(0, len(logits), CPU_ROWS))
+    return torch.cat([rows.float().argmax(-1) for rows in parts])
 
 
 def uniform_numbers(

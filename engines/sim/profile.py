@@ -174,7 +174,10 @@ def _steps_table(table: dict[str, Any], source: str) -> StepTable:
             wanted = "text" if kind is str else "a whole number"
             raise UserError(f"{source}: steps.{name} must be {wanted}, got {table.get(name)!r}")
     rows = from_csv(table["csv"].lstrip("\n"), f"{source}, steps.csv")
-    return StepTable(table["model"], table["block_size"], rows)
+    pulse_s = table.get("pulse_s", 0.0)
+    if type(pulse_s) not in (int, float) or not 0 <= pulse_s < math.inf:
+        raise UserError(f"{source}: steps.pulse_s must be a time in seconds, got {pulse_s!r}")
+    return StepTable(table["model"], table["block_size"], rows, float(pulse_s))
 
 
 def _from_data_sheet(values: dict[str, Any], source: str) -> dict[str, Any]:

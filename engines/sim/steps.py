@@ -63,11 +63,16 @@ class StepRow:
 
 @dataclass(frozen=True)
 class StepTable:
-    """Steps measured with one model in one type; the simulation of others takes the formula."""
+    """Steps measured with one model in one type; the simulation of others takes the formula.
+
+    They are at the speed at which the device's pulse (`engines.execution.pulse`) takes `pulse_s`
+    seconds; 0 where it was not taken.
+    """
 
     model: str
     block_size: int
     rows: tuple[StepRow, ...]
+    pulse_s: float = 0.0
 
     def of(self, system: str, *kinds: str) -> list[StepRow]:
         """The rows of some kinds of one system."""
