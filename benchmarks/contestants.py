@@ -1,4 +1,4 @@
-"""The three that serve the same model in `make benchmark-models`, each in a process of its own.
+"""Those that serve the same model in `make benchmark-models`, each in a process of its own.
 
 A process loads its model once and then serves the whole job whenever it is asked to, so that runs
 of all contestants can be interleaved and none's idle threads disturb another.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import multiprocessing
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmarks import environments, outside
 from engines.core.errors import UserError
 
 CONVERTED = "ctranslate2"  # beside the checkpoint
@@ -50,6 +52,7 @@ class Setup:
     threads: int
     block_size: int
     host_seqs: int
+    dtype: str = "float32"
 
 
 class Contestant(Protocol):
@@ -69,7 +72,7 @@ class Ours:
 
         torch.set_num_threads(setup.threads)
         self._setup = setup
-        self._loaded = load(str(setup.checkpoint), device="cpu", dtype="float32")
+        self._loaded = load(str(setup.checkpoint), device="cpu", dtype=setup.dtype)
         if not self._loaded.kernels.compiled:
             raise UserError("no compiled CPU kernels: run python -m engines.kernels.build")
 
@@ -121,7 +124,9 @@ class Transformers:
         torch.set_num_threads(setup.threads)
         transformers.utils.logging.disable_progress_bar()
         auto: Any = transformers.AutoModelForCausalLM
-        self._model = auto.from_pretrained(setup.checkpoint, dtype=torch.float32).eval()
+        self._model = auto.from_pretrained(
+            setup.checkpoint, dtype=getattr(torch, setup.dtype)
+        ).eval()
 
     def serve(self, job: Job) -> None:
         """See `Contestant.serve`."""
@@ -146,7 +151,7 @@ class Transformers:
 class CTranslate2:
     """Replicas of one thread each over a pool of batches; an output ends at its own length."""
 
-    compute_type = "float32"
+    compute_type = ""  # that of the setup
     max_batch = 32  # requests in a batch that a replica takes
 
     def __init__(self, setup: Setup) -> None:
@@ -154,7 +159,7 @@ class CTranslate2:
         self._generator = ctranslate2.Generator(
             str(setup.checkpoint / CONVERTED),
             device="cpu",
-            compute_type=self.compute_type,
+            compute_type=self.compute_type or setup.dtype,
             inter_threads=setup.threads,
             intra_threads=1,
         )
@@ -191,13 +196,56 @@ class Int8(BalancedCTranslate2):
     compute_type = "int8"
 
 
-CONTESTANTS: dict[str, type[Ours] | type[Transformers] | type[CTranslate2]] = {
+class OpenVINO:
+    """OpenVINO GenAI in its own environment; see `benchmarks.outside`."""
+
+    engine = "openvino"
+
+    def __init__(self, setup: Setup) -> None:
+        python = environments.find(self.engine)
+        assert python is not None, "only where the environment is"
+        folder = setup.checkpoint / self.engine
+        if not folder.is_dir():
+            environments.export(setup.checkpoint, folder)
+        words = (self.engine, str(folder), str(setup.threads), setup.dtype)
+        self._process = subprocess.Popen(
+            [python, outside.__file__, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._answer()
+
+    def serve(self, job: Job) -> None:
+        """See `Contestant.serve`."""
+        assert self._process.stdin is not None, "it is a pipe"
+        line = json.dumps({"prompts": job.prompts, "output_lens": job.output_lens})
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        self._answer()
+
+    def _answer(self) -> None:
+        assert self._process.stdout is not None, "it is a pipe"
+        if not self._process.stdout.readline():
+            with self._process:
+                pass  # which closes its pipes and waits for its end
+            raise UserError(f"its process ended with status {self._process.returncode}")
+
+
+CONTESTANTS: dict[str, Callable[[Setup], Contestant]] = {
     "ours": Ours,
     "transformers": Transformers,
     "ctranslate2-batch32": CTranslate2,
     "ctranslate2-batch48": BalancedCTranslate2,
     "ctranslate2-int8": Int8,
+    "openvino": OpenVINO,
 }
+
+
+def available() -> list[str]:
+    """Those that can serve here: engines with environments of their own where these are made."""
+    absent = [name for name in environments.PACKAGES if environments.find(name) is None]
+    return [name for name in CONTESTANTS if name not in absent]
 
 
 class Worker:

@@ -53,9 +53,8 @@ def compose(found: ValidationRecord, samples: pd.DataFrame) -> Canvas:
     handles = [look.handle(look.label, **EDGE) for look in looks]
     place_legend(canvas, [*handles, *sides])
     made = f"{found['model']} in {found['dtype']}"
-    finish(
-        canvas, footer=f"measured on {found['device']} · {made} · nothing fitted to these points"
-    )
+    told = "nothing fitted to these points · the machine's speed measured beside them"
+    finish(canvas, footer=f"measured on {found['device']} · {made} · {told}")
     return canvas
 
 

@@ -123,8 +123,11 @@ def tell_result(result: Mapping[str, Any]) -> None:
         )
         for aim in result["aims"]
     ]  # fmt: skip
-    heads = ("median", "worst", "median, one speed", "machine itself")
-    print_table(("error", "load", "aim", *heads), aims, title="Aims")
+    print_table(
+        ("error", "load", "aim", "median", "worst", "median, one speed", "machine itself"),
+        aims,
+        title="Aims",
+    )
     rows = [
         (
             f"{p['system']}, {p['case']}, {p['load']:.0%}", kind, str(each["steps"]),

@@ -59,9 +59,9 @@ class TileCursor {
   int left_;
 };
 
-// Runs ahead of what is computed, fetching one head's tile after the other in the order of their
-// use: blocks lie scattered, so the hardware would not guess. It fetches into the second-level cache,
-// which has many more lines under way than the first.
+// Runs ahead of what is computed, fetching one head's tile after the other in the order of use:
+// blocks lie scattered, so the hardware would not guess. It fetches into the second-level cache,
+// which can have many more lines under way than the first.
 template <class T, int kSize>
 class Fetcher {
  public:
@@ -74,7 +74,8 @@ class Fetcher {
 
   void next() {
     const int head = batch_.groups[group_].kv_head;
-    if (group_ == 0 || head != batch_.groups[group_ - 1].kv_head) fetch(base_ + head * head_stride_);
+    const bool is_new = group_ == 0 || head != batch_.groups[group_ - 1].kv_head;
+    if (is_new) fetch(base_ + head * head_stride_);
     if (++group_ < batch_.num_groups) return;
     group_ = 0;
     cursor_.next(tile_);

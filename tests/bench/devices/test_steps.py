@@ -70,6 +70,29 @@ def test_a_linear_device_is_reproduced_to_rounding(noise: float) -> None:
     assert cost.outside == 0
 
 
+def test_a_machine_that_slows_down_is_measured_at_one_speed() -> None:
+    """By a piece of work that takes as much longer: the rows are in its units."""
+    device, slow = FakeDevice(), 1.0
+
+    class Probe:
+        copied_blocks = 0
+
+        def time_steps(self, wanted: StepRow, samples: int) -> list[float]:
+            nonlocal slow
+            found = [slow * each for each in device.time_steps(wanted, samples)]
+            slow = 1.5 if device.now_s % 40 > 20 else 1.0
+            return found
+
+    rows = measure_steps(
+        Probe(), SCOPE, budget_s=1e3, now=lambda: device.now_s, unit_s=lambda: 0.02 * slow
+    )
+    assert {row.seconds > 0 for row in rows} == {True}
+    for row in rows:
+        if row.kind in ("decode", "prompt"):
+            assert 0.02 * row.seconds == pytest.approx(device.seconds(row), rel=1e-9)
+            assert row.spread == pytest.approx(0, abs=1e-9)
+
+
 def test_sizes_are_added_where_the_interpolation_errs_and_only_there() -> None:
     device = FakeDevice(knee=21)
     cost = device.measure(budget_s=1e3)

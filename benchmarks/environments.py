@@ -1,0 +1,79 @@
+"""Environments of engines whose packages do not go with this project's, one each.
+
+`python -m benchmarks.environments openvino` makes one, below benchmarks/.environments/. A benchmark
+includes an engine where its environment is, and otherwise says what to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+
+from engines.core.errors import UserError
+
+PLACE = Path(__file__).parent / ".environments"
+# With torchvision, OpenVINO's exporter fails on text models; nothing here needs it.
+PACKAGES = {
+    "openvino": (
+        "openvino==2026.4.1",
+        "openvino-genai==2026.4.1.0",
+        "optimum-intel[openvino]==2.1.0",
+        "torch==2.13.0",
+    ),
+}
+
+
+def find(name: str) -> Path | None:
+    """The interpreter of an engine's environment, if it is made."""
+    python = PLACE / name / "bin" / "python"
+    return python if python.is_file() and (PLACE / name / "complete").is_file() else None
+
+
+def create(name: str) -> None:
+    """Make an engine's environment anew; raises UserError if its packages do not install."""
+    folder = PLACE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    venv.create(folder, with_pip=True)
+    run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *PACKAGES[name]])
+    (folder / "complete").touch()
+
+
+def export(checkpoint: Path, folder: Path) -> None:
+    """Write a Hugging Face checkpoint as OpenVINO reads it; raises UserError."""
+    python = find("openvino")
+    assert python is not None, "only where the environment is"
+    run(
+        [python.parent / "optimum-cli", "export", "openvino", "--model", checkpoint,
+         "--task", "text-generation-with-past", "--weight-format", "fp32", folder]
+    )  # fmt: skip
+
+
+def run(command: Sequence[str | Path]) -> None:
+    """Run a command whose output is of interest only if it fails; raises UserError."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+        raise UserError(f"{Path(command[0]).name} failed: {''.join(last) or done.returncode}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the environments that are named; exit status 2 if one cannot be made."""
+    parser = argparse.ArgumentParser(description="Make environments for benchmarks.")
+    parser.add_argument("names", nargs="+", choices=sorted(PACKAGES), metavar="NAME")
+    try:
+        for name in parser.parse_args(arguments).names:
+            create(name)
+            print(PLACE / name)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""What is logged while a point is served; the simulation of a machine that changes its speed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_devices import TINY, write_measured_profile
+
+from bench.point.serve import run_point
+from bench.point.spec import PointSpec
+from bench.validation.serve import StepLog, price_steps, simulate_paced
+from engines.core.config import System
+from engines.sim.cost import Work
+
+OFTEN = 100  # times in which the machine's speed is given
+
+
+def spec_of(profile: Path, pulse_s: float = 0.0) -> PointSpec:
+    if pulse_s:
+        text = profile.read_text().replace("[steps]", f"[steps]\npulse_s = {pulse_s}")
+        profile.write_text(text)
+    return PointSpec(
+        system=System.ASTRA, model="opt-125m", device_profile=str(profile), workload="alpaca",
+        rate=5.0, duration=20.0, shrink=4, kv_slots=1600,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def spec(tmp_path: Path, small_device: None) -> PointSpec:
+    return spec_of(write_measured_profile(tmp_path / "steps.toml"))
+
+
+def test_a_steps_time_holds_what_lies_between_steps_but_no_pulse() -> None:
+    works = [Work(prompts=1), Work(decodes=1), Work(decodes=1), Work(prompts=1), Work(decodes=1)]
+    log = StepLog(
+        began=[10.0, 11.5, 13.6, 20.0, 21.5],
+        ended=[11.0, 12.5, 14.5, 21.0, 22.5],
+        works=works,
+        paused=[0.1, 0.0, 0.6, 0.1, 0.0],
+        pulses=[(9.9, 0.1), (13.0, 0.6), (19.9, 0.1)],
+    )
+    frame = log.frame()
+    # Half a second between two steps; before a prompt the engine waited, and the usual time counts.
+    assert frame["seconds"].tolist() == pytest.approx([1.5, 1.5, 1.4, 1.5, 1.5])
+    assert frame["began"].tolist() == pytest.approx([0.0, 1.5, 3.6, 10.0, 11.5])
+    medians = [0.35, 0.1, 0.35]  # of three; at the ends of two
+    assert frame["pulse"].tolist() == pytest.approx(
+        np.interp(log.began, [9.9, 13.0, 19.9], medians).tolist()
+    )
+
+
+def test_a_machine_of_one_speed_is_simulated_as_ever(spec: PointSpec) -> None:
+    at = pd.Series(np.linspace(0, 20, OFTEN))
+    paced = simulate_paced(spec, at, pd.Series(np.ones(OFTEN)))
+    plain = run_point(spec)
+    changing = ("wall_s", "host_us_per_step")
+    for name, value in plain.metrics.items():
+        if name not in changing:
+            assert paced.metrics[name] == pytest.approx(value, nan_ok=True), name
+
+
+def test_steps_take_longer_while_the_machine_is_slow(spec: PointSpec) -> None:
+    """Twice as long from the tenth second on: latencies double there and nowhere else."""
+    at = pd.Series([0.0, 10.0, 10.001, 20.0])
+    paced = pd.DataFrame(simulate_paced(spec, at, pd.Series([1.0, 1.0, 2.0, 2.0])).requests)
+    plain = pd.DataFrame(run_point(spec).requests)
+    first = [each["first_token_s"] - each["arrival_s"] for each in (paced, plain)]
+    early, late = plain["arrival_s"] < 9, plain["arrival_s"] > 10.1
+    assert (first[0][early] / first[1][early]).tolist() == pytest.approx([1.0] * early.sum())
+    assert (first[0][late] / first[1][late]).median() == pytest.approx(2.0, rel=0.1)
+
+
+@pytest.mark.parametrize(("pulse_s", "expected"), [(0.0, 1.0), (0.004, 1.5)])
+def test_slowness_is_the_pulse_over_the_profiles(
+    tmp_path: Path, small_device: None, pulse_s: float, expected: float
+) -> None:
+    spec = spec_of(write_measured_profile(tmp_path / "steps.toml"), pulse_s)
+    works = pd.DataFrame([asdict(Work(decodes=1, groups=1, context_tokens=20))])
+    priced = price_steps(works.assign(seconds=0.0012, pulse=0.006), spec)
+    assert priced["slowness"].tolist() == pytest.approx([expected])
+    assert priced["priced"].tolist() == pytest.approx([1.2e-3])
+
+
+def test_the_pulse_is_the_median_of_the_last_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from engines.execution.probe import build_model
+    from engines.execution.pulse import RECENT, Pulse
+
+    pulse = Pulse(build_model(TINY, dtype=torch.bfloat16, device="cpu"))
+    assert pulse.take() > 0
+    pulse.readings[:] = [9.0] * RECENT + [1.0] * (RECENT - 1)
+    monkeypatch.setattr(pulse, "take", lambda: pulse.readings.append(2.0))
+    assert pulse.now() == 1.0
+    assert pulse.usual == 5.5
