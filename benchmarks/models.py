@@ -230,6 +230,7 @@ def _write(path: Path, result: Result, options: argparse.Namespace) -> None:
         "step_s": result.step_s,
         "host_s": result.host_s,
         "versions": {name: package_version(name) for name in _PACKAGES},
+        "environments": {name: pins for name, pins in PACKAGES.items() if name in result.seconds},
         "provenance": environment(),
     }
     write_file(path, json_bytes(record))

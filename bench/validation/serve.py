@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bench.files import write_file
 from bench.point.model import ModelPlatform
@@ -59,7 +62,6 @@ class StepLog:
         nothing ran before, the engine may have waited for an arrival; such a step has the usual
         time between two executions.
         """
-        import numpy as np
         import pandas as pd
 
         frame = pd.DataFrame([asdict(work) for work in self.works])
@@ -106,11 +108,15 @@ class LoggingExecutor:
 class PacedExecutor:
     """A simulated executor on a machine whose speed changes.
 
-    A step takes `slowness` times its price, interpolated between the times `at` (s).
+    A step takes `slowness` times its price, interpolated between the rising times `at` (s).
     """
 
     def __init__(
-        self, inner: SimExecutor, clock: Clock, at: Sequence[float], slowness: Sequence[float]
+        self,
+        inner: SimExecutor,
+        clock: Clock,
+        at: NDArray[np.float64],
+        slowness: NDArray[np.float64],
     ) -> None:
         self._inner = inner
         self._clock = clock
@@ -124,8 +130,6 @@ class PacedExecutor:
 
     def execute(self, batch: Batch) -> StepResult:
         """See `Executor.execute`."""
-        import numpy as np
-
         result = self._inner.execute(batch)
         result.elapsed_s *= float(np.interp(self._clock.now, self._at, self._slowness))
         return result
@@ -185,7 +189,7 @@ def simulate_paced(spec: PointSpec, began: pd.Series, slowness: pd.Series) -> Ou
     def create(config: EngineConfig, seed: int) -> Executor:
         inner = platform.create_executor(config, seed)
         assert isinstance(inner, SimExecutor), "a simulated point is priced"
-        return PacedExecutor(inner, clock, began.tolist(), slowness.tolist())
+        return PacedExecutor(inner, clock, began.to_numpy(), slowness.to_numpy())
 
     paced = replace(platform, create_executor=create, create_clock=lambda: clock)
     return serve_on(paced, spec, None, on_progress=None)

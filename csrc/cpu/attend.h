@@ -1,4 +1,4 @@
-// Rows of queries that attend to one head of one sequence, for whichever instruction set is here.
+// Queries that attend to one sequence, for whichever instruction set is here.
 #pragma once
 
 #include "../kernels.h"

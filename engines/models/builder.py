@@ -44,7 +44,7 @@ class ShapeRecorder:
 class Builder:
     """Makes the parts of one rank's slice of a model.
 
-    Fused layers (Q, K and V; gate and up) are filled part by part in place, and FP32 weights are
+    Fused layers (Q, K and V; gate and up) are filled part by part in place, and a CPU's weights are
     packed one by one as they come: nothing is held twice but the tensor in hand.
     """
 

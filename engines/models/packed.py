@@ -51,14 +51,13 @@ class Packer:
     def serves(dtype: torch.dtype, device: torch.device) -> bool:
         """Whether this torch has the operators and they take that type on this processor."""
         has_onednn: Callable[[], bool] = torch.backends.mkldnn.is_available
-        takes_bf16: Callable[[], bool] = torch.ops.mkldnn._is_mkldnn_bf16_supported
         return (
             device.type == "cpu"
             and dtype in _TOLERANCES
             and has_onednn()
             and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
             and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-            and (dtype == torch.float32 or takes_bf16())
+            and (dtype == torch.float32 or _takes_bf16())
         )
 
     def pack(self, weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
@@ -67,6 +66,11 @@ class Packer:
         if weight.shape not in self._proven:
             self._proven[weight.shape] = _agrees(layer, weight)
         return layer if self._proven[weight.shape] else None
+
+
+def _takes_bf16() -> bool:
+    asks: Callable[[], bool] | None = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return asks is not None and asks()
 
 
 def _agrees(layer: PackedLinear, weight: Tensor) -> bool:
