@@ -151,7 +151,7 @@ class Transformers:
 class CTranslate2:
     """Replicas of one thread each over a pool of batches; an output ends at its own length."""
 
-    compute_type = ""  # that of the setup
+    compute_type = "float32"
     max_batch = 32  # requests in a batch that a replica takes
 
     def __init__(self, setup: Setup) -> None:
@@ -159,7 +159,7 @@ class CTranslate2:
         self._generator = ctranslate2.Generator(
             str(setup.checkpoint / CONVERTED),
             device="cpu",
-            compute_type=self.compute_type or setup.dtype,
+            compute_type=self.compute_type,
             inter_threads=setup.threads,
             intra_threads=1,
         )
@@ -242,9 +242,14 @@ CONTESTANTS: dict[str, Callable[[Setup], Contestant]] = {
 }
 
 
-def available() -> list[str]:
-    """Those that can serve here: engines with environments of their own where these are made."""
+def available(dtype: str) -> list[str]:
+    """Those that can serve a type here: engines with environments of their own where they are made.
+
+    CTranslate2 has BF16 for few processors, so in BF16 its int8 alone competes.
+    """
     absent = [name for name in environments.PACKAGES if environments.find(name) is None]
+    if dtype != CTranslate2.compute_type:
+        absent += ["ctranslate2-batch32", "ctranslate2-batch48"]
     return [name for name in CONTESTANTS if name not in absent]
 
 

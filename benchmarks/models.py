@@ -137,7 +137,7 @@ def _write_tokenizer(folder: Path, words: Sequence[str]) -> None:
 
 def measure(setup: Setup, job: Job, *, rounds: int) -> Result:
     """Run all contestants in turn, after a small job for each that does not count."""
-    workers = {name: Worker(name, setup) for name in available()}
+    workers = {name: Worker(name, setup) for name in available(setup.dtype)}
     try:
         for worker in workers.values():
             worker.seconds(job.first(WARM_REQUESTS))

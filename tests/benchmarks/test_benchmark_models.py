@@ -72,11 +72,11 @@ def test_what_is_not_installed_is_named(
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """OpenVINO's, made: its interpreter is ours."""
     monkeypatch.setattr(environments, "PLACE", tmp_path)
-    assert "openvino" not in available()
+    assert "openvino" not in available("float32")
     python = tmp_path / "openvino" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)
-    assert "openvino" not in available(), "it may be half made"
+    assert "openvino" not in available("float32"), "it may be half made"
     (tmp_path / "openvino" / "complete").touch()
     return tmp_path
 
@@ -84,7 +84,8 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_engine_in_its_own_environment_serves_line_by_line(
     environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert available() == list(CONTESTANTS)
+    assert available("float32") == list(CONTESTANTS)
+    assert available("bfloat16") == ["ours", "transformers", "ctranslate2-int8", "openvino"]
     script = environment / "engine.py"
     script.write_text(
         "import importlib.util, sys\n"
@@ -114,7 +115,7 @@ def test_packages_that_do_not_install_are_one_line(
     monkeypatch.setitem(environments.PACKAGES, "openvino", ("/no/such/package",))
     assert environments.main(["openvino"]) == 2
     assert "error: python failed: " in capsys.readouterr().err
-    assert "openvino" not in available()
+    assert "openvino" not in available("float32")
 
 
 @pytest.mark.slow
@@ -126,7 +127,7 @@ def test_all_contestants_serve_a_tiny_model(
     status = main(["--quick", "--rounds", "1", "--threads", "1", "--out", str(out)])
     assert status in (0, 1)  # a tiny model's speed means nothing
     record = json.loads(out.read_text())
-    assert set(record["seconds"]) == set(available())
+    assert set(record["seconds"]) == set(available("float32"))
     assert all(len(s) == 1 and s[0] > 0 for s in record["seconds"].values())
     assert record["ratios"]["ours"] == 1.0
     assert 0 < record["host_s"] < record["step_s"]
