@@ -38,7 +38,7 @@ RUNNING = (1, 64)  # sequences between which the host's time is taken as a line
 MOST_SLOTS = {"cpu": 36_000, "cuda": 1_000_000}
 SLOTS_A_TOKEN = 2.2  # which Orca reserves at most, in powers of two
 MOST_PROMPT_TOKENS = 2560
-SAMPLES = 3  # of a step, each time it is measured
+SAMPLES = 4  # of a step, each time it is measured
 STEPS_SHARE = 0.8  # of the time
 
 
@@ -147,7 +147,7 @@ def _steps(subject: Subject, effort: Effort, tell: Callable[[float], None]) -> S
             asked,
             samples=samples,
             budget_s=effort.system_s,
-            unit_s=pulse.now,
+            unit_s=pulse.take,
             tell=partial(_tell_share, tell, number, len(scopes)),
         )
         del probe  # and its cache

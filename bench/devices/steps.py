@@ -2,8 +2,8 @@
 
 It starts from a coarse grid, adds sizes where the interpolation errs in the middle between two, and
 measures all again in turn while there is time. A machine's speed changes by the second: so each
-turn has its own order, steps that are compared are measured side by side, medians count, and each
-sample may be held against a piece of work that is timed beside it.
+turn has its own order, steps that are compared are measured side by side, medians count, and
+samples may be held against a piece of work that is timed before, between and after them.
 """
 
 from __future__ import annotations
@@ -31,8 +31,13 @@ _COPIED = (1, 8, 64)  # blocks
 class Probe(Protocol):
     """What times steps of one system; see `engines.execution.step_probe.StepProbe`."""
 
-    def time_steps(self, wanted: StepRow, samples: int) -> list[float]:
-        """Seconds of steps like `wanted`; none where they do not fit."""
+    def time_steps(
+        self, wanted: StepRow, samples: int, between: Callable[[], object]
+    ) -> list[float]:
+        """Seconds of steps like `wanted`; none where they do not fit.
+
+        `between` is called before each of them and after the last.
+        """
 
     @property
     def copied_blocks(self) -> int:
@@ -92,12 +97,14 @@ class Measurements:
 
         Without `keep` only the first samples of a step count later: those of a moment are alike.
         """
-        unit_s = self._unit_s()
-        seconds = self._probe.time_steps(wanted, 1 if wanted.tokens > LONG else self._samples)
-        times = [each / unit_s for each in seconds]
+        units: list[float] = []
+        samples = 1 if wanted.tokens > LONG else self._samples
+        seconds = self._probe.time_steps(wanted, samples, lambda: units.append(self._unit_s()))
         self._tell(self._now())
-        if not times:
+        if not seconds:
             return None
+        unit_s = statistics.median(units)
+        times = [each / unit_s for each in seconds]
         if keep or wanted not in self._found:
             self._found.setdefault(wanted, []).extend(times)
         self._copied[wanted] = self._probe.copied_blocks if wanted.groups else wanted.blocks
@@ -147,7 +154,7 @@ def measure_steps(
     """Measure one system's steps in about `budget_s` seconds; the coarse grid always.
 
     `tell` hears the share of the time that is used, 0 to 1. The rows' times are in units of what
-    `unit_s` returns just before each step: by default in seconds.
+    `unit_s` returns around each step: by default in seconds.
     """
     started = now()
 

@@ -164,7 +164,7 @@ class Validation:
         steps = price_steps(pd.read_parquet(server.steps_path(spec)), own)
         steady, of_steady = run_point(own).metrics, step_errors(steps)
         slowness = steps["slowness"]
-        simulated = simulate_paced(own, requests["arrival_s"].min() + steps["began"], slowness)
+        simulated = simulate_paced(own, steps["began"], slowness)
         steps["priced"] *= slowness
         predicted, of_steps = simulated.metrics, step_errors(steps)
         names = (*METRICS, "preemptions", "steps")

@@ -6,7 +6,6 @@ A machine's speed may change meanwhile: it is measured too, so that the simulati
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -25,7 +24,7 @@ from bench.point.spec import Backend, PointSpec
 from bench.results.provenance import environment, provenance_of
 from bench.results.store import State, Store, name_of
 from engines.core.batch import Batch
-from engines.core.clock import Clock, VirtualClock
+from engines.core.clock import Clock, VirtualClock, WallClock
 from engines.core.config import EngineConfig
 from engines.core.executor import Executor, StepResult
 from engines.sim.cost import Work
@@ -38,40 +37,45 @@ if TYPE_CHECKING:
 
     from engines.execution.pulse import Pulse
 
-PULSE_EVERY_S = 1.0  # between two looks at the machine's speed
-_PULSES = 3  # whose median is the speed in their middle
+PULSE_EVERY_S = 0.1  # between two looks at the machine's speed
+_PULSES = 5  # whose median is the speed in their middle
 
 
 @dataclass
 class StepLog:
-    """When each step's execution began and ended (s), and what it did.
+    """When each step's execution began and ended (s of `clock`), and what it did.
 
-    `pulses` holds when a pulse was taken (s) and how long it took; `paused` its time before a step.
+    `pulses` holds when a pulse was taken (s) and how long it took, which `clock` leaves out.
     """
+
+    clock: WallClock = field(default_factory=WallClock)
 
     began: list[float] = field(default_factory=list)
     ended: list[float] = field(default_factory=list)
     works: list[Work] = field(default_factory=list)
-    paused: list[float] = field(default_factory=list)
     pulses: list[tuple[float, float]] = field(default_factory=list)
+
+    def start_clock(self) -> WallClock:
+        """Begin to serve: the time is 0."""
+        self.clock = WallClock()
+        return self.clock
 
     def frame(self) -> pd.DataFrame:
         """A row per step: the fields of `Work`, and `seconds` from one step's end to the next.
 
-        `began` counts from the first step; `pulse` is the pulse of that time, in seconds. Where
-        nothing ran before, the engine may have waited for an arrival; such a step has the usual
-        time between two executions.
+        `pulse` is the pulse of the time when it `began`, in seconds. Where nothing ran before, the
+        engine may have waited for an arrival; such a step has the usual time between two.
         """
         import pandas as pd
 
         frame = pd.DataFrame([asdict(work) for work in self.works])
         began, ended = pd.Series(self.began), pd.Series(self.ended)
-        between = (began - ended.shift() - pd.Series(self.paused)).where(frame["decodes"] > 0)
+        between = (began - ended.shift()).where(frame["decodes"] > 0)
         pulses = pd.DataFrame(self.pulses, columns=["at", "seconds"])
         usual = pulses["seconds"].rolling(_PULSES, center=True, min_periods=1).median()
         return frame.assign(
             seconds=ended - began + between.fillna(between.median()),
-            began=began - began.iloc[0],
+            began=began,
             pulse=np.interp(began, pulses["at"], usual),
         )
 
@@ -92,16 +96,15 @@ class LoggingExecutor:
 
     def execute(self, batch: Batch) -> StepResult:
         """See `Executor.execute`."""
-        log, paused_s = self._log, 0.0
+        log, clock = self._log, self._log.clock
         log.works.append(self._units.work(batch))
-        now = time.perf_counter()
-        if not log.pulses or now - log.pulses[-1][0] >= PULSE_EVERY_S:
-            paused_s = self._pulse.take()
-            log.pulses.append((now, paused_s))
-        log.paused.append(paused_s)
-        log.began.append(time.perf_counter())
+        began_s = clock.now
+        if not log.pulses or began_s - log.pulses[-1][0] >= PULSE_EVERY_S:
+            log.pulses.append((began_s, self._pulse.take()))
+            clock.leave_out(clock.now - began_s)
+        log.began.append(clock.now)
         result: StepResult = self._inner.execute(batch)
-        log.ended.append(time.perf_counter())
+        log.ended.append(clock.now)
         return result
 
 
@@ -155,7 +158,7 @@ class Server:
             units = Units(self.platform.model, tensor_parallel=1, block_size=config.block_size)
             return LoggingExecutor(self.platform.create_executor(config, seed), units, log, pulse)
 
-        platform = replace(self.platform, create_executor=create)
+        platform = replace(self.platform, create_executor=create, create_clock=log.start_clock)
         outcome = serve_on(platform, spec, None, on_progress=on_progress)
         shared = environment(source=self.store.source, gpu=spec.backend == "cuda")
         provenance = provenance_of(

@@ -14,7 +14,6 @@ import torch
 from engines.models.interfaces import Model
 
 ROWS = 8
-RECENT = 5  # readings whose median is the present speed
 
 
 @dataclass
@@ -37,11 +36,6 @@ class Pulse:
             torch.cuda.synchronize(self.model.device)
         self.readings.append(time.perf_counter() - started)
         return self.readings[-1]
-
-    def now(self) -> float:
-        """Seconds that the piece takes at present, timed once more."""
-        self.take()
-        return statistics.median(self.readings[-RECENT:])
 
     @property
     def usual(self) -> float:

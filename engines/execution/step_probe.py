@@ -106,21 +106,24 @@ class StepProbe:
         self._sizes: set[int] = set()  # rows of the steps with prompts so far
 
     @torch.inference_mode()
-    def time_steps(self, wanted: StepRow, samples: int) -> list[float]:
+    def time_steps(
+        self, wanted: StepRow, samples: int, between: Callable[[], object]
+    ) -> list[float]:
         """Seconds of steps like `wanted`, whose own seconds do not matter; none if it is too large.
 
         Of a step with prompts and of moving blocks each sample is a step of its own; decode steps
-        follow each other, and the middle one has the context that is asked for.
+        follow each other, and the middle one has the context that is asked for. `between` is called
+        before each sample and after the last.
         """
         match wanted.kind:
             case "prompt":
-                return self._prompts(wanted, samples)
+                times = self._prompts(wanted, samples, between)
             case "copy" | "swap_in" | "swap_out":
-                times = (
-                    self._executor.time_move(wanted.kind, wanted.blocks) for _ in range(samples + 1)
-                )
-                return list(times)[1:]
-        return self._decodes(wanted, samples)
+                times = [self._move(wanted, between) for _ in range(samples + 1)][1:]
+            case _:
+                times = self._decodes(wanted, samples, between)
+        between()
+        return times
 
     @property
     def copied_blocks(self) -> int:
@@ -128,7 +131,11 @@ class StepProbe:
         work = self._executor.works[-1]
         return work.copy_transfers // self._executor.units.transfers_per_block
 
-    def _decodes(self, wanted: StepRow, samples: int) -> list[float]:
+    def _move(self, wanted: StepRow, between: Callable[[], object]) -> float:
+        between()
+        return self._executor.time_move(wanted.kind, wanted.blocks)
+
+    def _decodes(self, wanted: StepRow, samples: int, between: Callable[[], object]) -> list[float]:
         sampling = SamplingParams()
         if wanted.kind == "beam":
             sampling = SamplingParams(n=wanted.sequences // wanted.groups, beam=True)
@@ -137,11 +144,11 @@ class StepProbe:
         steps = self._warm + samples
         times: list[float] = []
         if self._fill(wanted, sampling, before=self._warm + (samples + 1) // 2, steps=steps):
-            times = [self._step() for _ in range(steps)]
+            times = [self._step(between) for _ in range(steps)]
         self._drain()
         return times[self._warm :]
 
-    def _prompts(self, wanted: StepRow, samples: int) -> list[float]:
+    def _prompts(self, wanted: StepRow, samples: int, between: Callable[[], object]) -> list[float]:
         steps = 1 + samples
         times: list[float] = []
         if self._fill(wanted, SamplingParams(), before=(samples + 1) // 2, steps=steps):
@@ -150,7 +157,7 @@ class StepProbe:
                 new, longer = divmod(self._new_size(wanted), wanted.prompts)
                 for i in range(wanted.prompts):
                     self._add(wanted.cached + new + (i < longer), 1, prefix=wanted.cached)
-                times.append(self._step())
+                times.append(self._step(between))
         self._drain()
         return times[1:]
 
@@ -202,7 +209,8 @@ class StepProbe:
         self._next_id += 1
         self._engine.add_request(request)
 
-    def _step(self) -> float:
+    def _step(self, between: Callable[[], object]) -> float:
+        between()
         started = time.perf_counter()
         self._engine.step()
         return time.perf_counter() - started

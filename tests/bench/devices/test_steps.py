@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -39,8 +40,11 @@ class FakeDevice:
         moved = 1e-4 * step.blocks
         return base + 1e-3 * tokens + 1e-8 * step.squares + 5e-4 * rows + added + moved
 
-    def time_steps(self, wanted: StepRow, samples: int) -> list[float]:
+    def time_steps(
+        self, wanted: StepRow, samples: int, between: Callable[[], object]
+    ) -> list[float]:
         self.asked.append(wanted)
+        between()
         self.now_s += samples * self.seconds(wanted)
         worse = (1 + self.noise * (i % 2) for i in range(samples))
         phase = 1 + self.phases * (self.now_s % 16 < 1)
@@ -77,9 +81,11 @@ def test_a_machine_that_slows_down_is_measured_at_one_speed() -> None:
     class Probe:
         copied_blocks = 0
 
-        def time_steps(self, wanted: StepRow, samples: int) -> list[float]:
+        def time_steps(
+            self, wanted: StepRow, samples: int, between: Callable[[], object]
+        ) -> list[float]:
             nonlocal slow
-            found = [slow * each for each in device.time_steps(wanted, samples)]
+            found = [slow * each for each in device.time_steps(wanted, samples, between)]
             slow = 1.5 if device.now_s % 40 > 20 else 1.0
             return found
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,13 @@ from small_devices import TINY, write_measured_profile
 
 from bench.point.serve import run_point
 from bench.point.spec import PointSpec
-from bench.validation.serve import StepLog, price_steps, simulate_paced
+from bench.validation.serve import (
+    PULSE_EVERY_S,
+    LoggingExecutor,
+    StepLog,
+    price_steps,
+    simulate_paced,
+)
 from engines.core.config import System
 from engines.sim.cost import Work
 
@@ -37,20 +45,38 @@ def spec(tmp_path: Path, small_device: None) -> PointSpec:
 def test_a_steps_time_holds_what_lies_between_steps_but_no_pulse() -> None:
     works = [Work(prompts=1), Work(decodes=1), Work(decodes=1), Work(prompts=1), Work(decodes=1)]
     log = StepLog(
-        began=[10.0, 11.5, 13.6, 20.0, 21.5],
-        ended=[11.0, 12.5, 14.5, 21.0, 22.5],
+        began=[10.0, 11.5, 13.0, 20.0, 21.5],
+        ended=[11.0, 12.5, 13.9, 21.0, 22.5],
         works=works,
-        paused=[0.1, 0.0, 0.6, 0.1, 0.0],
-        pulses=[(9.9, 0.1), (13.0, 0.6), (19.9, 0.1)],
+        pulses=[(10.0, 0.1), (13.0, 0.6), (20.0, 0.1)],
     )
     frame = log.frame()
     # Half a second between two steps; before a prompt the engine waited, and the usual time counts.
     assert frame["seconds"].tolist() == pytest.approx([1.5, 1.5, 1.4, 1.5, 1.5])
-    assert frame["began"].tolist() == pytest.approx([0.0, 1.5, 3.6, 10.0, 11.5])
-    medians = [0.35, 0.1, 0.35]  # of three; at the ends of two
-    assert frame["pulse"].tolist() == pytest.approx(
-        np.interp(log.began, [9.9, 13.0, 19.9], medians).tolist()
-    )
+    assert frame["pulse"].tolist() == pytest.approx([0.1] * 5)  # the median of all three
+
+
+def test_a_pulse_takes_no_time_of_the_serving_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One before the first step, the next when PULSE_EVERY_S of serving have passed."""
+    now_s = 100.0
+    monkeypatch.setattr("engines.core.clock.time.perf_counter", lambda: now_s)
+
+    def spend(seconds: float) -> Any:
+        nonlocal now_s
+        now_s += seconds
+        return seconds
+
+    log = StepLog()
+    inner = SimpleNamespace(execute=lambda _: spend(0.4 * PULSE_EVERY_S))
+    units, pulse = SimpleNamespace(work=lambda _: Work()), SimpleNamespace(take=lambda: spend(5.0))
+    executor = LoggingExecutor(inner, cast(Any, units), log, cast(Any, pulse))
+    assert log.start_clock().now == 0.0
+    for _ in range(6):
+        executor.execute(cast(Any, None))
+    starts = np.arange(7) * 0.4 * PULSE_EVERY_S
+    assert log.began == pytest.approx(starts[:-1])
+    assert log.ended == pytest.approx(starts[1:])
+    assert log.pulses == [(pytest.approx(starts[i]), 5.0) for i in (0, 3)]
 
 
 def test_a_machine_of_one_speed_is_simulated_as_ever(spec: PointSpec) -> None:
@@ -85,14 +111,12 @@ def test_slowness_is_the_pulse_over_the_profiles(
     assert priced["priced"].tolist() == pytest.approx([1.2e-3])
 
 
-def test_the_pulse_is_the_median_of_the_last_few(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_usual_pulse_is_the_median_of_all() -> None:
     torch = pytest.importorskip("torch")
     from engines.execution.probe import build_model
-    from engines.execution.pulse import RECENT, Pulse
+    from engines.execution.pulse import Pulse
 
     pulse = Pulse(build_model(TINY, dtype=torch.bfloat16, device="cpu"))
     assert pulse.take() > 0
-    pulse.readings[:] = [9.0] * RECENT + [1.0] * (RECENT - 1)
-    monkeypatch.setattr(pulse, "take", lambda: pulse.readings.append(2.0))
-    assert pulse.now() == 1.0
-    assert pulse.usual == 5.5
+    pulse.readings[:] = [9.0, 1.0, 2.0]
+    assert pulse.usual == 2.0
