@@ -162,7 +162,6 @@ void write_kv(const Tensor& key, const Tensor& value, const Tensor& key_cache,
   check_done(launch_write_kv(arguments, scope.launch), "write_kv");
 }
 
-#ifdef USE_CUDA
 void add_norm(const Tensor& out, const Tensor& residual, const Tensor& delta, const Tensor& weight,
               const MaybeTensor& bias, double eps) {
   check_dims(residual, "residual", 2);
@@ -186,7 +185,6 @@ void add_norm(const Tensor& out, const Tensor& residual, const Tensor& delta, co
       static_cast<int>(residual.size(1)), static_cast<float>(eps)};
   check_done(launch_add_norm(arguments, scope.launch), "add_norm");
 }
-#endif
 
 // Caches of one shape, as pointers; `pairs` stays with the caller.
 struct Blocks {
@@ -290,11 +288,9 @@ STABLE_TORCH_LIBRARY(ASTRA_NAMESPACE, m) {
   m.def(
       "write_kv(Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache, "
       "Tensor slot_mapping) -> ()");
-#ifdef USE_CUDA
   m.def(
       "add_norm(Tensor(a!) out, Tensor(b!) residual, Tensor delta, Tensor weight, Tensor? bias, "
       "float eps) -> ()");
-#endif
   m.def("copy_blocks(Tensor(a!)[] caches, Tensor pairs) -> ()");
   m.def(
       "swap_out(Tensor[] caches, Tensor(a!) host_pool, Tensor(b!) staging, Tensor pairs) -> ()");
@@ -307,9 +303,7 @@ STABLE_TORCH_LIBRARY_IMPL(ASTRA_NAMESPACE, ASTRA_DISPATCH_KEY, m) {
   m.impl("contiguous_attention", TORCH_BOX(&contiguous_attention));
   m.impl("prefix_attention", TORCH_BOX(&prefix_attention));
   m.impl("write_kv", TORCH_BOX(&write_kv));
-#ifdef USE_CUDA
   m.impl("add_norm", TORCH_BOX(&add_norm));
-#endif
   m.impl("copy_blocks", TORCH_BOX(&copy_blocks));
   m.impl("swap_out", TORCH_BOX(&swap_out));
   m.impl("swap_in", TORCH_BOX(&swap_in));

@@ -118,9 +118,8 @@ struct WriteArguments {
 };
 Status launch_write_kv(const WriteArguments& arguments, const Launch& launch);
 
-#ifdef USE_CUDA
 // Adds delta to residual, both [num_rows, width] and dense, and writes the normalised sum to out:
-// LayerNorm with a bias, RMSNorm without one (null). A CPU has PyTorch's own.
+// LayerNorm with a bias, RMSNorm without one (null).
 struct NormArguments {
   DataType dtype;
   void* out;
@@ -133,7 +132,6 @@ struct NormArguments {
   float eps;
 };
 Status launch_add_norm(const NormArguments& arguments, const Launch& launch);
-#endif
 
 // Blocks of several cache tensors, all [num_blocks, block_bytes]; index pairs are (from, to).
 struct BlockArguments {

@@ -39,7 +39,7 @@ _INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
         "-mprefer-vector-width=512",
     ),
 }
-_PER_INSTRUCTION_SET = "attend"
+_PER_INSTRUCTION_SET = ("attend", "add_norm")
 _CUDA_FOLDER = "/usr/local/cuda"
 
 
@@ -131,7 +131,7 @@ def _units(device: str, folder: Path, sets: Sequence[str]) -> list[Unit]:
     units: list[Unit] = [(folder / "bindings.cpp", "bindings.o", [])]
     suffix = ".cu" if device == "cuda" else ".cpp"
     for source in sorted((folder / device).glob(f"*{suffix}")):
-        if device == "cpu" and source.stem == _PER_INSTRUCTION_SET:
+        if device == "cpu" and source.stem in _PER_INSTRUCTION_SET:
             for name in sets:
                 flags = [*_INSTRUCTION_SETS[name], f"-DASTRA_INSTRUCTION_SET={name}"]
                 units.append((source, f"{source.stem}_{name}.o", flags))

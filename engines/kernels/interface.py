@@ -11,7 +11,6 @@ OPERATIONS = (
     *("paged_attention", "contiguous_attention", "prefix_attention"),
     *("write_kv", "add_norm", "copy_blocks", "swap_out", "swap_in"),
 )
-CUDA_ONLY = frozenset({"add_norm"})  # a CPU has PyTorch's
 
 
 @dataclass(frozen=True, slots=True)

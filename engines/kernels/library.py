@@ -11,7 +11,7 @@ import torch
 
 from engines.core.errors import UserError
 from engines.kernels import build
-from engines.kernels.interface import CUDA_ONLY, OPERATIONS, Kernels
+from engines.kernels.interface import OPERATIONS, Kernels
 from engines.kernels.reference import ReferenceKernels
 
 logger = logging.getLogger(__name__)
@@ -46,10 +46,9 @@ def load_library(path: Path, namespace: str) -> Kernels:
             "python -m engines.kernels.build for its device"
         ) from None
     found = getattr(torch.ops, namespace)
-    names = [name for name in OPERATIONS if name not in CUDA_ONLY or hasattr(found, name)]
-    for name in names:
+    for name in OPERATIONS:
         torch.library.register_fake(f"{namespace}::{name}", _fake)
-    return Kernels({name: getattr(found, name).default for name in names})
+    return Kernels({name: getattr(found, name).default for name in OPERATIONS})
 
 
 def _fake(*_arguments: object) -> None:

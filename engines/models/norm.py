@@ -20,7 +20,9 @@ class Norm:
         self.weight = weight
         self.bias = bias
         self.eps = eps
-        self._kernels = kernels if weight.nbytes % _ALIGNMENT == 0 else None
+        fits = weight.nbytes % _ALIGNMENT == 0
+        taken = weight.dtype != torch.float16 or weight.device.type != "cpu"
+        self._kernels = kernels if fits and taken else None
 
     def __call__(self, x: Tensor, delta: Tensor | None = None) -> Tensor:
         """Return `x` [T, hidden] normalised, after `delta` has been added to it in place."""

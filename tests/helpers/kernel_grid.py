@@ -119,8 +119,7 @@ def usual_cases(device: str) -> Iterator[Case]:
     for dtype in data_types(device):
         yield from _attention_cases(dtype)
         yield from _movement_cases(dtype)
-        if device == "cuda":  # a CPU has PyTorch's
-            yield from _norm_cases(dtype)
+        yield from _norm_cases(dtype)
 
 
 def remaining_cases(device: str) -> Iterator[Case]:
