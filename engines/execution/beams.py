@@ -9,11 +9,12 @@ of one shape together; the rest is the host's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from engines.core.batch import Batch
@@ -49,6 +50,22 @@ class Ranked(NamedTuple):
     groups: list[SequenceGroup]
     scores: Tensor  # [groups, candidates], best first
     places: Tensor  # [groups, candidates], beam * vocabulary + token
+
+
+def best_places(logits: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The best `count` continuations of each search: their scores, and beam * vocabulary + token.
+
+    logits is [searches, beams, vocabulary], scores of the beams float32 [searches, beams].
+    """
+    total = logits.float().log_softmax(-1).add_(scores[:, :, None]).flatten(1)
+    best = total.topk(min(count, total.shape[1]), dim=1)
+    return best.values, best.indices
+
+
+def _parts(index: Tensor, scores: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """All searches at once; on a CPU one for each thread, within memory that malloc keeps."""
+    step = torch.get_num_threads() if index.device.type == "cpu" else len(index)
+    return zip(torch.split(index, step), torch.split(scores, step), strict=True)
 
 
 @dataclass
@@ -144,12 +161,13 @@ class RunningBeams:
             places = [self._rows.row_of(s) for g in groups for s in g.running[:width]]
             scores = np.array([self._search_of(g).scores for g in groups], dtype=np.float32)
             index, before = send_all((np.array(places), scores), logits.device)
-            chosen = logits[index].view(len(groups), width, -1)
-            total = chosen.float().log_softmax(-1) + before[:, :, None]
-            flat = total.flatten(1)
-            best = flat.topk(min(count, flat.shape[1]), dim=1)
+            best = [
+                best_places(logits[part], scores, count)
+                for part, scores in _parts(index.view(len(groups), width), before)
+            ]
+            values, indices = (torch.cat(parts) for parts in zip(*best, strict=True))
             agree = self._communicator.agree
-            ranked.append(Ranked(groups, agree(best.values), agree(best.indices)))
+            ranked.append(Ranked(groups, agree(values), agree(indices)))
         return ranked
 
     def advance(self, ranked: Ranked, vocab_size: int, result: StepResult) -> None:
