@@ -60,7 +60,7 @@ class Effort:
 
     `tokens` is of the matrix product and the prompt; `batch_size` and `context_len` are of paged
     decode attention; `samples` are taken in each of `rounds`; `steps` are decode steps.
-    Engine steps of each system are measured for `system_s` seconds, up to `most_sequences` and
+    Engine steps of all systems are measured for `steps_s` seconds, up to `most_sequences` and
     prompts of `most_tokens`.
     """
 
@@ -71,7 +71,7 @@ class Effort:
     rounds: int = 3
     steps: int = 20
     block_sizes: tuple[int, ...] = BLOCK_SIZES
-    system_s: float = 80.0
+    steps_s: float = 240.0
     most_sequences: int = 128
     most_tokens: int = 1024
 
@@ -81,7 +81,7 @@ def usual_effort(device: str, *, quick: bool = False) -> Effort:
     if quick:
         return Effort(
             tokens=32, batch_size=2, context_len=32, samples=1, rounds=1, steps=2,
-            block_sizes=(1, 16, 256), system_s=0.0, most_sequences=2, most_tokens=16,
+            block_sizes=(1, 16, 256), steps_s=0.0, most_sequences=2, most_tokens=16,
         )  # fmt: skip
     return Effort(batch_size=32, context_len=1024, tokens=2048) if device == "cuda" else Effort()
 
@@ -89,7 +89,7 @@ def usual_effort(device: str, *, quick: bool = False) -> Effort:
 def validation_effort(device: str, *, short: bool) -> Effort:
     """Steps above all: a validation needs the rates only to have a whole profile."""
     usual = replace(usual_effort(device), samples=1, rounds=1, most_tokens=512)
-    return replace(usual, system_s=20.0, most_sequences=64) if short else usual
+    return replace(usual, steps_s=60.0, most_sequences=64) if short else usual
 
 
 def measure_profile(
@@ -136,7 +136,8 @@ def _steps(subject: Subject, effort: Effort, tell: Callable[[float], None]) -> S
     slots = min(slots, MOST_SLOTS[subject.device])
     scopes = usual_scopes(subject.spec.max_positions, int(slots / SLOTS_A_TOKEN))
     rows: list[StepRow] = []
-    for number, scope in enumerate(scopes):
+    done = 0.0
+    for scope in scopes:
         most = min(scope.most_sequences, effort.most_sequences)
         tokens = min(scope.most_tokens, effort.most_tokens)
         asked = replace(scope, most_sequences=most, most_tokens=tokens)
@@ -146,18 +147,19 @@ def _steps(subject: Subject, effort: Effort, tell: Callable[[float], None]) -> S
             probe,
             asked,
             samples=samples,
-            budget_s=effort.system_s,
+            budget_s=effort.steps_s * scope.share,
             unit_s=pulse.take,
-            tell=partial(_tell_share, tell, number, len(scopes)),
+            tell=partial(_tell_share, tell, done, scope.share),
         )
+        done += scope.share
         del probe  # and its cache
     usual_s = pulse.usual
     timed = [replace(r, seconds=usual_s * r.seconds, spread=usual_s * r.spread) for r in rows]
     return StepTable(subject.spec.name, USUAL_BLOCK, tuple(timed), pulse_s=usual_s)
 
 
-def _tell_share(tell: Callable[[float], None], done: int, of: int, share: float) -> None:
-    tell((done + share) / of)
+def _tell_share(tell: Callable[[float], None], done: float, part: float, share: float) -> None:
+    tell(done + part * share)
 
 
 def _steps_toml(steps: StepTable) -> str:

@@ -54,14 +54,15 @@ class Scope:
     most_context: int
     max_len: int
     widths: Sequence[int] = ()  # of beam searches
+    share: float = 1.0  # of the time for all systems
 
 
 def usual_scopes(max_len: int, most_context: int) -> list[Scope]:
     """Of all systems; Astra's batches are the largest, FasterTransformer's the smallest."""
-    sizes = {"astra": (128, (2, 4, 6)), "orca": (64, (4,)), "ft": (32, (4,))}
+    sizes = {"astra": (128, (2, 4, 6), 0.5), "orca": (64, (4,), 0.3), "ft": (32, (4,), 0.2)}
     return [
-        Scope(system, most, min(1024, max_len // 2), most_context, max_len, widths)
-        for system, (most, widths) in sizes.items()
+        Scope(system, most, min(1024, max_len // 2), most_context, max_len, widths, share)
+        for system, (most, widths, share) in sizes.items()
     ]
 
 
@@ -92,11 +93,8 @@ class Measurements:
         """Whether the time is used up."""
         return self._now() >= self.until_s
 
-    def measure(self, wanted: StepRow, *, keep: bool = True) -> float | None:
-        """Sample steps like `wanted` once more; returns the median in units, None without any.
-
-        Without `keep` only the first samples of a step count later: those of a moment are alike.
-        """
+    def measure(self, wanted: StepRow) -> float | None:
+        """Sample steps like `wanted` once more; returns the median in units, None without any."""
         units: list[float] = []
         samples = 1 if wanted.tokens > LONG else self._samples
         seconds = self._probe.time_steps(wanted, samples, lambda: units.append(self._unit_s()))
@@ -105,8 +103,7 @@ class Measurements:
             return None
         unit_s = statistics.median(units)
         times = [each / unit_s for each in seconds]
-        if keep or wanted not in self._found:
-            self._found.setdefault(wanted, []).extend(times)
+        self._found.setdefault(wanted, []).extend(times)
         self._copied[wanted] = self._probe.copied_blocks if wanted.groups else wanted.blocks
         return statistics.median(times)
 
@@ -199,7 +196,7 @@ def _errs(found: Measurements, rows: Sequence[tuple[StepRow, ...]], share: float
     """Whether steps are off the line between two others, all measured now, by the median."""
     errors = []
     for row in rows:
-        times = [found.measure(step, keep=False) for step in row]
+        times = [found.measure(step) for step in row]
         if None not in times:
             here, left, right = (t or 0.0 for t in times)
             errors.append(abs(left + share * (right - left) - here) / here)
