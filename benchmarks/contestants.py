@@ -196,18 +196,15 @@ class Int8(BalancedCTranslate2):
     compute_type = "int8"
 
 
-class OpenVINO:
-    """OpenVINO GenAI in its own environment; see `benchmarks.outside`."""
+class Outside:
+    """An engine in an environment of its own; see `benchmarks.outside`."""
 
-    engine = "openvino"
+    engine: str
 
     def __init__(self, setup: Setup) -> None:
         python = environments.find(self.engine)
         assert python is not None, "only where the environment is"
-        folder = setup.checkpoint / self.engine
-        if not folder.is_dir():
-            environments.export(setup.checkpoint, folder)
-        words = (self.engine, str(folder), str(setup.threads), setup.dtype)
+        words = (self.engine, str(self._folder(setup)), str(setup.threads), setup.dtype)
         self._process = subprocess.Popen(
             [python, outside.__file__, *words],
             stdin=subprocess.PIPE,
@@ -224,12 +221,34 @@ class OpenVINO:
         self._process.stdin.flush()
         self._answer()
 
+    def _folder(self, setup: Setup) -> Path:
+        """The model as the engine reads it: the checkpoint itself."""
+        return setup.checkpoint
+
     def _answer(self) -> None:
         assert self._process.stdout is not None, "it is a pipe"
         if not self._process.stdout.readline():
             with self._process:
                 pass  # which closes its pipes and waits for its end
             raise UserError(f"its process ended with status {self._process.returncode}")
+
+
+class OpenVINO(Outside):
+    """OpenVINO GenAI, which reads a format of its own."""
+
+    engine = "openvino"
+
+    def _folder(self, setup: Setup) -> Path:
+        folder = setup.checkpoint / self.engine
+        if not folder.is_dir():
+            environments.export(setup.checkpoint, folder)
+        return folder
+
+
+class VLLM(Outside):
+    """vLLM's CPU engine, with AMD's plugin."""
+
+    engine = "vllm"
 
 
 CONTESTANTS: dict[str, Callable[[Setup], Contestant]] = {
@@ -239,6 +258,7 @@ CONTESTANTS: dict[str, Callable[[Setup], Contestant]] = {
     "ctranslate2-batch48": BalancedCTranslate2,
     "ctranslate2-int8": Int8,
     "openvino": OpenVINO,
+    "vllm": VLLM,
 }
 
 

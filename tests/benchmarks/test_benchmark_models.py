@@ -84,7 +84,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_engine_in_its_own_environment_serves_line_by_line(
     environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert available("float32") == list(CONTESTANTS)
+    assert available("float32") == [name for name in CONTESTANTS if name != "vllm"]
     assert available("bfloat16") == ["ours", "transformers", "ctranslate2-int8", "openvino"]
     script = environment / "engine.py"
     script.write_text(
