@@ -2,8 +2,8 @@
 
 It starts from a coarse grid, adds sizes where the interpolation errs in the middle between two, and
 measures all again in turn while there is time. A machine's speed changes by the second: so each
-turn has its own order, steps that are compared are measured side by side, medians count, and
-samples may be held against a piece of work that is timed before, between and after them.
+turn has its own order, steps that are compared are measured side by side, and samples may be held
+against a piece of work that is timed before, between and after them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ TOLERANCE = 0.03  # by which an interpolated step may err, twice, before one mor
 REFINE_SHARE = 0.25  # of the time, at most, goes to finding sizes
 PASSES = 12  # over all steps, if there is time; over long prompts, a third of these
 LONG = 128  # prompt tokens; such a step is as long as many others, and sampled once
+OUTLIER = 1.5  # medians of a step's samples: what one of them counts at most
 USUAL_CONTEXT = 64  # tokens of each sequence beside which prompts and choices are measured
 USUAL_OUTPUTS = 4  # of a request whose tokens are drawn
 _COPIED = (1, 8, 64)  # blocks
@@ -117,16 +118,16 @@ class Measurements:
             self.measure(wanted)
 
     def rows(self) -> list[StepRow]:
-        """All steps with their medians."""
+        """All steps with their means: a trace's time is a sum of steps, late ones included."""
         rows = []
         for wanted, times in self._found.items():
             ordered = sorted(times)
-            quarter = len(ordered) // 4
+            quarter, most = len(ordered) // 4, OUTLIER * statistics.median(ordered)
             rows.append(
                 replace(
                     wanted,
                     blocks=self._copied[wanted],
-                    seconds=statistics.median(ordered),
+                    seconds=statistics.fmean(min(time, most) for time in ordered),
                     samples=len(ordered),
                     spread=(ordered[-1 - quarter] - ordered[quarter]) / 2,
                 )

@@ -11,7 +11,8 @@ step to the next. `kind` is one of KINDS, `system` whose memory layout it was: "
 - beam: as decode, by `groups` beam searches of equal width. Both may copy `blocks` meanwhile.
 - copy, swap_in, swap_out: what copying or moving `blocks` adds to a step.
 
-`seconds` is the median of `samples`, `spread` half of their middle half's width, in seconds.
+`seconds` is the mean of `samples`, of which outliers count less; `spread` half of their middle
+half's width, in seconds.
 """
 
 from __future__ import annotations
