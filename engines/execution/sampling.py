@@ -46,26 +46,31 @@ def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def sample(
-    logits: Tensor, uniforms: Tensor, *, temperatures: Tensor, top_ps: Tensor | None
+    logits: Tensor,
+    rows: Tensor,
+    uniforms: Tensor,
+    *,
+    temperatures: Tensor,
+    top_ps: Tensor | None,
 ) -> Tensor:
-    """Draw a token for each row by inverting its distribution at `uniforms`.
+    """Draw a token for each of some rows by inverting its distribution at `uniforms`.
 
-    logits is [n, vocab]; the others are float64 [n], temperatures positive. top_p keeps the
-    likeliest tokens up to the one that brings their probability to top_p (None: all, in every row).
-    Returns int64 [n].
+    logits is [any, vocab], rows int64 [n]; the others are float64 [n], temperatures positive. top_p
+    keeps the likeliest tokens up to the one that brings their probability to top_p (None: all, in
+    every row). Returns int64 [n].
 
     Rows that keep all tokens are drawn in the tokens' own order, whoever else is in the batch.
     """
-    if logits.device.type == "cpu" and len(logits) > CPU_ROWS:
-        parts = [slice(first, first + CPU_ROWS) for first in range(0, len(logits), CPU_ROWS)]
+    if logits.device.type == "cpu" and len(rows) > CPU_ROWS:
+        parts = [slice(first, first + CPU_ROWS) for first in range(0, len(rows), CPU_ROWS)]
         return torch.cat(
             [
-                sample(logits[part], uniforms[part], temperatures=temperatures[part],
+                sample(logits, rows[part], uniforms[part], temperatures=temperatures[part],
                        top_ps=None if top_ps is None else top_ps[part])
                 for part in parts
             ]
         )  # fmt: skip
-    scores = logits.double() / temperatures[:, None]
+    scores = logits[rows].double() / temperatures[:, None]
     of_all = _invert(scores.softmax(-1).cumsum(-1), uniforms)
     if top_ps is None:
         return of_all

@@ -227,7 +227,8 @@ class TorchExecutor:
         temperatures = rows.temperatures[drawing].astype(np.float64)
         places, uniform, heats, tops = send_all((drawing, uniforms, temperatures, top_ps), device)
         drawn = sample(
-            logits[places],
+            logits,
+            places,
             uniform,
             temperatures=heats,
             top_ps=tops if (top_ps < 1).any() else None,

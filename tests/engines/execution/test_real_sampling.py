@@ -114,6 +114,7 @@ def test_a_tiny_top_p_is_greedy() -> None:
     logits = torch.randn(7, 31, generator=torch.Generator().manual_seed(0))
     drawn = sample(
         logits,
+        torch.arange(7),
         torch.rand(7, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),
         temperatures=torch.full((7,), 2.0, dtype=torch.float64),
         top_ps=torch.full((7,), 1e-6, dtype=torch.float64),
