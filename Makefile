@@ -115,7 +115,7 @@ gpu-check:  ## check and time everything that needs a GPU: ONLY=, SKIP="PART ...
 validate: ready  ## hold the simulation against this device: DEVICE=cpu|cuda, BUDGET=MINUTES
 	@$(BENCH) validate $(STORE) $(call option,DEVICE,device) $(call option,BUDGET,budget)
 
-benchmark-models: install-test  ## tokens/s on the CPU: ours, transformers, CTranslate2
+benchmark-models: install-test  ## tokens/s on the CPU: ours and other engines
 	@"$$VENV/bin/python" -m pip install --quiet --editable ".[benchmark]"
 	@"$$VENV/bin/python" -m benchmarks.models
 
