@@ -12,7 +12,7 @@ import pytest
 from benchmarks import environments, outside
 from benchmarks import models as benchmark_models
 from benchmarks.contestants import CONTESTANTS, FIRST_TOKEN, Job, OpenVINO, Setup, available
-from benchmarks.models import Result, main, make_job
+from benchmarks.models import Result, choose, main, make_job
 from engines.core.errors import UserError
 
 HAS_ALL = all(importlib.util.find_spec(name) for name in benchmark_models._PACKAGES)
@@ -118,13 +118,23 @@ def test_packages_that_do_not_install_are_one_line(
     assert "openvino" not in available("float32")
 
 
+def test_those_to_run_against_can_be_named_if_they_are_here(environment: Path) -> None:
+    assert choose("float32", None) == available("float32")
+    assert choose("bfloat16", ["openvino"]) == ["ours", "openvino"]
+    with pytest.raises(UserError, match="^vllm cannot serve bfloat16 here: ours, "):
+        choose("bfloat16", ["openvino", "vllm"])
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_ALL, reason="torch, transformers and ctranslate2 needed")
+@pytest.mark.parametrize("shape", ["opt", "llama"])
 def test_all_contestants_serve_a_tiny_model(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shape: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.json"
-    status = main(["--quick", "--rounds", "1", "--threads", "1", "--out", str(out)])
+    status = main(
+        ["--quick", "--rounds", "1", "--threads", "1", "--out", str(out), "--shape", shape]
+    )
     assert status in (0, 1)  # a tiny model's speed means nothing
     record = json.loads(out.read_text())
     assert set(record["seconds"]) == set(available("float32"))
