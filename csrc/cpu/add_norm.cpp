@@ -1,4 +1,4 @@
-// The residual sum and its norm on a CPU. Compiled once per instruction set.
+// One row of the residual sum and its norm on a CPU. Compiled once per instruction set.
 #include <cmath>
 #include <cstring>
 

@@ -21,7 +21,7 @@ class Norm:
         self.bias = bias
         self.eps = eps
         fits = weight.nbytes % _ALIGNMENT == 0
-        taken = weight.dtype != torch.float16 or weight.device.type != "cpu"
+        taken = weight.dtype != torch.float16 or weight.device.type != "cpu"  # whose has no FP16
         self._kernels = kernels if fits and taken else None
 
     def __call__(self, x: Tensor, delta: Tensor | None = None) -> Tensor:
