@@ -21,17 +21,12 @@ from bench.results import measurements
 from bench.results.point_files import METRICS, POINT, REQUESTS
 from engines.core.errors import UserError
 
-_BACKENDS = ("sim", "cpu", "cuda")
-_EFFORTS = (".", "quick", "full")  # folders of figures and reports
-_POINT_NAME = re.compile(r".+-([0-9a-f]{12})")
-_BESIDE_POINTS = re.compile(r".+-[0-9a-f]{12}\.failure\.json|\..+-[0-9a-f]{12}\.lock")
-_REPORTS = ("index.html", "report.md", "report.json")
+_HOLDERS = {"results", measurements.FOLDER, "figures", "report"}  # folders of what runs have made
 _SPEED = "scale-cpu.json"
 # What may lie in a folder of ours; `data`, `reference` and the others are never touched.
-_OURS = {
-    *("results", measurements.FOLDER, "figures", "report", _SPEED),
-    *("data", "reference", "bundle", "gpu-check", "validation"),
-}
+_OURS = {*_HOLDERS, _SPEED, "data", "reference", "bundle", "gpu-check", "validation"}
+_POINT = re.compile(r"results/(?:sim|cpu|cuda)/[^/]+-([0-9a-f]{12})")
+_PARTS = (POINT, METRICS, REQUESTS)
 
 
 @dataclass(frozen=True)
@@ -68,16 +63,7 @@ def find_made(root: Path, figures: Iterable[str]) -> Made:
         raise UserError(f"cannot read {root}: {error.strerror}") from None
     if names and not names & _OURS:
         raise UserError(f"{root} is no artifacts directory: it holds nothing that bench has made")
-    found = [
-        *_points(root / "results"),
-        *_kernels(root / measurements.FOLDER),
-        *_known(
-            root / "figures", {f"{name}.{kind}" for name in figures for kind in ("pdf", "png")}
-        ),
-        *_known(root / "report", set(_REPORTS)),
-        *_files(root, {_SPEED}),
-    ]
-    return Made(root, tuple(found))
+    return Made(root, tuple(_find(root, _pattern(figures))))
 
 
 def remove(made: Made) -> None:
@@ -102,58 +88,47 @@ def remove(made: Made) -> None:
                 folder.rmdir()
 
 
-def _points(results: Path) -> Iterator[Path]:
-    """The files of points; of each `point.json` first, so that no half of one looks whole."""
-    for backend in _folders(results, _BACKENDS):
-        for entry in sorted(backend.iterdir()):
-            if _BESIDE_POINTS.fullmatch(entry.name) and _is_file(entry):
-                yield entry
-            elif _is_folder(entry) and _is_point(entry):
-                names = (POINT, METRICS, REQUESTS)
-                yield from _files(entry, set(names))
-                yield from _files(entry / PARTIAL, set(names))
+def _pattern(figures: Iterable[str]) -> re.Pattern[str]:
+    """What runs make, by its path below the artifacts."""
+    effort = r"(?:(?:quick|short|full)/)?"
+    point, parts = _POINT.pattern, "|".join(map(re.escape, _PARTS))
+    made = (
+        rf"{point}\.failure\.json",
+        r"results/(?:sim|cpu|cuda)/\.[^/]+-[0-9a-f]{12}\.lock",
+        rf"{point}/(?:{re.escape(PARTIAL)}/)?(?:{parts})",
+        rf"{measurements.FOLDER}/(?:attention|recovery)-(?:cpu|cuda)/{measurements.FILE}",
+        rf"figures/{effort}(?:{'|'.join(map(re.escape, figures))})\.(?:pdf|png)",
+        rf"report/{effort}(?:index\.html|report\.md|report\.json)",
+        _SPEED,
+    )
+    return re.compile("|".join(made))
 
 
-def _is_point(folder: Path) -> bool:
-    named = _POINT_NAME.fullmatch(folder.name)
-    known = {POINT, METRICS, REQUESTS, PARTIAL}
-    if named is None or not {path.name for path in folder.iterdir()} <= known:
+def _find(root: Path, made: re.Pattern[str]) -> Iterator[Path]:
+    """The files of this pattern, and what an interrupted writer has left of them.
+
+    Of each point `point.json` comes first, so that no half of one looks whole.
+    """
+    for name, folders, files in os.walk(root):  # which follows no links
+        folder = Path(name)
+        inner = folder.relative_to(root)
+        folders[:] = sorted(_HOLDERS.intersection(folders) if folder == root else folders)
+        point = _POINT.fullmatch(inner.as_posix())
+        if point is not None and not _is_point(folder, digest=point[1]):
+            folders.clear()
+            continue
+        for file in sorted(files, key=lambda file: (file != POINT, file)):
+            whole = inner / re.sub(r"^\.(.+)\.[0-9]+$", r"\1", file)
+            if made.fullmatch(whole.as_posix()) and not (folder / file).is_symlink():
+                yield folder / file
+
+
+def _is_point(folder: Path, *, digest: str) -> bool:
+    if not {path.name for path in folder.iterdir()} <= {*_PARTS, PARTIAL}:
         return False
     try:
         spec = json.loads((folder / POINT).read_bytes())["spec"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return True  # interrupted or damaged: its name and files are a point's
     text = json.dumps(spec, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest().startswith(named[1])
-
-
-def _kernels(folder: Path) -> Iterator[Path]:
-    names = [f"{part}-{device}" for part in ("attention", "recovery") for device in ("cpu", "cuda")]
-    for inner in _folders(folder, names):
-        yield from _files(inner, {measurements.FILE})
-
-
-def _known(folder: Path, names: set[str]) -> Iterator[Path]:
-    for inner in _folders(folder, _EFFORTS) if _is_folder(folder) else ():
-        yield from _files(inner, names)
-
-
-def _folders(folder: Path, names: Iterable[str]) -> Iterator[Path]:
-    if _is_folder(folder):
-        yield from (inner for name in names if _is_folder(inner := folder / name))
-
-
-def _files(folder: Path, names: set[str]) -> Iterator[Path]:
-    """The files of these names, and what an interrupted writer has left of them."""
-    for path in sorted(folder.iterdir()) if _is_folder(folder) else ():
-        whole = re.sub(r"^\.(.+)\.[0-9]+$", r"\1", path.name)
-        if whole in names and _is_file(path):
-            yield path
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
-
-
-def _is_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
+    return hashlib.sha256(text.encode()).hexdigest().startswith(digest)

@@ -42,7 +42,7 @@ def artifacts(tmp_path: Path) -> Path:
     store.write_failure(SPECS[2], error="no luck")
     write_measurement(measured_directory(root, "attention", "cpu"), measured(1.0))
     for name in (
-        *("figures/fig2.pdf", "figures/quick/fig12-13b.png", "figures/.fig2.png.123"),
+        *("figures/fig2.pdf", "figures/short/fig12-13b.png", "figures/.fig2.png.123"),
         *("report/index.html", "report/full/report.json", "scale-cpu.json", *OTHERS),
     ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
