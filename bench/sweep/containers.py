@@ -32,13 +32,8 @@ from engines.core.errors import UserError
 
 _PING_EVERY_S = 2.0
 _STOP_S = 20.0
-_INPUTS = (
-    "trace",
-    "lengths",
-    "device_profile",
-    "host",
-    "model",
-)  # settings that may name a file or folder
+# Settings that may name a file or folder.
+_INPUTS = ("trace", "lengths", "device_profile", "host", "model")
 _ENDED_BY_ITSELF = (0, 1)  # exit statuses of `bench points` that ran to its end
 _KILLED = 137
 

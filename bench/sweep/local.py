@@ -63,7 +63,6 @@ class _Worker:
 
     spec: PointSpec
     process: BaseProcess
-    messages: list[Ended | None]
 
 
 class _Pool:
@@ -93,7 +92,7 @@ class _Pool:
             display.begin(spec)
             process.start()
             theirs.close()  # so that the worker's death closes the pipe
-            self._workers[ours] = _Worker(spec, process, [])
+            self._workers[ours] = _Worker(spec, process)
         return bool(self._workers)
 
     def listen(self, display: Display) -> Iterator[Ended]:
@@ -105,16 +104,16 @@ class _Pool:
                 message = ready.recv()
             except (EOFError, OSError):
                 self._retire(ready)
-                ended = worker.messages.pop() if worker.messages else _death(worker)
-                if ended is None:
-                    self._held.append(worker.spec)
-                else:
-                    yield ended
+                yield _death(worker)
                 continue
             if isinstance(message, float):
                 display.advance(worker.spec, message)
+                continue
+            self._retire(ready)
+            if message is None:
+                self._held.append(worker.spec)
             else:
-                worker.messages.append(message)
+                yield message
 
     def _retire(self, channel: Connection, patience_s: float = _GRACE_S) -> None:
         worker = self._workers.pop(channel)

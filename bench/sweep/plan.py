@@ -1,8 +1,8 @@
-"""Which points of a set run, decided before anything starts."""
+"""Which points of a set run, and how much work each is expected to be."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from bench.point.spec import PointSpec
@@ -46,22 +46,19 @@ def make_plan(store: Store, specs: Iterable[PointSpec], *, force: bool = False) 
     if force:
         return Plan(run=tuple(wanted))
     checks = {spec: store.check(spec) for spec in wanted}
-
-    def chosen(test: Callable[[PointSpec, Check], bool]) -> tuple[PointSpec, ...]:
-        return tuple(spec for spec, check in checks.items() if test(spec, check))
-
-    skipped = chosen(lambda _, check: check.state is State.COMPLETE)
-    kept = chosen(lambda s, check: check.state is State.STALE and s.measured)
+    skipped = tuple(spec for spec, check in checks.items() if check.state is State.COMPLETE)
+    stale = [spec for spec, check in checks.items() if check.state is State.STALE]
+    kept = tuple(spec for spec in stale if spec.measured)
     run = tuple(spec for spec in wanted if spec not in {*skipped, *kept})
-    return Plan(run=run, skipped=skipped, kept=kept, notes=tuple(_notes(checks, set(kept))))
+    return Plan(run=run, skipped=skipped, kept=kept, notes=tuple(_notes(checks)))
 
 
-def _notes(checks: Mapping[PointSpec, Check], kept: set[PointSpec]) -> Iterable[str]:
+def _notes(checks: Mapping[PointSpec, Check]) -> Iterable[str]:
     stale = 0
     for spec, check in checks.items():
         if check.state is State.CORRUPT:
             yield f"corrupt result, run again: {name_of(spec)}: {check.reason}"
-        elif spec in kept:
+        elif check.state is State.STALE and spec.measured:
             yield f"measured result kept: {name_of(spec)}: {check.reason} (--force measures again)"
         elif check.state is State.STALE:
             stale += 1

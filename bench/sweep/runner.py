@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -83,7 +83,8 @@ def run_points(
     display = display or Display()
     for note in plan.notes:
         display.note(note)
-    run = _Run(store, display)
+    ends: list[Ended] = []
+    interrupted = False
     if plan.run:
         measured = any(spec.measured for spec in plan.run)
         shared = environment(source=store.source, gpu=measured)
@@ -91,58 +92,45 @@ def run_points(
         heaviest_first = tuple(sorted(plan.run, key=weight, reverse=True))
         job = Job(store, heaviest_first, shared, since if force else None)
         with display.over({spec: weight(spec) for spec in plan.run}):
-            run.drain(job, place or LocalProcesses())
-    settled = {*run.done, *run.by_others, *(failure.spec for failure in run.failed)}
+            try:
+                _run_all(job, place or LocalProcesses(), display, ends)
+            except KeyboardInterrupt:
+                interrupted = True
+    settled = {ended.spec for ended in ends}
+    by_others = [ended.spec for ended in ends if ended.by_other]
     return Summary(
-        done=tuple(run.done),
-        skipped=(*plan.skipped, *run.by_others),
+        done=tuple(ended.spec for ended in ends if not (ended.error or ended.by_other)),
+        skipped=(*plan.skipped, *by_others),
         kept=plan.kept,
-        failed=tuple(run.failed),
+        failed=tuple(ended for ended in ends if ended.error),
         unfinished=tuple(spec for spec in plan.run if spec not in settled),
-        interrupted=run.interrupted,
+        interrupted=interrupted,
         elapsed_s=time.monotonic() - began,
     )
 
 
-@dataclass
-class _Run:
-    """The outcomes so far."""
+def _run_all(
+    job: Job, place: Place, display: Display, ends: list[Ended], *, retries: bool = True
+) -> None:
+    """Run all points, then once more those whose process died; stop early on a full disk.
 
-    store: Store
-    display: Display
-    done: list[PointSpec] = field(default_factory=list)
-    by_others: list[PointSpec] = field(default_factory=list)
-    failed: list[Ended] = field(default_factory=list)
-    interrupted: bool = False
-
-    def drain(self, job: Job, place: Place) -> None:
-        """Run all points, then retry once those whose process died; stop early on a full disk."""
-        try:
-            again = self._pass(job, place, retries=True)
-            if again:
-                self._pass(replace(job, specs=tuple(again)), place, retries=False)
-        except KeyboardInterrupt:
-            self.interrupted = True
-
-    def _pass(self, job: Job, place: Place, *, retries: bool) -> Sequence[PointSpec]:
-        """Run the points; returns those to retry."""
-        again = []
-        with closing(place.bring(job, self.display)) as ends:
-            for ended in ends:
-                if ended.retry and retries:
-                    self.display.note(f"{name_of(ended.spec)}: {ended.error}; retrying once")
-                    again.append(ended.spec)
-                    continue
-                self._book(ended)
-                if ended.fatal:
-                    return ()
-        return again
-
-    def _book(self, ended: Ended) -> None:
-        self.display.end(ended.spec, error=ended.error)
-        if ended.error:
-            self.failed.append(ended)
-            with suppress(UserError):  # on a full disk the failure is still named at the end
-                self.store.write_failure(ended.spec, error=ended.error, traceback=ended.traceback)
-        else:
-            (self.by_others if ended.by_other else self.done).append(ended.spec)
+    What became of each is added to `ends`.
+    """
+    again = []
+    with closing(place.bring(job, display)) as brought:
+        for ended in brought:
+            if ended.retry and retries:
+                display.note(f"{name_of(ended.spec)}: {ended.error}; retrying once")
+                again.append(ended.spec)
+                continue
+            display.end(ended.spec, error=ended.error)
+            ends.append(ended)
+            if ended.error:
+                with suppress(UserError):  # on a full disk the failure is still named at the end
+                    job.store.write_failure(
+                        ended.spec, error=ended.error, traceback=ended.traceback
+                    )
+            if ended.fatal:
+                return
+    if again:
+        _run_all(replace(job, specs=tuple(again)), place, display, ends, retries=False)
