@@ -35,16 +35,6 @@ class Target:
     limit_s_per_token: float = LIMIT_S_PER_TOKEN
     tolerance: float = DEFAULT_TOLERANCE
 
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.limit_s_per_token) and self.limit_s_per_token > 0):
-            raise UserError(f"limit must be positive, got {self.limit_s_per_token:g} s/token")
-        low, high = TOLERANCES
-        if not low <= self.tolerance <= high:
-            raise UserError(
-                f"tolerance must be from {low:g} to {high:g} (a fraction of the rate), "
-                f"got {self.tolerance:g}"
-            )
-
 
 @dataclass(frozen=True)
 class Search:

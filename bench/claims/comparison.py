@@ -72,15 +72,10 @@ class Comparison:
         return [*self.lines[:MOST_LINES], *([f"… and {more} more"] if more > 0 else [])]
 
 
-def registered_specs(choice: Choice) -> dict[str, PointSpec]:
-    """Every point of the registry under this choice, by digest."""
-    panels = [panel for figure in registry.FIGURES.values() for panel in figure.panels]
-    return {spec.digest: spec for panel in panels for spec in choice.points(panel)}
-
-
 def known_specs(rows: Iterable[Mapping[str, Any]], choice: Choice) -> dict[str, PointSpec]:
     """The points of a reference by digest: the registry's, and those that its searches ask for."""
-    specs = registered_specs(choice)
+    panels = [panel for figure in registry.FIGURES.values() for panel in figure.panels]
+    specs = {spec.digest: spec for panel in panels for spec in choice.points(panel)}
     for row in rows:
         if row["digest"] not in specs and (row["panel"], row["system"]) in SEARCHED:
             spec = search_of(row["panel"], row["system"], choice).spec
@@ -158,24 +153,12 @@ def compare_claims(verdicts: pd.DataFrame, directory: Path) -> pd.DataFrame:
 
     `difference` is ours over the reference's, less one; NaN where either is missing or zero.
     """
-    ours = {(row["figure"], row["claim"]): row for row in records(verdicts)}
-    found = []
-    for row in read_claims(directory):
-        verdict = ours.get((row["figure"], row["claim"]))
-        if verdict is not None and not math.isnan(row["ours"]):
-            found.append(
-                {
-                    "figure": row["figure"],
-                    "claim": row["claim"],
-                    "paper": verdict["paper_text"],
-                    "unit": row["unit"],
-                    "reference": row["ours"],
-                    "ours": verdict["ours"],
-                    "verdict_there": row["status"],
-                    "verdict": verdict["status"].value,
-                }
-            )
-    frame = pd.DataFrame(found).astype({"reference": float, "ours": float})
-    ratio = frame["ours"] / frame["reference"].replace(0, math.nan) - 1
-    frame["difference"] = ratio.mask((frame["reference"] == 0) & (frame["ours"] == 0), 0.0)
-    return frame
+    there = pd.DataFrame(read_claims(directory)).dropna(subset="ours")
+    there = there[["figure", "claim", "unit", "ours", "status"]]
+    there = there.rename(columns={"ours": "reference", "status": "verdict_there"})
+    here = verdicts[["figure", "claim", "paper_text", "ours", "status"]].astype({"ours": float})
+    here = here.rename(columns={"paper_text": "paper", "status": "verdict"})
+    found = there.merge(here, on=["figure", "claim"])
+    ratio = found["ours"] / found["reference"].replace(0, math.nan) - 1
+    found["difference"] = ratio.mask((found["reference"] == 0) & (found["ours"] == 0), 0.0)
+    return found

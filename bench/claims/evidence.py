@@ -15,8 +15,6 @@ from bench.point.spec import PointSpec
 from bench.results.measurements import Measurement
 from bench.results.store import Store
 
-RATIO_MEASURES = ("capacity_ratio", "largest_capacity_ratio")
-
 
 class Pair(NamedTuple):
     """Two systems of one panel whose capacities a claim compares."""
@@ -90,7 +88,7 @@ class Evidence:
 
 def pairs_of(claim: Claim) -> tuple[Pair, ...]:
     """The pairs behind a claim; none unless it is about a ratio of capacities."""
-    if claim.measure not in RATIO_MEASURES:
+    if claim.measure != "capacity_ratio":
         return ()
     panels = claim.args.get("panels") or (claim.args["panel"],)
     return tuple(Pair(panel, claim.args["over"], claim.args["under"]) for panel in panels)

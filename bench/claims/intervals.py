@@ -20,7 +20,7 @@ class Mean:
     count: int
 
 
-def geometric_mean(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Mean:
+def geometric_mean(values: Sequence[float]) -> Mean:
     """The geometric mean of positive values, with the two-sided t-interval of their logarithms.
 
     Rates and their ratios vary in proportion: so the mean of ratios is the ratio of the means,
@@ -32,22 +32,21 @@ def geometric_mean(values: Sequence[float], *, confidence: float = CONFIDENCE) -
         return Mean(values[0], None, 1)
     logs = [math.log(value) for value in values]
     centre = fmean(logs)
-    half = t_quantile(len(logs) - 1, confidence) * stdev(logs) / math.sqrt(len(logs))
+    half = t_quantile(len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
     return Mean(math.exp(centre), (math.exp(centre - half), math.exp(centre + half)), len(logs))
 
 
-def t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
-    """The t that |T| exceeds with probability 1 - confidence, for whole degrees of freedom.
+def t_quantile(degrees: int) -> float:
+    """The t that |T| exceeds with probability 1 - CONFIDENCE, for whole degrees of freedom.
 
     Inverts the closed form of Student's distribution (Abramowitz and Stegun, 26.7.3 and 26.7.4),
     which rises with the angle atan(t / sqrt(degrees)).
     """
     assert degrees >= 1, f"degrees of freedom must be at least 1, got {degrees}"
-    assert 0 < confidence < 1, f"confidence must lie between 0 and 1, got {confidence}"
     low, high = 0.0, math.pi / 2
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        low, high = (low, middle) if _within(middle, degrees) > confidence else (middle, high)
+        low, high = (low, middle) if _within(middle, degrees) > CONFIDENCE else (middle, high)
     return math.sqrt(degrees) * math.tan((low + high) / 2)
 
 

@@ -185,7 +185,6 @@ def kernel_ratio(evidence: Evidence) -> Measurement:
 MEASURES: dict[str, Callable[..., Measurement]] = {
     "mean_metric": mean_metric,
     "capacity_ratio": capacity_ratio,
-    "largest_capacity_ratio": capacity_ratio,
     "best_block_size": best_block_size,
     "largest_latency_ratio": largest_latency_ratio,
     "largest_cost_ratio": largest_cost_ratio,

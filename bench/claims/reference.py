@@ -8,7 +8,6 @@ simulation; those of quick runs and of the paper's traces have a folder of their
 from __future__ import annotations
 
 import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -133,12 +132,8 @@ def _capacity_rows(evidence: Evidence) -> list[dict[str, Any]]:
 def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """A CSV table; floats are written so that they are read back exactly."""
     assert rows, "a reference table has rows"
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: _cell(value) for key, value in row.items()})
-    return text.getvalue().encode()
+    cells = pd.DataFrame(rows, dtype=object).map(_cell)
+    return cells.to_csv(index=False, lineterminator="\n").encode()
 
 
 def _cell(value: Any) -> str:

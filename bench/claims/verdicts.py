@@ -42,6 +42,10 @@ class Doubt(StrEnum):
     SHORT = "quick"  # it does not hold in a quick run, which refutes nothing
 
 
+# Columns of the table that are taken over as they are.
+_OF_CLAIM = ("path", "unit", "paper", "kind", "tolerance", "calibrated", "assumed", "notes")
+_OF_MEASUREMENT = ("num_points", "absent", "devices", "seeds", "stale", "interval", "method")
+
 UNDECIDED = (Status.OPEN, Status.INCOMPLETE, Status.NOT_RUN)
 
 
@@ -82,32 +86,19 @@ def judge(
     status, doubt = _status(claim, found, quick=quick, simulated=used == "sim")
     row: Row = {
         "figure": figure,
-        "path": claim.path,
         "claim": claim.text,
-        "unit": claim.unit,
-        "paper": claim.paper,
+        "limit": claim.bound,
+        **{name: getattr(claim, name) for name in _OF_CLAIM},
+        **{name: getattr(found, name) for name in _OF_MEASUREMENT},
+        "backend": used,
         "paper_range": paper_range(claim),
         "ours": None if estimate is None else estimate.value,
         "bound": None if estimate is None else estimate.bound,
         "deviation": None if estimate is None else deviation_of(claim, estimate.value),
         "allowed": allowed(claim),
-        "tolerance": claim.tolerance,
-        "kind": claim.kind,
         "status": status,
         "doubt": doubt,
         "basis": None if estimate is None else _basis(claim, used),
-        "calibrated": claim.calibrated,
-        "assumed": claim.assumed,
-        "limit": claim.bound,
-        "notes": claim.notes,
-        "backend": used,
-        "method": found.method,
-        "interval": found.interval,
-        "devices": found.devices,
-        "seeds": found.seeds,
-        "stale": found.stale,
-        "num_points": found.num_points,
-        "absent": found.absent,
     }
     return row | _texts(row, claim)
 

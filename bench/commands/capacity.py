@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bench.claims.bisection import DEFAULT_TOLERANCE, Search, Target
+from bench.claims.bisection import DEFAULT_TOLERANCE, TOLERANCES, Search, Target
 from bench.claims.deciding import FEWEST_SEEDS, decide
 from bench.claims.evidence import Pair, pairs_in, ratio_claims, search_of
 from bench.claims.intervals import Mean, geometric_mean
@@ -54,13 +54,13 @@ search_options = options.stack(
     options.effort,
     click.option(
         "--limit",
-        type=Decimal(),
+        type=Decimal(min=0, min_open=True),
         default=LIMIT_S_PER_TOKEN,
         help="Mean normalized latency that is still sustained, in s/token.",
     ),
     click.option(
         "--tolerance",
-        type=Decimal(),
+        type=Decimal(*TOLERANCES),
         default=DEFAULT_TOLERANCE,
         help="How closely the rate is enclosed, as a fraction of it.",
     ),

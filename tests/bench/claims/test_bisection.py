@@ -79,9 +79,3 @@ def test_limit_moves_the_capacity(limit):
 def test_a_limit_that_no_rate_crosses_is_an_error(latency, words):
     with pytest.raises(UserError, match=words):
         bisect((1.0,), lambda rate: latency, **WIDE)
-
-
-@pytest.mark.parametrize("values", [(0.0, 0.02), (-1.0, 0.02), (1.0, 0.0), (1.0, 0.9)])
-def test_impossible_targets_are_refused(values):
-    with pytest.raises(UserError, match="must be"):
-        Target(*values)

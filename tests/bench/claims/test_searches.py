@@ -250,7 +250,6 @@ def test_command_searches_the_curves_behind_a_figures_claims(tmp_path, as_json):
     ("words", "expected"),
     [
         ((), "say what to search"),
-        (("--system", "astra", "--limit", "-1"), "limit must be positive"),
         (("--system", "astra", "--timeout", "5"), "omit --timeout"),
         (("--system", "astra", "--full"), "--full goes with --figure"),
         (("--figure", "fig12", "--model", "opt-66b"), "omit --model"),
@@ -263,4 +262,15 @@ def test_bad_input_is_one_clear_line(words, expected, tmp_path):
     assert isinstance(done.exception, UserError), done.output
     assert expected in str(done.exception)
     assert "\n" not in str(done.exception)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--limit", "0"), ("--limit", "-1"), ("--tolerance", "0"), ("--tolerance", "0.9")],
+)
+def test_impossible_targets_are_refused(option, value, tmp_path):
+    done = invoke("--system", "astra", option, value, "--artifacts", str(tmp_path))
+    assert done.exit_code == 2
+    assert f"Invalid value for '{option}'" in done.stderr
     assert not list(tmp_path.iterdir())

@@ -133,7 +133,7 @@ PANEL_OF = {
 def _curves_of(claim: Claim) -> set[tuple[str, str]]:
     """Panel and system of the curves whose latencies a claim compares."""
     args = claim.args
-    if claim.measure in ("capacity_ratio", "largest_capacity_ratio"):
+    if claim.measure == "capacity_ratio":
         panels = args.get("panels") or (args["panel"],)
         return {(panel, args[side]) for panel in panels for side in ("over", "under")}
     if claim.measure == "best_block_size":
