@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -12,36 +12,28 @@ from bench.validation.cases import HEAVY
 if TYPE_CHECKING:
     import pandas as pd
 
-METRICS = {
-    "mean_ttft_s": "TTFT",
-    "mean_tpot_s": "TPOT",
-    "mean_normalized_latency_s": "latency",
-    "p50_normalized_latency_s": "latency p50",
-    "p99_normalized_latency_s": "latency p99",
-    "throughput_tok_s": "throughput",
-    "mean_running_requests": "running",
+METRICS = (
+    "mean_ttft_s",
+    "mean_tpot_s",
+    "mean_normalized_latency_s",
+    "p50_normalized_latency_s",
+    "p99_normalized_latency_s",
+    "throughput_tok_s",
+    "mean_running_requests",
+)
+# What was set as the aim before anything was measured: how far off, as shares, predictions may be
+# up to HEAVY load, and above it.
+AIMS = {
+    "step_median": ("a step's time, median error", 0.03, 0.03),
+    "step_p95": ("a step's time, 95th percentile", 0.10, 0.10),
+    "mean_ttft_s": ("mean time to first token", 0.10, 0.10),
+    "mean_tpot_s": ("mean time per output token", 0.05, 0.10),
+    "mean_normalized_latency_s": ("mean normalized latency", 0.05, 0.10),
+    "throughput_tok_s": ("throughput", 0.05, 0.05),
+    "mean_running_requests": ("mean running requests", 0.05, 0.05),
+    "sustained": ("sustained rate", 0.05, 0.05),
 }
-# What was set as the aim before anything was measured, as shares: up to HEAVY load, and above it.
-LIMITS = {
-    "step_median": (0.03, 0.03),
-    "step_p95": (0.10, 0.10),
-    "mean_ttft_s": (0.10, 0.10),
-    "mean_tpot_s": (0.05, 0.10),
-    "mean_normalized_latency_s": (0.05, 0.10),
-    "throughput_tok_s": (0.05, 0.05),
-    "mean_running_requests": (0.05, 0.05),
-    "sustained": (0.05, 0.05),
-}
-TITLES = {
-    "step_median": "a step's time, median error",
-    "step_p95": "a step's time, 95th percentile",
-    "mean_ttft_s": "mean time to first token",
-    "mean_tpot_s": "mean time per output token",
-    "mean_normalized_latency_s": "mean normalized latency",
-    "throughput_tok_s": "throughput",
-    "mean_running_requests": "mean running requests",
-    "sustained": "sustained rate",
-}
+TITLES = {name: title for name, (title, _, _) in AIMS.items()}
 KINDS = ("decode", "prompt", "beam", "copy", "swap")
 ALIKE = 9  # steps in a row that tell the noise of one
 
@@ -102,18 +94,16 @@ def by_kind(steps: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return {kind: step_errors(groups[kind]) for kind in KINDS if kind in groups}
 
 
-def sustained_error(
-    rates: Sequence[float],
-    measured: Sequence[float],
-    predicted: Sequence[float],
-    limit_s: float,
-) -> dict[str, Any]:
-    """Both curves' crossings of a latency, between the same rates, and the prediction's error.
+def sustained_error(points: Iterable[Mapping[str, Any]], limit_s: float) -> dict[str, Any]:
+    """Where both curves of a case cross a latency, between the same rates; the prediction's error.
 
     A curve that does not cross within the rates bounds its crossing; then there is no error.
     """
+    ordered = sorted(points, key=lambda point: float(point["rate"]))
+    rates = [point["rate"] for point in ordered]
     real, simulated = (
-        capacity(rates, curve, limit_s_per_token=limit_s) for curve in (measured, predicted)
+        capacity(rates, [point[side][LATENCY] for point in ordered], limit_s_per_token=limit_s)
+        for side in ("measured", "predicted")
     )
     exact = real.bound is simulated.bound is Bound.EXACT
     return {
@@ -124,12 +114,12 @@ def sustained_error(
     }
 
 
-def order_errors(measured: Mapping[str, float], predicted: Mapping[str, float]) -> list[str]:
-    """Pairs that the prediction puts in the wrong order, as text."""
+def order_errors(sustained: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Pairs of systems whose sustained rates are predicted in the wrong order, as text."""
     return [
-        f"{a} over {b}"
-        for a, b in combinations(measured, 2)
-        if (measured[a] - measured[b]) * (predicted[a] - predicted[b]) < 0
+        f"{a['system']} over {b['system']}"
+        for a, b in combinations(sustained, 2)
+        if (a["measured"] - b["measured"]) * (a["predicted"] - b["predicted"]) < 0
     ]
 
 
@@ -139,7 +129,7 @@ def judge(points: Sequence[Mapping[str, Any]], noise: Mapping[str, float]) -> li
     `steady` is the median error of predictions that were not told the machine's speed.
     """
     found = []
-    for name, limits in LIMITS.items():
+    for name, (_, *limits) in AIMS.items():
         for above, limit in zip((False, True), limits, strict=True):
             ours = [point for point in points if (point["load"] > HEAVY) is above]
             errors, steady = (_sizes(ours, key, name) for key in ("errors", "steady_errors"))
@@ -164,13 +154,3 @@ def _sizes(points: Sequence[Mapping[str, Any]], key: str, name: str) -> list[flo
     """Absolute errors that are known, rising."""
     found = (point[key].get(name) for point in points)
     return sorted(abs(error) for error in found if error is not None)
-
-
-def latencies(points: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float], list[float]]:
-    """Rates of a case's points, rising, with measured and predicted mean normalized latency."""
-    ordered = sorted(points, key=lambda point: float(point["rate"]))
-    return (
-        [point["rate"] for point in ordered],
-        [point["measured"][LATENCY] for point in ordered],
-        [point["predicted"][LATENCY] for point in ordered],
-    )

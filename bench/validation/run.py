@@ -18,7 +18,7 @@ from bench.experiments.capacity import LATENCY
 from bench.files import write_file
 from bench.point.model import load_platform
 from bench.point.serve import run_point
-from bench.point.spec import PointSpec
+from bench.point.spec import Backend, PointSpec
 from bench.records import seal
 from bench.results.provenance import environment
 from bench.results.store import Store
@@ -28,7 +28,6 @@ from bench.validation.compare import (
     by_kind,
     errors_of,
     judge,
-    latencies,
     order_errors,
     relative,
     step_errors,
@@ -36,7 +35,7 @@ from bench.validation.compare import (
     sustained_error,
 )
 from bench.validation.record import FILE, FORMAT, SAMPLES
-from bench.validation.serve import Server, price_steps, simulate_paced, twin
+from bench.validation.serve import Server, price_steps, simulate_paced
 from engines.core.errors import UserError
 from engines.sim.profile import load_profile
 
@@ -123,24 +122,32 @@ class Validation:
             server.serve(spec, advance)
 
     def _twin(self, spec: PointSpec, slots: int | None) -> PointSpec:
-        own = twin(spec, self.profile)
-        return own if slots is None else replace(own, kv_slots=slots)
+        """The simulation of a served point, with `slots` for its cache if memory decides it."""
+        return replace(
+            spec,
+            backend=Backend.SIM,
+            dtype=None,
+            gpu_memory=None,
+            device_profile=str(self.profile),
+            kv_slots=spec.kv_slots or slots,
+        )
 
     def _plan(self, case: Case, slots: int | None) -> Plan:
         """Find by simulation what the case sustains; raises UserError."""
-        rates: dict[float, float] = {}
 
-        def latency_at(rate: float) -> float:
-            if rate not in rates:
-                rates[rate] = run_point(self._twin(case.at(rate), slots)).metrics[LATENCY]
-            return rates[rate]
+        def latency_of(spec: PointSpec) -> float:
+            return float(run_point(self._twin(spec, slots)).metrics[LATENCY])
 
-        alone = replace(case, spec=replace(case.spec, duration=60 * case.spec.duration))
-        light = run_point(self._twin(alone.at(_LIGHT_RATE), slots)).metrics[LATENCY]
-        target = Limit(LIMIT_TIMES * light, 0.01)
         duration_s = case.spec.duration
+        light = latency_of(replace(case.at(_LIGHT_RATE), duration=60 * duration_s))
+        target = Limit(LIMIT_TIMES * light, 0.01)
         try:
-            found = bisect([20 / duration_s], latency_at, target=target, duration_s=duration_s)
+            found = bisect(
+                [20 / duration_s],
+                lambda rate: latency_of(case.at(rate)),
+                target=target,
+                duration_s=duration_s,
+            )
         except UserError:
             raise UserError(
                 f"by {self.profile} {case.spec.system} sustains any rate, or none, so it cannot be "
@@ -160,7 +167,6 @@ class Validation:
         spec = plan.spec(load)
         own = self._twin(spec, slots)
         measured = server.store.load_record(spec)["metrics"]
-        requests = server.store.load_requests(spec)
         steps = price_steps(pd.read_parquet(server.steps_path(spec)), own)
         steady, of_steady = run_point(own).metrics, step_errors(steps)
         slowness = steps["slowness"]
@@ -168,13 +174,12 @@ class Validation:
         steps["priced"] *= slowness
         predicted, of_steps = simulated.metrics, step_errors(steps)
         names = (*METRICS, "preemptions", "steps")
+        served_s = seconds_of(server.store.load_requests(spec))
+        simulated_s = seconds_of(pd.DataFrame(simulated.requests))
         shown = pd.concat(
             [
                 sample(steps["seconds"], steps["priced"]).assign(kind="steps"),
-                sample(
-                    seconds_of(requests),
-                    seconds_of(pd.DataFrame(simulated.requests)),
-                ).assign(kind="requests"),
+                sample(served_s, simulated_s).assign(kind="requests"),
             ]
         )
         point = {
@@ -219,14 +224,12 @@ class Validation:
         for plan in plans:
             if len(plan.case.loads) < 4:
                 continue
-            own = [p for p in points if (p["case"], p["system"]) == _key(plan)]
-            found = sustained_error(*latencies(own), plan.limit_s)
+            key = (plan.case.name, plan.case.spec.system.value)
+            own = [p for p in points if (p["case"], p["system"]) == key]
+            found = sustained_error(own, plan.limit_s)
             own[-1]["errors"]["sustained"] = found["error"]
-            sustained.append({"case": plan.case.name, "system": plan.case.spec.system.value,
+            sustained.append({"case": key[0], "system": key[1],
                               "limit_s_per_token": plan.limit_s, **found})  # fmt: skip
-        rates = [
-            {row["system"]: row[name] for row in sustained} for name in ("measured", "predicted")
-        ]
         profile = load_profile(str(self.profile))
         return {
             "format": FORMAT,
@@ -239,7 +242,7 @@ class Validation:
             "noise": dict(noise),
             "points": list(points),
             "sustained": sustained,
-            "wrong_orders": order_errors(*rates),
+            "wrong_orders": order_errors(sustained),
             "aims": judge(points, noise),
         }
 
@@ -253,10 +256,6 @@ def sample(measured: pd.Series, predicted: pd.Series) -> pd.DataFrame:
     """At most MOST_SAMPLES pairs, evenly from all."""
     pairs = pd.DataFrame({"measured": measured, "predicted": predicted})
     return pairs.iloc[:: -(-len(pairs) // MOST_SAMPLES)]
-
-
-def _key(plan: Plan) -> tuple[str, str]:
-    return plan.case.name, plan.case.spec.system.value
 
 
 def require_steps(profile: Path) -> None:

@@ -20,7 +20,7 @@ from bench.point.model import ModelPlatform
 from bench.point.platform import simulate
 from bench.point.serve import Outcome, serve_on
 from bench.point.setting import settle
-from bench.point.spec import Backend, PointSpec
+from bench.point.spec import PointSpec
 from bench.results.provenance import environment, provenance_of
 from bench.results.store import State, Store, name_of
 from engines.core.batch import Batch
@@ -146,8 +146,8 @@ class Server:
     store: Store
 
     def serve(self, spec: PointSpec, on_progress: Callable[[float], None]) -> None:
-        """Serve a point and keep its result and steps; raises UserError."""
-        if self.has(spec):
+        """Serve a point, unless it is there, and keep its result and steps; raises UserError."""
+        if self.store.state(spec) is State.COMPLETE and self.steps_path(spec).is_file():
             return
         from engines.execution.pulse import Pulse
 
@@ -169,20 +169,9 @@ class Server:
         write_file(self.steps_path(spec), content.getvalue())
         self.store.write(spec, outcome, provenance=provenance)
 
-    def has(self, spec: PointSpec) -> bool:
-        """Whether the point is served already, by the present sources."""
-        return self.store.state(spec) is State.COMPLETE and self.steps_path(spec).is_file()
-
     def steps_path(self, spec: PointSpec) -> Path:
         """Where the steps of a point are kept."""
         return self.store.root / "steps" / f"{name_of(spec)}.parquet"
-
-
-def twin(spec: PointSpec, profile: Path) -> PointSpec:
-    """The simulation of a served point; its cache is to be given if memory decides it."""
-    return replace(
-        spec, backend=Backend.SIM, dtype=None, gpu_memory=None, device_profile=str(profile)
-    )
 
 
 def simulate_paced(spec: PointSpec, began: pd.Series, slowness: pd.Series) -> Outcome:
