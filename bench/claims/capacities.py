@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.claims.evidence import Evidence
-from bench.claims.intervals import geometric_mean
-from bench.claims.searches import Found
+from bench.claims.measures import capacity_ratio
 from bench.experiments import registry
 from bench.experiments.capacity import Estimate
 from bench.experiments.tables import PanelTable
@@ -54,30 +53,19 @@ def _curve_capacity(evidence: Evidence, table: PanelTable, index: int) -> CurveC
     points = table.curve(index)
     searched = evidence.search(table.panel.name, curve.system)
     mean = None if searched is None else searched.mean
+    ratio = None
+    if curve.system != "astra":
+        names = {"over": "astra", "under": curve.system, "panel": table.panel.name}
+        ratio = capacity_ratio(evidence, **names).estimate
     return CurveCapacity(
         panel=table.panel.name,
         title=table.panel.title,
         system=curve.system,
         capacity=table.capacity(index) if mean is None else Estimate(mean.value),
-        ratio=_ratio(evidence, table, index, searched),
+        ratio=ratio,
         num_sound=int(points["digest"].isin(table.sound["digest"]).sum()),
         num_points=len(points),
         interval=None if mean is None else mean.interval,
         seeds=0 if mean is None else mean.count,
         paper=curve.paper,
     )
-
-
-def _ratio(
-    evidence: Evidence, table: PanelTable, index: int, searched: Found | None
-) -> Estimate | None:
-    """Astra's capacity over the curve's, as the mean of the seeds' ratios if both were searched."""
-    system = table.panel.curves[index].system
-    if system == "astra":
-        return None
-    of_astra = evidence.search(table.panel.name, "astra")
-    if searched is not None and of_astra is not None and (ratios := of_astra.over(searched)):
-        return Estimate(geometric_mean(list(ratios.values())).value)
-    own, astra = table.capacity(index), table.capacity(table.curve_of("astra"))
-    complete = not set(table.absent["system"]) & {"astra", system}
-    return astra.over(own) if complete and astra is not None and own is not None else None

@@ -72,8 +72,8 @@ def _point_rows(evidence: Evidence) -> list[dict[str, Any]]:
         for name in evidence.panels
         if (probes := evidence.probes(name))
     ]
-    found = [frame.reindex(columns=[*KEYS, *METRICS]).to_dict("records") for frame in frames]
-    return [{str(key): value for key, value in row.items()} for rows in found for row in rows]
+    shown = [frame.reindex(columns=[*KEYS, *METRICS]) for frame in frames]
+    return [row for frame in shown for row in verdicts.records(frame)]
 
 
 def claim_rows(found: pd.DataFrame) -> list[dict[str, Any]]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import queue
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from bench.docker.container import (
@@ -56,12 +57,12 @@ class Containers:
         _check_gpus(job.specs, free=len(free), busy=len(gpus) - len(free))
         with closing(connect()) as client:
             remove_ended(client)
-            recipes = {spec: self._recipe(spec) for spec in job.specs}
-            images = {
-                recipe.name: ensure_image(client, recipe, display.note)
-                for recipe in {recipe.name: recipe for recipe in recipes.values()}.values()
-            }
-            batches = _batches({spec: images[recipe.name] for spec, recipe in recipes.items()})
+
+            @cache
+            def image_of(system: str, device: str) -> Image:
+                return ensure_image(client, Recipe(system, device, self.build_args), display.note)
+
+            batches = _batches(job.specs, image_of)
             run = _Run(job, display, self.jobs, free)
             try:
                 yield from run.serve(batches, ping=client.ping)
@@ -72,10 +73,6 @@ class Containers:
                         thread.join(_STOP_S)
                     with suppress(UserError):
                         job.store.prepare()  # removes what they had not finished
-
-    def _recipe(self, spec: PointSpec) -> Recipe:
-        device = "cuda" if _gpus_of(spec) else "cpu"
-        return Recipe(image_system(spec.system), device, self.build_args)
 
 
 @dataclass(eq=False)
@@ -193,11 +190,12 @@ class _Lines:
             self._tell(line.decode(errors="replace"))
 
 
-def _batches(images: Mapping[PointSpec, Image]) -> list[_Batch]:
+def _batches(specs: Iterable[PointSpec], image_of: Callable[[str, str], Image]) -> list[_Batch]:
     """One batch for each point on GPUs, and one per image for all others."""
     found: dict[object, _Batch] = {}
-    for spec, image in images.items():
+    for spec in specs:
         num_gpus = _gpus_of(spec)
+        image = image_of(image_system(spec.system), "cuda" if num_gpus else "cpu")
         batch = found.setdefault(spec if num_gpus else image, _Batch(image, {}, num_gpus))
         batch.left[name_of(spec)] = spec
     return list(found.values())
