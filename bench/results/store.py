@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -210,20 +210,16 @@ class Snapshot(Store):
 
     def __init__(self, root: Path | str = "artifacts", *, source: str | None = None) -> None:
         super().__init__(root, source=source)
-        self._checks: dict[PointSpec, Check] = {}
-        self._kernels: dict[tuple[str, str], Measurement | None] = {}
+        self._check_once = cache(super().check)
+        self._kernels_once = cache(super().kernels)
 
     def check(self, spec: PointSpec) -> Check:
         """See `Store.check`."""
-        if spec not in self._checks:
-            self._checks[spec] = super().check(spec)
-        return self._checks[spec]
+        return self._check_once(spec)
 
     def kernels(self, part: str, *, backend: str) -> Measurement | None:
         """See `Store.kernels`."""
-        if (part, backend) not in self._kernels:
-            self._kernels[part, backend] = super().kernels(part, backend=backend)
-        return self._kernels[part, backend]
+        return self._kernels_once(part, backend=backend)
 
 
 def folder_of(spec: PointSpec) -> Path:
