@@ -173,10 +173,8 @@ void add_norm(const Tensor& out, const Tensor& residual, const Tensor& delta, co
   for (const Tensor* tensor : {&out, &residual, &delta, &weight, bias ? &*bias : &weight}) {
     check_same_kind(*tensor, residual);
     check_dense(*tensor, "every tensor", tensor->dim());
-    check_aligned(tensor->data_ptr(), "every tensor");
+    check_chunks(*tensor, "every tensor", residual.size(1));
   }
-  const auto row_bytes = residual.size(1) * static_cast<int64_t>(residual.element_size());
-  STD_TORCH_CHECK(row_bytes % 16 == 0, "a row of ", row_bytes, " bytes is no multiple of 16");
   if (residual.numel() == 0) return;
   const LaunchScope scope(residual);
   const NormArguments arguments{
@@ -184,6 +182,44 @@ void add_norm(const Tensor& out, const Tensor& residual, const Tensor& delta, co
       weight.data_ptr(), bias ? bias->data_ptr() : nullptr, residual.size(0),
       static_cast<int>(residual.size(1)), static_cast<float>(eps)};
   check_done(launch_add_norm(arguments, scope.launch), "add_norm");
+}
+
+void gate(const Tensor& out, const Tensor& fused) {
+  check_dims(out, "out", 2);
+  check_dims(fused, "fused", 2);
+  check_count(fused.size(0), out.size(0), "rows of fused", "rows of out");
+  check_count(fused.size(1), 2 * out.size(1), "columns of fused", "gates and values");
+  for (const Tensor* tensor : {&out, &fused}) {
+    check_same_kind(*tensor, out);
+    check_dense(*tensor, "every tensor", 2);
+    check_chunks(*tensor, "every tensor", out.size(1));
+  }
+  if (out.numel() == 0) return;
+  const LaunchScope scope(out);
+  const GateArguments arguments{data_type(out), out.data_ptr(), fused.data_ptr(), out.size(0),
+                                static_cast<int>(out.size(1))};
+  check_done(launch_gate(arguments, scope.launch), "gate");
+}
+
+void rotate(const Tensor& heads, const Tensor& cos, const Tensor& sin) {
+  check_dims(heads, "heads", 3);
+  check_dims(cos, "cos", 2);
+  check_same_shape(sin, "sin", cos, "cos");
+  check_count(cos.size(0), heads.size(0), "rows of cos", "rows of heads");
+  check_count(2 * cos.size(1), heads.size(2), "angles, twice,", "elements of a head");
+  check_dense(heads, "heads", 2);
+  check_chunks(heads, "heads", heads.stride(0));
+  for (const Tensor* tensor : {&cos, &sin}) {
+    check_same_kind(*tensor, heads);
+    check_dense(*tensor, "every tensor", 2);
+    check_chunks(*tensor, "every tensor", cos.size(1));
+  }
+  if (heads.numel() == 0) return;
+  const LaunchScope scope(heads);
+  const RotateArguments arguments{
+      data_type(heads), heads.data_ptr(), cos.data_ptr(), sin.data_ptr(), heads.size(0),
+      heads.stride(0), static_cast<int>(heads.size(1)), static_cast<int>(cos.size(1))};
+  check_done(launch_rotate(arguments, scope.launch), "rotate");
 }
 
 // Caches of one shape, as pointers; `pairs` stays with the caller.
@@ -291,6 +327,8 @@ STABLE_TORCH_LIBRARY(ASTRA_NAMESPACE, m) {
   m.def(
       "add_norm(Tensor(a!) out, Tensor(b!) residual, Tensor delta, Tensor weight, Tensor? bias, "
       "float eps) -> ()");
+  m.def("gate(Tensor(a!) out, Tensor fused) -> ()");
+  m.def("rotate(Tensor(a!) heads, Tensor cos, Tensor sin) -> ()");
   m.def("copy_blocks(Tensor(a!)[] caches, Tensor pairs) -> ()");
   m.def(
       "swap_out(Tensor[] caches, Tensor(a!) host_pool, Tensor(b!) staging, Tensor pairs) -> ()");
@@ -304,6 +342,8 @@ STABLE_TORCH_LIBRARY_IMPL(ASTRA_NAMESPACE, ASTRA_DISPATCH_KEY, m) {
   m.impl("prefix_attention", TORCH_BOX(&prefix_attention));
   m.impl("write_kv", TORCH_BOX(&write_kv));
   m.impl("add_norm", TORCH_BOX(&add_norm));
+  m.impl("gate", TORCH_BOX(&gate));
+  m.impl("rotate", TORCH_BOX(&rotate));
   m.impl("copy_blocks", TORCH_BOX(&copy_blocks));
   m.impl("swap_out", TORCH_BOX(&swap_out));
   m.impl("swap_in", TORCH_BOX(&swap_in));

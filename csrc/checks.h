@@ -80,6 +80,13 @@ inline void check_aligned(const void* pointer, const char* name) {
                   " must start at a multiple of 16 bytes");
 }
 
+// Rows that are read 16 bytes at a time.
+inline void check_chunks(const Tensor& tensor, const char* name, int64_t row_elements) {
+  check_aligned(tensor.data_ptr(), name);
+  const auto row_bytes = row_elements * static_cast<int64_t>(tensor.element_size());
+  STD_TORCH_CHECK(row_bytes % 16 == 0, "a row of ", row_bytes, " bytes is no multiple of 16");
+}
+
 // CUDA kernels read the cache 16 bytes at a time.
 inline void check_vectors(const void* cache, const char* name, int64_t block_stride,
                           int64_t head_stride, size_t element_bytes) {

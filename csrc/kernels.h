@@ -133,6 +133,29 @@ struct NormArguments {
 };
 Status launch_add_norm(const NormArguments& arguments, const Launch& launch);
 
+// Writes silu(gate) * up to out [num_rows, width]; a row of `fused` is gate and up side by side.
+struct GateArguments {
+  DataType dtype;
+  void* out;
+  const void* fused;  // [num_rows, 2 * width]
+  int64_t num_rows;
+  int width;
+};
+Status launch_gate(const GateArguments& arguments, const Launch& launch);
+
+// Rotates elements i and half + i of every head by angle i of the row, in place.
+struct RotateArguments {
+  DataType dtype;
+  void* heads;      // [num_rows, num_heads, 2 * half], rows `stride` elements apart
+  const void* cos;  // [num_rows, half]
+  const void* sin;  // [num_rows, half]
+  int64_t num_rows;
+  int64_t stride;
+  int num_heads;
+  int half;
+};
+Status launch_rotate(const RotateArguments& arguments, const Launch& launch);
+
 // Blocks of several cache tensors, all [num_blocks, block_bytes]; index pairs are (from, to).
 struct BlockArguments {
   void* const* caches;  // num_caches pointers

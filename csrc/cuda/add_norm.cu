@@ -59,13 +59,12 @@ __global__ void __launch_bounds__(kThreads) add_norm_kernel(const NormArguments 
     float weight[kElements], bias[kElements] = {};
     Chunk<T>::to_floats(load_chunk(static_cast<const T*>(n.weight) + i), weight);
     if (n.bias) Chunk<T>::to_floats(load_chunk(static_cast<const T*>(n.bias) + i), bias);
-    uint4 raw;
-    T* rounded = reinterpret_cast<T*>(&raw);
+    float scaled[kElements];
 #pragma unroll
     for (int e = 0; e < kElements; ++e, ++h) {
-      rounded[e] = static_cast<T>((held[h * kThreads] - mean) * factor * weight[e] + bias[e]);
+      scaled[e] = (held[h * kThreads] - mean) * factor * weight[e] + bias[e];
     }
-    *reinterpret_cast<uint4*>(out + i) = raw;
+    *reinterpret_cast<uint4*>(out + i) = Chunk<T>::from_floats(scaled);
   }
 }
 

@@ -47,6 +47,13 @@ struct Chunk {
 #pragma unroll
     for (int i = 0; i < kElements; ++i) out[i] = static_cast<float>(values[i]);
   }
+  static __device__ __forceinline__ uint4 from_floats(const float* in) {
+    uint4 raw;
+    T* values = reinterpret_cast<T*>(&raw);
+#pragma unroll
+    for (int i = 0; i < kElements; ++i) values[i] = static_cast<T>(in[i]);
+    return raw;
+  }
 };
 
 __device__ __forceinline__ uint4 load_chunk(const void* from) {

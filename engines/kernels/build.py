@@ -39,7 +39,7 @@ _INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
         "-mprefer-vector-width=512",
     ),
 }
-_PER_INSTRUCTION_SET = ("attend", "add_norm")
+_PER_INSTRUCTION_SET = ("attend", "rows")
 _CUDA_FOLDER = "/usr/local/cuda"
 
 

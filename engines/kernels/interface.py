@@ -9,7 +9,7 @@ from torch import Tensor
 
 OPERATIONS = (
     *("paged_attention", "contiguous_attention", "prefix_attention"),
-    *("write_kv", "add_norm", "copy_blocks", "swap_out", "swap_in"),
+    *("write_kv", "add_norm", "gate", "rotate", "copy_blocks", "swap_out", "swap_in"),
 )
 
 
@@ -148,6 +148,22 @@ class Kernels:
         before it is normalised in float32. A row must be a multiple of 16 bytes.
         """
         self.operations["add_norm"](out, residual, delta, weight, bias, eps)
+
+    def gate(self, out: Tensor, fused: Tensor) -> None:
+        """Write silu(first half) * second half of each row of `fused` to `out`.
+
+        out: [num_rows, width]; fused: [num_rows, 2 * width]. A row of out must be a multiple of 16
+        bytes.
+        """
+        self.operations["gate"](out, fused)
+
+    def rotate(self, heads: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """Rotate elements i and size / 2 + i of every head by angle i of its row, in place.
+
+        heads: [num_rows, num_heads, size], rows may be strided; cos and sin: [num_rows, size / 2],
+        of the same type. A row of cos must be a multiple of 16 bytes.
+        """
+        self.operations["rotate"](heads, cos, sin)
 
     def copy_blocks(self, caches: list[Tensor], pairs: Tensor) -> None:
         """Copy blocks within every cache, for copy-on-write (paper, section 4.4).

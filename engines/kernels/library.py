@@ -19,11 +19,13 @@ logger = logging.getLogger(__name__)
 
 @functools.cache
 def load_kernels(device: str) -> Kernels:
-    """Return the operations for tensors on `device` ("cpu" or "cuda").
+    """Return the operations for tensors on `device`: compiled ones for "cpu" and "cuda".
 
     The CPU library is compiled on first use where a compiler is found; the CUDA library, which
     takes minutes, only by `python -m engines.kernels.build --device cuda`.
     """
+    if device not in build.DEVICES:
+        return ReferenceKernels()
     try:
         return load_library(_find_or_build(device), f"astra_{device}")
     except UserError as error:

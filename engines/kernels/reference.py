@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from engines.kernels.interface import ContiguousContext, Kernels, NewTokens, PagedContext
 
@@ -99,14 +100,24 @@ class ReferenceKernels(Kernels):
         eps: float,
     ) -> None:
         """See `Kernels.add_norm`."""
-        total = residual.add_(delta).to(torch.promote_types(residual.dtype, torch.float32))
+        residual.add_(delta)
         if bias is None:
-            factor = (total.square().mean(-1, keepdim=True) + eps).rsqrt()
-            out.copy_(total * factor * weight)
+            out.copy_(functional.rms_norm(residual, weight.shape, weight, eps))
         else:
-            centred = total - total.mean(-1, keepdim=True)
-            factor = (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
-            out.copy_(centred * factor * weight + bias)
+            out.copy_(functional.layer_norm(residual, weight.shape, weight, bias, eps))
+
+    def gate(self, out: Tensor, fused: Tensor) -> None:
+        """See `Kernels.gate`."""
+        gate, up = fused.chunk(2, dim=-1)
+        torch.mul(functional.silu(gate), up, out=out)
+
+    def rotate(self, heads: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """See `Kernels.rotate`."""
+        first, second = heads.chunk(2, dim=-1)
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+        crossed = first * sin
+        first.mul_(cos).addcmul_(second, sin, value=-1)
+        second.mul_(cos).add_(crossed)
 
     def copy_blocks(self, caches: list[Tensor], pairs: Tensor) -> None:
         """See `Kernels.copy_blocks`."""

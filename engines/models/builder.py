@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from engines.kernels.interface import Kernels
+from engines.kernels.reference import ReferenceKernels
 from engines.models.interfaces import Communicator
 from engines.models.linear import Linear, Projection, Share, VocabularyEmbedding
 from engines.models.norm import Norm
 from engines.models.packed import Packer
+
+REFERENCE: Kernels = ReferenceKernels()
+_CHUNK_BYTES = 16
 
 
 class WeightSource(Protocol):
@@ -55,9 +59,9 @@ class Builder:
         *,
         dtype: torch.dtype,
         device: torch.device,
-        kernels: Kernels | None = None,
+        kernels: Kernels = REFERENCE,
     ) -> None:
-        """kernels: what fuses small operations; None: PyTorch's own."""
+        """kernels: what fuses small operations."""
         self.source = source
         self.communicator = communicator
         self.dtype = dtype
@@ -65,6 +69,14 @@ class Builder:
         self.weight_bytes = 0
         self._kernels = kernels
         self._packer = Packer() if Packer.serves(dtype, device) else None
+
+    def kernels(self, width: int) -> Kernels:
+        """What serves rows of `width` elements: compiled kernels take multiples of 16 bytes, and
+        on a CPU no FP16.
+        """
+        fits = width * self.dtype.itemsize % _CHUNK_BYTES == 0
+        typed = self.dtype != torch.float16 or self.device.type != "cpu"
+        return self._kernels if fits and typed else REFERENCE
 
     def replicated(self, name: str, *shape: int) -> Tensor:
         """A tensor that every rank holds whole."""
@@ -76,7 +88,7 @@ class Builder:
         """LayerNorm with a bias, RMSNorm without."""
         weight = self.replicated(f"{prefix}.weight", size)
         biases = self.replicated(f"{prefix}.bias", size) if bias else None
-        return Norm(weight, biases, eps, self._kernels)
+        return Norm(weight, biases, eps, self.kernels(size))
 
     def column(
         self,

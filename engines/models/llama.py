@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional
 
 from engines.core.models import ModelSpec
 from engines.models.attention import SelfAttention
@@ -34,6 +33,7 @@ class LlamaLayer:
             hidden,
             bias=arch.mlp_bias,
         )
+        self._kernels = builder.kernels(ffn.length)
         self.down = builder.row(f"{prefix}.mlp.down_proj", hidden, ffn, bias=arch.mlp_bias)
         self.attention_norm, self.mlp_norm = (
             builder.norm(f"{prefix}.{name}_layernorm", hidden, arch.norm_eps, bias=False)
@@ -45,8 +45,10 @@ class LlamaLayer:
     ) -> Tensor:
         """Add `delta` to the residual stream `x` [T, hidden]; returns what is to be added next."""
         delta = self.attention(self.attention_norm(x, delta), attention, rotation)
-        gate, up = self.gate_up(self.mlp_norm(x, delta)).chunk(2, dim=1)
-        return self.down(functional.silu(gate).mul_(up))
+        fused = self.gate_up(self.mlp_norm(x, delta))
+        gated = fused.new_empty(fused.shape[0], fused.shape[1] // 2)
+        self._kernels.gate(gated, fused)
+        return self.down(gated)
 
 
 class LlamaModel(Model):
@@ -61,7 +63,8 @@ class LlamaModel(Model):
         frequencies = rotary_frequencies(
             spec.head_size, arch.rope_theta, arch.rope_scaling, builder.device
         )
-        self._rotary = Rotary(frequencies, spec.max_positions, builder.dtype)
+        kernels = builder.kernels(spec.head_size // 2)
+        self._rotary = Rotary(frequencies, spec.max_positions, builder.dtype, kernels)
         self._layers = [LlamaLayer(builder, spec, arch, i) for i in range(spec.num_layers)]
         attention = self._layers[0].attention
         self.num_heads, self.num_kv_heads = attention.num_heads, attention.num_kv_heads

@@ -74,9 +74,9 @@ def build_model(
     device: torch.device,
 ) -> Model:
     """Allocate this rank's slice of a model and fill it from a source."""
-    kernels = load_kernels(device.type)
-    fused = kernels if kernels.compiled else None
-    builder = Builder(source, communicator, dtype=dtype, device=device, kernels=fused)
+    builder = Builder(
+        source, communicator, dtype=dtype, device=device, kernels=load_kernels(device.type)
+    )
     return _MODELS[spec.family](builder, spec, arch)
 
 

@@ -8,30 +8,22 @@ from torch.nn import functional
 
 from engines.kernels.interface import Kernels
 
-_ALIGNMENT = 16  # bytes of a row that the kernel takes
-
 
 class Norm:
     """LayerNorm with a bias, RMSNorm without; over the hidden dimension."""
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, eps: float, kernels: Kernels | None
-    ) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, eps: float, kernels: Kernels) -> None:
         self.weight = weight
         self.bias = bias
         self.eps = eps
-        fits = weight.nbytes % _ALIGNMENT == 0
-        taken = weight.dtype != torch.float16 or weight.device.type != "cpu"  # whose has no FP16
-        self._kernels = kernels if fits and taken else None
+        self._kernels = kernels
 
     def __call__(self, x: Tensor, delta: Tensor | None = None) -> Tensor:
         """Return `x` [T, hidden] normalised, after `delta` has been added to it in place."""
-        if delta is not None and self._kernels is not None:
+        if delta is not None:
             out = torch.empty_like(x)
             self._kernels.add_norm(out, x, delta, self.weight, self.bias, self.eps)
             return out
-        if delta is not None:
-            x.add_(delta)
         shape = self.weight.shape
         if self.bias is None:
             return functional.rms_norm(x, shape, self.weight, self.eps)

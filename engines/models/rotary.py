@@ -8,36 +8,39 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engines.kernels.interface import Kernels
 from engines.models.spec import RopeScaling
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """The angles of one batch's tokens: cosines and sines [T, 1, d / 2], shared by all layers."""
+    """The angles of one batch's tokens: cosines and sines [T, d / 2], shared by all layers."""
 
     cos: Tensor
     sin: Tensor
+    kernels: Kernels
 
     def apply_(self, heads: Tensor) -> None:
         """Rotate `heads` [T, any, d] in place."""
-        first, second = heads.chunk(2, dim=-1)
-        crossed = first * self.sin
-        first.mul_(self.cos).addcmul_(second, self.sin, value=-1)
-        second.mul_(self.cos).add_(crossed)
+        self.kernels.rotate(heads, self.cos, self.sin)
 
 
 class Rotary:
     """Cosines and sines for every position, computed once in FP32 as the released models do."""
 
-    def __init__(self, frequencies: Tensor, max_positions: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, frequencies: Tensor, max_positions: int, dtype: torch.dtype, kernels: Kernels
+    ) -> None:
         positions = torch.arange(max_positions, dtype=torch.float32, device=frequencies.device)
-        angles = torch.outer(positions, frequencies).unsqueeze(1)  # [positions, 1, d / 2]
+        angles = torch.outer(positions, frequencies)  # [positions, d / 2]
         self.cos = angles.cos().to(dtype)
         self.sin = angles.sin().to(dtype)
+        self._kernels = kernels
 
     def at(self, positions: Tensor) -> Rotation:
         """The rotation of tokens at `positions` [T]."""
-        return Rotation(self.cos.index_select(0, positions), self.sin.index_select(0, positions))
+        cos, sin = (table.index_select(0, positions) for table in (self.cos, self.sin))
+        return Rotation(cos, sin, self._kernels)
 
 
 def rotary_frequencies(

@@ -169,6 +169,34 @@ def norm_error(target: Target, shape: Shape, num_rows: int, biased: bool) -> flo
     return relative_error(out.cpu(), expected) if exact else float("inf")
 
 
+def gate_error(target: Target, shape: Shape, num_rows: int) -> float:
+    """Gate rows as wide as all heads, with gates at which an exponential over- or underflows."""
+    width = shape.num_heads * shape.head_size
+    fused = torch.randn(num_rows, 2 * width).mul_(4)
+    fused[0, :4] = torch.tensor([-100.0, 100.0, -0.0, -20.0])
+    fused = fused.to(shape.dtype)
+    out = torch.full((num_rows, width), float("nan"), dtype=shape.dtype, device=target.device)
+    target.kernels.gate(out, fused.to(target.device))
+    expected = torch.empty(num_rows, width, dtype=torch.float64)
+    REFERENCE.gate(expected, fused.double())
+    return relative_error(out.cpu(), expected)
+
+
+def rotation_error(target: Target, shape: Shape, num_rows: int) -> float:
+    """Rotate heads within a wider row; infinite where their neighbours change."""
+    width = shape.num_heads * shape.head_size
+    fused = torch.randn(num_rows, 2 * width).to(shape.dtype)
+    angles = torch.randn(num_rows, shape.head_size // 2) * 10
+    cos, sin = angles.cos().to(shape.dtype), angles.sin().to(shape.dtype)
+    on_device, expected = fused.clone().to(target.device), fused.double()
+    size = (num_rows, shape.num_heads, shape.head_size)
+    rotated = on_device[:, :width].view(size)
+    target.kernels.rotate(rotated, cos.to(target.device), sin.to(target.device))
+    REFERENCE.rotate(expected[:, :width].view(size), cos.double(), sin.double())
+    kept = torch.equal(on_device[:, width:].cpu(), fused[:, width:])
+    return relative_error(rotated.cpu(), expected[:, :width].view(size)) if kept else float("inf")
+
+
 def _differences(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """Count tensors that are not equal to the bit (NaN equals NaN)."""
     pairs = zip(got, expected, strict=True)

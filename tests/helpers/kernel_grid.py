@@ -12,9 +12,11 @@ from kernel_cases import (
     Target,
     contiguous_error,
     copy_differences,
+    gate_error,
     norm_error,
     paged_error,
     prefix_error,
+    rotation_error,
     swap_differences,
     write_differences,
 )
@@ -40,8 +42,8 @@ class Case:
 def _case(
     kind: str, function: Callable[..., float], shape: Shape, *, note: str = "", **arguments: object
 ) -> Case:
-    """Attention and norms may err by the type's limit; what moves data must be exact."""
-    limit = LIMITS[shape.dtype] if kind in ("paged", "prefix", "contiguous", "norm") else 0
+    """What computes may err by the type's limit; what moves data must be exact."""
+    limit = 0 if kind in ("write", "copy", "swap") else LIMITS[shape.dtype]
     return Case(f"{kind} {shape}{note}", limit, partial(function, shape=shape, **arguments))
 
 
@@ -105,13 +107,18 @@ def _movement_cases(dtype: torch.dtype) -> Iterator[Case]:
         yield _case("swap", swap, shape, more_pairs=pairs, **many)
 
 
-def _norm_cases(dtype: torch.dtype) -> Iterator[Case]:
-    """Yield rows of OPT-125M, OPT-13B and OPT-175B, and of less than a thread block."""
+def _row_cases(dtype: torch.dtype) -> Iterator[Case]:
+    """Yield norms, gates and rotations of rows as wide as OPT-125M's, OPT-13B's and OPT-175B's, and
+    of less than a thread block.
+    """
     for num_heads, head_size in ((1, 80), (12, 64), (40, 128), (96, 128)):
         shape = Shape(dtype, head_size, 1, num_heads, num_heads)
         for biased in (True, False):
             note = " with bias" if biased else ""
             yield _case("norm", norm_error, shape, note=note, num_rows=3, biased=biased)
+        yield _case("gate", gate_error, shape, num_rows=3)
+    for head_size in HEAD_SIZES:
+        yield _case("rotation", rotation_error, Shape(dtype, head_size, 1), num_rows=19)
 
 
 def usual_cases(device: str) -> Iterator[Case]:
@@ -119,7 +126,7 @@ def usual_cases(device: str) -> Iterator[Case]:
     for dtype in data_types(device):
         yield from _attention_cases(dtype)
         yield from _movement_cases(dtype)
-        yield from _norm_cases(dtype)
+        yield from _row_cases(dtype)
 
 
 def remaining_cases(device: str) -> Iterator[Case]:

@@ -23,8 +23,8 @@ def _emulated() -> list[Case]:
     short = [case for case in CUDA_CASES if "context" not in case.name]
     long = [case for case in CUDA_CASES if "context" in case.name]
     many = [case for case in short if "more pairs" in case.name]
-    norms = [case for case in short if case.name.startswith("norm")]
-    return [*short[::17], *CUDA_REST[: -3 * 64 : 400], *many[:4], *long[::8], *norms[::3]]
+    rows = [case for case in short if case.name.startswith(("norm", "gate", "rotation"))]
+    return [*short[::17], *CUDA_REST[: -3 * 64 : 400], *many[:4], *long[::8], *rows[::2]]
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

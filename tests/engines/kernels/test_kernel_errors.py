@@ -115,3 +115,18 @@ def test_rows_that_the_norm_cannot_read_are_named(emulated_target: Target) -> No
         add_norm(rows.clone(), rows, rows, torch.zeros(65)[1:], None, 1e-5)
     with pytest.raises(RuntimeError, match="dtypes differ"):
         add_norm(rows.clone(), rows, rows.half(), vector, None, 1e-5)
+
+
+def test_rows_that_gate_and_rotation_cannot_read_are_named(emulated_target: Target) -> None:
+    gate, rotate = emulated_target.kernels.gate, emulated_target.kernels.rotate
+    with pytest.raises(RuntimeError, match="got 64 columns of fused for 128 gates and values"):
+        gate(torch.zeros(2, 64), torch.zeros(2, 64))
+    with pytest.raises(RuntimeError, match="a row of 12 bytes is no multiple of 16"):
+        gate(torch.zeros(2, 3), torch.zeros(2, 6))
+    heads, angles = torch.zeros(2, 4, 64), torch.zeros(2, 32)
+    with pytest.raises(RuntimeError, match="got 3 rows of cos for 2 rows of heads"):
+        rotate(heads, torch.zeros(3, 32), torch.zeros(3, 32))
+    with pytest.raises(RuntimeError, match="got 32 angles, twice, for 64 elements of a head"):
+        rotate(heads, angles[:, :16].contiguous(), angles[:, :16].contiguous())
+    with pytest.raises(RuntimeError, match="dtypes differ"):
+        rotate(heads, angles.half(), angles.half())

@@ -198,6 +198,8 @@ def _arguments(device: str) -> dict[str, tuple[object, ...]]:
         "prefix_attention": (*attention, tables, lens, integers(0, 1, 2), 0.1, 1, 20),
         "write_kv": (*new, cache.clone(), cache.clone(), slots),
         "add_norm": (*rows, rows[0][0].clone(), rows[1][0].clone(), 1e-5),
+        "gate": (rows[0][:, :32].clone(), rows[1]),
+        "rotate": (query, *(torch.randn(2, 32, device=device) for _ in "cs")),
         "copy_blocks": (caches, pairs),
         "swap_out": (caches, pool, staging, pairs),
         "swap_in": (caches, pool, staging, pairs.flip(1)),
