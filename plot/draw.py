@@ -14,9 +14,10 @@ from matplotlib.figure import Figure as Canvas
 from bench.experiments import registry
 from bench.experiments.effort import Effort
 from bench.experiments.model import Figure
-from bench.experiments.tables import Choice, PanelTable, PointStore, Searched, load_panel
+from bench.experiments.tables import Choice, PanelTable, Searched, load_panel
 from bench.files import write_file
 from bench.results.measurements import Measurement
+from bench.results.store import Store
 from engines.core.errors import UserError
 from plot.batch_size import draw_batch_size
 from plot.batched import draw_batched
@@ -59,7 +60,7 @@ METADATA: dict[str, dict[str, Any]] = {
 
 def draw(
     name: str,
-    store: PointStore,
+    store: Store,
     out_dir: Path,
     choice: Choice | None = None,
     *,
@@ -91,7 +92,7 @@ def draw(
 
 def _compose(
     figure: Figure,
-    store: PointStore,
+    store: Store,
     choice: Choice,
     searched: Callable[[str], Mapping[str, Searched]] | None,
 ) -> Canvas | None:

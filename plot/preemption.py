@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from bench.experiments.computed import BATCH_DECODES, preemption_costs
+from bench.experiments.computed import preemption_costs
+from bench.experiments.miniature import TYPICAL_BATCH
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
 from plot.layout import new_axes, place_legend
@@ -29,7 +30,7 @@ def draw_preemption_costs(figure: Figure, tables: Sequence[PanelTable]) -> Canva
     del tables
     setup = figure.claims[0].args
     length, device = setup["context_len"], setup["device_profile"]
-    title = f"{length} tokens on {device}, beside {BATCH_DECODES} decoding sequences"
+    title = f"{length} tokens on {device}, beside {TYPICAL_BATCH} decoding sequences"
     return draw_costs(preemption_costs(**setup), title=title)
 
 

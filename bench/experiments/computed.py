@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.experiments.miniature import TYPICAL_BATCH, TYPICAL_CONTEXT, typical_step_s
 from bench.workloads.build import Workload, build_workload
 from engines.core.models import find_model
 from engines.sim.cost import StepCost, Work
 from engines.sim.profile import load_profile
 
-# Figure 19a: what one sequence adds to steps that decode this batch anyway (Astra's mean batch on
-# ShareGPT at 2 req/s, Figure 13, with ShareGPT's mean lengths, half of the output made).
-BATCH_DECODES = 30
-BATCH_CONTEXT_TOKENS = BATCH_DECODES * 330
 DRAWN_REQUESTS_PER_S, DRAWN_S = 100.0, 500.0  # 50,000 requests show a distribution's shape
 
 
@@ -26,7 +24,7 @@ def preemption_costs(
     """Seconds to swap one sequence out, to swap it in, and to recompute it, by block size.
 
     Columns block_size, swap_out_s, swap_in_s, recompute_s. A recomputed prompt is batched with the
-    sequences that decode, for which the weights are read anyway: it costs what it adds.
+    typical sequences that decode, for which the weights are read anyway: it costs what it adds.
     """
     shape, profile = find_model(model), load_profile(device_profile)
     rows = []
@@ -39,35 +37,21 @@ def preemption_costs(
             transfers=blocks * 2 * shape.num_layers,
         )
         again = _added(
-            cost, prompts=1, prompt_tokens=context_len, prompt_squares=context_len * context_len
+            cost,
+            groups=TYPICAL_BATCH + 1,
+            prompts=1,
+            prompt_tokens=context_len,
+            prompt_squares=context_len * context_len,
         )
         rows.append((size, one_way, one_way, again))
     return pd.DataFrame(rows, columns=["block_size", "swap_out_s", "swap_in_s", "recompute_s"])
 
 
-def _added(
-    cost: StepCost,
-    *,
-    prompts: int = 0,
-    prompt_tokens: int = 0,
-    prompt_squares: int = 0,
-    swapped_bytes: float = 0.0,
-    transfers: int = 0,
-) -> float:
-    work = Work(
-        prompts=prompts,
-        prompt_tokens=prompt_tokens,
-        decodes=BATCH_DECODES,
-        groups=BATCH_DECODES + prompts,
-        context_tokens=BATCH_CONTEXT_TOKENS,
-        prompt_squares=prompt_squares,
-        swapped_bytes=swapped_bytes,
-        transfers=transfers,
-    )
-    without = cost.decode_seconds(
-        BATCH_DECODES, BATCH_CONTEXT_TOKENS, groups=BATCH_DECODES, beam_groups=0
-    )
-    return cost.seconds(work) - without
+def _added(cost: StepCost, *, groups: int = TYPICAL_BATCH, **more: Any) -> float:
+    """Seconds that more work adds to a step that decodes the typical batch."""
+    context_tokens = TYPICAL_BATCH * TYPICAL_CONTEXT
+    work = Work(decodes=TYPICAL_BATCH, groups=groups, context_tokens=context_tokens, **more)
+    return cost.seconds(work) - typical_step_s(cost)
 
 
 def drawn_workload(name: str) -> Workload:

@@ -61,18 +61,17 @@ def at_effort(panel: Panel, effort: Effort) -> Panel:
     if effort is Effort.FULL:
         return panel
     settings = {**panel.settings, **panel.short_settings}
-    all_curves = tuple(_with_short_rates(curve) for curve in panel.curves)
-    short = replace(panel, curves=all_curves, settings=settings, short_settings={})
+    curves = tuple(
+        replace(curve, extra_rates=(*curve.extra_rates, *curve.short_rates), short_rates=())
+        for curve in panel.curves
+    )
+    short = replace(panel, curves=curves, settings=settings, short_settings={})
     if effort is Effort.SHORT:
         return short
     settings = _shortened(short.settings)
     seconds = settings["duration"] - settings.get("warmup", 0.0)
     curves = tuple(_thinned(curve, seconds) for curve in short.curves)
     return replace(short, curves=curves, settings=settings)
-
-
-def _with_short_rates(curve: Curve) -> Curve:
-    return replace(curve, extra_rates=(*curve.extra_rates, *curve.short_rates), short_rates=())
 
 
 def _shortened(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,7 +139,7 @@ class Figure:
 
     def points(self, **overrides: Any) -> list[PointSpec]:
         """All points of all panels, each once."""
-        return _points(self.panels, overrides)
+        return list(dict.fromkeys(s for panel in self.panels for s in panel.points(**overrides)))
 
 
 @dataclass(frozen=True)
@@ -153,12 +153,3 @@ class Selection:
     def panels(self) -> tuple[Panel, ...]:
         """The panels to run, in the order of the paper."""
         return tuple(panel for figure in self.figures for panel in figure.panels)
-
-    def points(self, **overrides: Any) -> list[PointSpec]:
-        """All points of the selection, each once."""
-        return _points(self.panels, overrides)
-
-
-def _points(panels: Iterable[Panel], overrides: Mapping[str, Any]) -> list[PointSpec]:
-    """The points of panels, each once."""
-    return list(dict.fromkeys(spec for panel in panels for spec in panel.points(**overrides)))

@@ -7,9 +7,9 @@ what is there, what is missing and what is corrupt.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import pandas as pd
 
@@ -17,30 +17,11 @@ from bench.experiments.capacity import Estimate, capacity
 from bench.experiments.effort import Effort, at_effort
 from bench.experiments.miniature import scale_panel
 from bench.experiments.model import Panel
-
-if TYPE_CHECKING:
-    from bench.point.spec import PointSpec
-    from bench.results.measurements import Measurement
-    from bench.results.store import Check
+from bench.point.spec import PointSpec
+from bench.results.store import Store
 
 COMPLETE, STALE = "complete", "stale"
 REAL_LENGTHS_FOR = ("sharegpt", "chat")  # workloads that a file of ShareGPT lengths can replace
-
-
-class PointStore(Protocol):
-    """What is needed of `bench.results.store.Store`."""
-
-    def load(self, specs: Iterable[PointSpec]) -> pd.DataFrame:
-        """One row per sound result."""
-        ...
-
-    def check(self, spec: PointSpec) -> Check:
-        """The state of a point, with the reason."""
-        ...
-
-    def kernels(self, part: str, *, backend: str) -> Measurement | None:
-        """A figure's microbenchmark as it was measured; None if there is none."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -177,13 +158,11 @@ class PanelTable:
         return sorted({str(value) for value in self.sound[name].dropna()})
 
 
-def load_panel(store: PointStore, panel: Panel, choice: Choice) -> PanelTable:
+def load_panel(store: Store, panel: Panel, choice: Choice) -> PanelTable:
     """Read a panel's results."""
     specs = choice.points(panel)
     panel = choice.panel(panel)
-    counts = [len(curve.all_rates) for curve in panel.curves]
-    indices = [index for index, count in enumerate(counts) for _ in range(count)]
-    assert len(indices) == len(specs), f"panel {panel.name} has points outside its curves"
+    indices = [index for index, curve in enumerate(panel.curves) for _ in curve.all_rates]
     loaded = store.load(specs).drop_duplicates("digest").set_index("digest")
     metrics = loaded.to_dict("index")
     rows = [_row(store, metrics, index, spec) for index, spec in zip(indices, specs, strict=True)]
@@ -191,7 +170,7 @@ def load_panel(store: PointStore, panel: Panel, choice: Choice) -> PanelTable:
 
 
 def _row(
-    store: PointStore, metrics: Mapping[Any, Mapping[Any, Any]], curve: int, spec: PointSpec
+    store: Store, metrics: Mapping[Any, Mapping[Any, Any]], curve: int, spec: PointSpec
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"curve": curve, "digest": spec.digest, "reason": "", **spec.to_dict()}
     found = metrics.get(spec.digest)

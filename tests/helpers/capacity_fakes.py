@@ -71,5 +71,5 @@ def put(store: Store, spec: PointSpec, *, factor: float = 1.0) -> float:
 def fill(store: Store, *names: str, factor: float = 1.0, **overrides: Any) -> None:
     """Write all points of figures or panels."""
     for name in names:
-        for spec in registry.find(name).points(**overrides):
+        for spec in registry.find(name).figures[0].points(**overrides):
             put(store, spec, factor=factor)

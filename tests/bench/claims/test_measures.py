@@ -51,7 +51,7 @@ def test_ratio_of_capacities(store):
 
 
 def test_a_missing_point_leaves_the_ratio_without_a_number(store):
-    for spec in registry.find(SHAREGPT).points():
+    for spec in registry.find(SHAREGPT).figures[0].points():
         if not (spec.system == "astra" and spec.rate == 1.5):
             put(store, spec)
     found = capacity_ratio(Evidence(store, Choice()), panel=SHAREGPT, **RATIO)

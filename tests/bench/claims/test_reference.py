@@ -89,7 +89,7 @@ def counts(found: Comparison) -> dict[str, int]:
 
 def test_tables_hold_every_point_claim_and_curve(store, reference):
     rows = {name: rows_of((reference / name).read_bytes()) for name in (POINTS, CLAIMS, CAPACITIES)}
-    points = registry.find(PANEL).points()
+    points = registry.find(PANEL).figures[0].points()
     assert {row["digest"] for row in rows[POINTS]} == {spec.digest for spec in points}
     assert len(rows[CLAIMS]) == len(verdicts.table(Evidence(store, Choice())))
     assert {row["system"] for row in rows[CAPACITIES]} >= {"astra", "ft"}
@@ -117,7 +117,7 @@ def test_numbers_are_read_back_exactly(tmp_path):
 
 
 def test_results_are_equal_close_or_named(store, reference):
-    num = len(registry.find(PANEL).points())
+    num = len(registry.find(PANEL).figures[0].points())
     same = compare(store, reference, Choice())
     assert counts(same) == dict.fromkeys(("reference", "compared", "equal"), num) | {
         "close": 0,
@@ -193,7 +193,7 @@ def test_rounding_is_no_difference_and_a_missing_metric_is_one():
 def test_report_shows_the_comparison(store, reference, tmp_path):
     report = build_report(store, Choice(), reference=reference)
     page, markdown, values = write_report(report, tmp_path / "report", {})
-    count = len(registry.find(PANEL).points())
+    count = len(registry.find(PANEL).figures[0].points())
     said = f"{count} of {count} points run equal the reference"
     assert said in page.read_text(encoding="utf-8")
     assert said in markdown.read_text(encoding="utf-8")

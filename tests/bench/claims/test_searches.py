@@ -217,7 +217,7 @@ def test_a_figures_command_searches_what_its_claims_compare(tmp_path):
     assert "then bisections for 3 claims about sustained rates" in told
     assert "bisections" not in CliRunner().invoke(figure, (*words, "--dry-run", "--quick")).stdout
     curves = {(pair.panel, s) for pair in pairs_in(registry.find("fig17")) for s in pair[1:]}
-    points = set(registry.find("fig17").points())
+    points = set(registry.find("fig17").figures[0].points())
     for panel, system in curves:
         fill_search(store, search_of(panel, system, Choice()), seeds=FEWEST_SEEDS)
         points |= set(stored_search(store, search_of(panel, system, Choice())).specs)

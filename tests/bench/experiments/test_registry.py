@@ -165,7 +165,7 @@ def test_traces_are_the_papers_and_on_gpus_those_of_the_original_scripts():
 
 
 def test_overrides_reach_every_point():
-    points = registry.find("fig12").points(seed=7, backend="cpu")
+    points = registry.find("fig12").figures[0].points(seed=7, backend="cpu")
     assert {(point.seed, point.backend) for point in points} == {(7, "cpu")}
 
 

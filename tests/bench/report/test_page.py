@@ -157,7 +157,7 @@ def test_page_fits_light_dark_narrow_and_paper(store):
 
 def test_everything_is_escaped(store):
     fill(store, "fig2")
-    spoilt = registry.find("fig2").points()[0]
+    spoilt = registry.find("fig2").figures[0].points()[0]
     (store.directory(spoilt) / "point.json").write_text("{}")
     nasty = '<img src=x onerror="alert(1)">'
     page = page_of(store, {"fig2": Drawing(problem=nasty)})
@@ -167,7 +167,7 @@ def test_everything_is_escaped(store):
 
 def test_missing_and_corrupt_results_are_named(store):
     fill(store, "fig2")
-    spoilt, missing = registry.find("fig2").points()[:2]
+    spoilt, missing = registry.find("fig2").figures[0].points()[:2]
     path = store.directory(spoilt) / "requests.parquet"
     path.write_bytes(path.read_bytes()[:-1])
     (store.directory(missing) / "point.json").unlink()
@@ -218,7 +218,7 @@ def test_a_claim_leads_to_its_figure_its_command_and_its_points(store, drawings)
     assert {f"#points-{PANEL}", "#fig12-made", "#fig2-picture"} <= set(ways)
     assert {way.removeprefix("#") for way in ways} <= targets
     assert f"bench figure {PANEL} --backend sim" in page.words
-    spec = registry.find(PANEL).points()[0]
+    spec = registry.find(PANEL).figures[0].points()[0]
     folder = f"../{store.directory(spec).relative_to(store.root).as_posix()}/"
     assert folder in [link["href"] for link in page.of("a")]
     assert (store.root / "report" / folder).resolve().is_dir()

@@ -85,7 +85,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("shown")
     store = Store(root, source="present")
     for name in ("fig2", "fig12-13b-sharegpt"):
-        for spec in registry.find(name).points()[:-1]:
+        for spec in registry.find(name).figures[0].points()[:-1]:
             put(store, spec)
     report = build_report(store, Choice())
     over_seeds = {"interval": (1.234, 1.456), "seeds": 10, "paper": "at least 1.75"}

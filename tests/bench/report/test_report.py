@@ -29,7 +29,7 @@ def store(tmp_path) -> Store:
 
 def test_only_sound_results_count_and_the_others_are_named(store, tmp_path):
     fill(store, "fig2")
-    spoilt = registry.find("fig2").points()[0]
+    spoilt = registry.find("fig2").figures[0].points()[0]
     path = store.directory(spoilt) / "requests.parquet"
     path.write_bytes(path.read_bytes()[:-1])
     report = build_report(store, Choice())
