@@ -20,9 +20,10 @@ from bench.workloads.datasets import (
     import_file,
     lengths_path,
 )
-from bench.workloads.derivation import derive
+from bench.workloads.derivation import derive_statistics
 from bench.workloads.formats import COLUMN_KEYS, parse_columns
 from bench.workloads.inspection import describe
+from bench.workloads.lengths import read_lengths
 from bench.workloads.sharegpt import count_tokens, is_sharegpt, read_conversations
 from bench.workloads.tables import InputFile, csv_bytes, read_input
 from bench.workloads.traces import our_columns, read_trace
@@ -99,7 +100,8 @@ def import_command(*, name: str, file: Path, directory: Path) -> None:
 )
 def derive_command(*, file: Path, out: Path) -> None:
     """Derive the shipped statistics again from real lengths in FILE: ShareGPT's, or chat's."""
-    say(str(derive(file, out)))
+    write_file(out, derive_statistics(read_lengths(read_input(file))).encode())
+    say(str(out))
 
 
 @command.command("convert")

@@ -28,7 +28,8 @@ from bench.progress import choose
 from bench.results.store import Snapshot, Store
 from bench.sweep.plan import make_plan
 from bench.sweep.runner import run_points, total
-from bench.workloads.lengths import load_lengths
+from bench.workloads.lengths import read_lengths
+from bench.workloads.tables import read_input
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -112,7 +113,9 @@ def _find(names: Sequence[str], choice: Choice) -> tuple[list[PointSpec], list[F
             require_miniature(panel)
     points = dict.fromkeys(point for panel in panels for point in choice.points(panel))
     if "lengths" in overrides:
-        load_lengths(Path(overrides["lengths"]))  # a faulty file fails before anything runs
+        read_lengths(
+            read_input(Path(overrides["lengths"]))
+        )  # a faulty file fails before anything runs
     figures = {figure.name: figure for selection in selections for figure in selection.figures}
     return list(points), [f for f in figures.values() if f.is_measured(choice.backend)]
 

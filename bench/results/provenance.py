@@ -23,7 +23,7 @@ from bench.machine import (
 )
 from bench.point.spec import PointSpec
 from bench.records import check
-from bench.workloads.tables import file_sha256
+from bench.workloads.tables import read_input
 from engines import compiled
 from engines.core.errors import UserError
 
@@ -100,7 +100,7 @@ def _source_files(root: Path) -> Iterator[str]:
 def hash_inputs(spec: PointSpec, *, without: Container[str] = ()) -> dict[str, str]:
     """SHA-256 of each existing input file of the spec, by field, except those of some fields."""
     paths = {field: path for field, path in spec.input_files.items() if field not in without}
-    return {field: file_sha256(path) for field, path in paths.items()}
+    return {field: read_input(path).sha256 for field, path in paths.items()}
 
 
 def command_of(spec: PointSpec) -> str:

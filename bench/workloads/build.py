@@ -118,20 +118,18 @@ class _Recipe:
 
 def sharegpt_lengths() -> QuantileTable:
     """The shipped statistics of ShareGPT's first turns (paper, Figure 11)."""
-    data = STATISTICS_FILE.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    return QuantileTable.parse(
-        data.decode(), f"ShareGPT lengths drawn from shipped quantiles (sha256 {digest})"
-    )
+    return QuantileTable.parse(*_shipped("ShareGPT lengths", STATISTICS_FILE))
 
 
 def chat_statistics() -> ChatTable:
     """The shipped statistics of real ShareGPT conversations."""
-    data = CHAT_FILE.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    return ChatTable.parse(
-        data.decode(), f"ShareGPT conversations drawn from shipped quantiles (sha256 {digest})"
-    )
+    return ChatTable.parse(*_shipped("ShareGPT conversations", CHAT_FILE))
+
+
+def _shipped(what: str, path: Path) -> tuple[str, str]:
+    """The text of shipped statistics, and the phrase that results describe them with."""
+    file = read_input(path)
+    return file.data.decode(), f"{what} drawn from shipped quantiles (sha256 {file.sha256})"
 
 
 _RECIPES = {

@@ -97,7 +97,7 @@ class ChatTable:
         return cls(rounds, queries.reshape(shape), answers.reshape(shape), description)
 
 
-def derive_chat_table(turns: Lengths, description: str) -> ChatTable:
+def derive_chat_table(turns: Lengths) -> ChatTable:
     """Summarise real conversations; raises UserError if they are too few."""
     assert turns.conversation is not None, "lengths of conversations"
     conversation = np.sort(turns.conversation)
@@ -124,7 +124,7 @@ def derive_chat_table(turns: Lengths, description: str) -> ChatTable:
         for values in (turns.input_len, turns.output_len)
     )
     of_rounds = np.array([_quantiles(rounds[kinds == k]) for k in range(CLASSES)])
-    return ChatTable(of_rounds, queries, answers, description)
+    return ChatTable(of_rounds, queries, answers, "derived")
 
 
 def _quantiles(values: NDArray[np.int32] | Ints) -> Ints:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
-from bench.files import write_file
 from bench.workloads.assumed import LENGTH_LIMIT
 from bench.workloads.chat_table import CLASSES, derive_chat_table
 from bench.workloads.datasets import (
@@ -16,7 +14,7 @@ from bench.workloads.datasets import (
     PICKLE,
     PICKLE_SHA256,
 )
-from bench.workloads.lengths import Lengths, load_lengths
+from bench.workloads.lengths import Lengths
 from bench.workloads.quantiles import derive_table
 from bench.workloads.tables import csv_bytes
 
@@ -28,16 +26,10 @@ def derive_statistics(lengths: Lengths) -> str:
     """
     digest = hashlib.sha256(csv_bytes(lengths.columns())).hexdigest()
     if lengths.conversation is None:
-        header, table = _of_pairs(lengths, digest), derive_table(lengths, "derived").to_csv()
+        header, table = _of_pairs(lengths, digest), derive_table(lengths).to_csv()
     else:
-        header, table = _of_chat(lengths, digest), derive_chat_table(lengths, "derived").to_csv()
+        header, table = _of_chat(lengths, digest), derive_chat_table(lengths).to_csv()
     return "".join(f"# {line}\n" for line in header) + table
-
-
-def derive(lengths_file: Path, output: Path) -> Path:
-    """Derive the shipped statistics from a file of ShareGPT's real lengths; returns `output`."""
-    write_file(output, derive_statistics(load_lengths(lengths_file)).encode())
-    return output
 
 
 def _of_pairs(lengths: Lengths, digest: str) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from bench.workloads import assumed
 from bench.workloads.formats import length_columns, recognise
-from bench.workloads.tables import Column, InputFile, parse_length, read_columns, read_input
+from bench.workloads.tables import Column, InputFile, parse_length, read_columns
 from engines.core.errors import UserError
 
 CHUNK = 1 << 16
@@ -150,13 +149,8 @@ def alpaca_lengths() -> LogNormalLengths:
     )
 
 
-def load_lengths(path: Path) -> Lengths:
-    """Read the lengths of a file in any format of traces; raises UserError with the line."""
-    return read_lengths(read_input(path))
-
-
 def read_lengths(file: InputFile) -> Lengths:
-    """Like `load_lengths`, of a file that has been read."""
+    """The lengths of a file in any format of traces; raises UserError with the line."""
 
     def choose(names: Sequence[str]) -> dict[str, Column]:
         columns = length_columns(recognise(names, {}))
@@ -202,21 +196,19 @@ def sample_lengths(
 
     Raises UserError if next to none of the source's pairs fit.
     """
-    inputs = np.empty(count, dtype=np.int32)
-    outputs = np.empty(count, dtype=np.int32)
-    filled = drawn = 0
-    while filled < count:
-        missing = count - filled
+    parts: list[Lengths] = []
+    missing, drawn = count, 0
+    while missing:
         chunk = min(max(missing + missing // 16, drawn, FIRST_CHUNK), CHUNK)
-        fitting = source.draw(generator, chunk).below(limit)
+        parts.append(source.draw(generator, chunk).below(limit).take(slice(missing)))
         drawn += chunk
-        taken = min(len(fitting), missing)
-        inputs[filled : filled + taken] = fitting.input_len[:taken]
-        outputs[filled : filled + taken] = fitting.output_len[:taken]
-        filled += taken
-        if filled < count and drawn >= CHUNK and filled * 1000 < drawn:
+        missing -= len(parts[-1])
+        if missing and drawn >= CHUNK and (count - missing) * 1000 < drawn:
             raise UserError(
                 f"hardly any request of {source.description} has input + output below {limit} "
                 "tokens: choose a model with a longer context or shorter lengths"
             )
-    return Lengths(inputs, outputs)
+    return Lengths(
+        np.concatenate([part.input_len for part in parts]),
+        np.concatenate([part.output_len for part in parts]),
+    )

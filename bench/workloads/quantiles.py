@@ -85,7 +85,7 @@ class QuantileTable:
         return cls(rows[:, 0], inputs, outputs, description)
 
 
-def derive_table(lengths: Lengths, description: str) -> QuantileTable:
+def derive_table(lengths: Lengths) -> QuantileTable:
     """Summarise real lengths; rows whose input + output reach 2048 are left out."""
     kept = lengths.below(LENGTH_LIMIT)
     inputs, outputs = kept.input_len, kept.output_len
@@ -103,7 +103,7 @@ def derive_table(lengths: Lengths, description: str) -> QuantileTable:
         rows=np.array([member.sum() for member in members], dtype=np.int64),
         inputs=quantiles(inputs, INPUT_LEVELS),
         outputs=quantiles(outputs, OUTPUT_LEVELS),
-        description=description,
+        description="derived",
     )
 
 

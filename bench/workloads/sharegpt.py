@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench.workloads.lengths import Lengths
-from bench.workloads.tables import GZIP, InputFile
+from bench.workloads.tables import InputFile
 from engines.core.errors import UserError
 from engines.core.text import shown
 
@@ -44,13 +44,8 @@ def read_conversations(file: InputFile) -> list[list[Turn]]:
 
 
 def _text(file: InputFile, size: int = -1) -> bytes:
-    if not file.data.startswith(GZIP):
-        return file.data if size < 0 else file.data[:size]
-    try:
-        with gzip.open(file.stream()) as stream:
-            return stream.read(size)
-    except (EOFError, OSError, ValueError) as error:
-        raise UserError(f"{file.path} is not a whole gzip file: {error}") from error
+    with file.unpacked(io.BytesIO(file.data)) as stream:
+        return stream.read(size)
 
 
 def _turns(file: InputFile, number: int, entry: Any) -> Iterator[Turn]:

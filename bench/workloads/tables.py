@@ -12,9 +12,9 @@ import re
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ LARGEST_INT = 2**31 - 1
 _TELL_EVERY = 1 << 14  # rows between two reports of progress
 _ROWS_AT_ONCE = 1 << 16  # that are written
 _SHORT = re.compile("0|[1-9][0-9]{0,8}")
-GZIP = b"\x1f\x8b"
+_GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,16 @@ class InputFile:
         """SHA-256 of the bytes that were read."""
         return hashlib.sha256(self.data).hexdigest()
 
-    def stream(self) -> io.BytesIO:
-        """The bytes, to be read from the start."""
-        return io.BytesIO(self.data)
+    @contextmanager
+    def unpacked(self, raw: io.BytesIO) -> Iterator[gzip.GzipFile | io.BytesIO]:
+        """A stream of `raw`, which holds the data, unpacked where they are gzip.
+
+        Raises UserError where they are damaged.
+        """
+        try:
+            yield gzip.GzipFile(fileobj=raw) if self.data.startswith(_GZIP) else raw
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UserError(f"{self.path} is not a whole gzip file: {error}") from error
 
 
 def read_input(path: Path) -> InputFile:
@@ -62,11 +69,6 @@ def read_input(path: Path) -> InputFile:
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read {path}: {reason}") from error
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes; raises UserError if it cannot be read."""
-    return read_input(path).sha256
 
 
 def parse_number(value: object) -> float:
@@ -175,18 +177,19 @@ def read_columns(
     UserError naming file and line.
     """
     rows: _CsvRows | _JsonRows | None = None
-    raw = file.stream()
-    stream = gzip.GzipFile(fileobj=raw) if file.data.startswith(GZIP) else raw
+    raw = io.BytesIO(file.data)
+
+    def tell() -> None:
+        if on_progress is not None:
+            on_progress(raw.tell() / len(file.data))
+
     try:
-        with io.TextIOWrapper(stream, "utf-8-sig", newline="") as lines:
-            first = next(lines, "")
-            rows = _open(first, lines)
-            tell = partial(_tell, on_progress, raw, len(file.data))
+        with file.unpacked(raw) as stream:
+            lines = io.TextIOWrapper(stream, "utf-8-sig", newline="")
+            rows = _open(next(lines, ""), lines)
             return _collect(rows, choose(rows.names), tell)
     except UnicodeDecodeError as error:
         raise UserError(f"{file.path} is not a text file in UTF-8: {error.reason}") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{file.path} is not a whole gzip file: {error}") from error
     except (ValueError, csv.Error) as error:
         line = 1 if rows is None else rows.line
         raise UserError(f"{file.path} line {line}: {error}") from None
@@ -201,11 +204,6 @@ def _open(first: str, lines: Iterator[str]) -> _CsvRows | _JsonRows:
             "tokens of ShareGPT's"
         )
     return _JsonRows(first, lines) if start == "{" else _CsvRows(chain([first], lines))
-
-
-def _tell(on_progress: Callable[[float], None] | None, raw: io.BytesIO, size: int) -> None:
-    if on_progress is not None:
-        on_progress(raw.tell() / size)
 
 
 def _collect(

@@ -16,9 +16,9 @@ from bench.workloads import build_workload
 from bench.workloads.build import CHAT_FILE, chat_statistics
 from bench.workloads.chat_table import ROUND_STARTS, ChatTable, derive_chat_table
 from bench.workloads.datasets import turns_of_rounds
-from bench.workloads.derivation import derive, derive_statistics
-from bench.workloads.lengths import Lengths
-from bench.workloads.tables import csv_bytes
+from bench.workloads.derivation import derive_statistics
+from bench.workloads.lengths import Lengths, read_lengths
+from bench.workloads.tables import csv_bytes, read_input
 from engines.core.errors import UserError
 
 REAL = SHARED / "data" / "sharegpt_conversations.csv.gz"
@@ -153,7 +153,7 @@ def test_derived_tables_invert_what_is_drawn_from_them() -> None:
     turns, rounds = draw(chat_statistics(), COUNT, seed=3)
     known = Lengths(turns.input_len, turns.output_len,
                     np.repeat(np.arange(len(rounds)), rounds).astype(np.int32))  # fmt: skip
-    again = derive_chat_table(known, "again")
+    again = derive_chat_table(known)
     middle = 10
     assert again.rounds.shape == chat_statistics().rounds.shape
     found, expected = again.answers[:, :, middle], chat_statistics().answers[:, :, middle]
@@ -173,7 +173,7 @@ def test_shipped_statistics_are_regenerated_byte_for_byte(
 ) -> None:
     source = tmp_path / "chat_lengths.csv"
     source.write_bytes(csv_bytes(real_turns.columns()))
-    assert derive(source, tmp_path / "chat.csv").read_bytes() == CHAT_FILE.read_bytes()
+    assert derive_statistics(read_lengths(read_input(source))) == CHAT_FILE.read_text()
 
 
 @real_data

@@ -10,7 +10,8 @@ from urllib.response import addinfourl
 import pytest
 
 from bench.workloads import datasets as data
-from bench.workloads.lengths import load_lengths
+from bench.workloads.lengths import read_lengths
+from bench.workloads.tables import read_input
 from engines.core.errors import UserError
 
 PAIRS = [(1, 2), (300, 40), (70_000, 5), (2**31 - 1, 1)] * 3
@@ -52,7 +53,7 @@ def test_fetch_stores_the_lengths(tmp_path, published, answer):
     answer(published)
     path = data.fetch("sharegpt", tmp_path, url="https://mirror/x.pkl")
     assert path == data.lengths_path("sharegpt", tmp_path)
-    assert pairs_of(load_lengths(path)) == PAIRS
+    assert pairs_of(read_lengths(read_input(path))) == PAIRS
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
@@ -127,7 +128,7 @@ def test_the_published_rounds_of_chat_become_turns(tmp_path, monkeypatch):
     monkeypatch.setitem(data.DATASETS, "chat", data.Dataset("chat", "", "https://x", digest))
     source = tmp_path / "rounds.csv"
     source.write_bytes(content)
-    found = load_lengths(data.import_file("chat", source, tmp_path))
+    found = read_lengths(read_input(data.import_file("chat", source, tmp_path)))
     assert pairs_of(found) == [(10, 5), (10, 3), (4, 6)]
     assert found.conversation.tolist() == [0, 0, 1]
 

@@ -80,6 +80,8 @@ def test_damaged_gzip_is_named() -> None:
     whole = file_of([conversation(("human", "a"), ("gpt", "b"))], compress=True)
     with pytest.raises(UserError, match="whole gzip"):
         read_conversations(InputFile(whole.path, whole.data[:-9]))
+    with pytest.raises(UserError, match="whole gzip"):
+        read_conversations(InputFile(whole.path, whole.data[:10] + b"\xff" * 20))
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:

@@ -5,12 +5,12 @@ from places import SHARED
 from published_traces import FORMATS, ROWS
 
 from bench.workloads.build import STATISTICS_FILE, sharegpt_lengths
-from bench.workloads.derivation import derive, derive_statistics
+from bench.workloads.derivation import derive_statistics
 from bench.workloads.lengths import (
     EmpiricalLengths,
     Lengths,
     alpaca_lengths,
-    load_lengths,
+    read_lengths,
     real_lengths,
     sample_lengths,
 )
@@ -69,7 +69,7 @@ def sampled():
 
 @pytest.fixture(scope="module")
 def real():
-    return load_lengths(REAL).below(2048)
+    return read_lengths(read_input(REAL)).below(2048)
 
 
 def test_sharegpt_means_are_the_paper_s(sampled):
@@ -89,9 +89,8 @@ def test_sharegpt_lengths_correlate_by_rank(sampled):
 
 
 @real_data
-def test_shipped_statistics_are_regenerated_byte_for_byte(tmp_path):
-    written = derive(REAL, tmp_path / "statistics.csv")
-    assert written.read_bytes() == STATISTICS_FILE.read_bytes()
+def test_shipped_statistics_are_regenerated_byte_for_byte():
+    assert derive_statistics(read_lengths(read_input(REAL))) == STATISTICS_FILE.read_text()
 
 
 @real_data
@@ -212,7 +211,7 @@ def test_bad_lengths_name_file_and_line(tmp_path, text, message):
 def test_lengths_are_taken_from_traces_of_every_form(tmp_path, name):
     path = tmp_path / "trace"
     path.write_text(FORMATS[name](ROWS))
-    lengths = load_lengths(path)
+    lengths = read_lengths(read_input(path))
     assert lengths.input_len.tolist() == [i for _, i, _ in ROWS]
     assert lengths.output_len.tolist() == [o for _, _, o in ROWS]
 
@@ -222,4 +221,4 @@ def test_cells_are_read_as_options_are(tmp_path, cell):
     path = tmp_path / "lengths.csv"
     path.write_text(f"input_len,output_len\n5,6\n5,{cell}\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"lengths\.csv line 3: 'output_len' must be a whole"):
-        load_lengths(path)
+        read_lengths(read_input(path))
