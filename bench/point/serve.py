@@ -155,12 +155,14 @@ def _prepare(platform: Platform, spec: PointSpec, trace: Trace | None) -> tuple[
             max_model_len=max_model_len,
         )
     else:
-        workload = replay(
-            trace, spec.selection, rate=spec.rate, seed=spec.seed, max_model_len=max_model_len
-        )
+        workload = replay(trace, spec, rate=spec.rate, seed=spec.seed, max_model_len=max_model_len)
     workload = workload.shrunk(spec.shrink)
     setting = settle(spec, platform, workload)
-    _check_warmup(setting, workload)
+    if not (workload.arrival_s >= setting.warmup_s).any():
+        raise UserError(
+            f"no request arrives after the warm-up of {setting.warmup_s:g} s: lower "
+            "--warmup or raise --duration"
+        )
     return setting, workload
 
 
@@ -172,10 +174,8 @@ def resolve(spec: PointSpec) -> Setting:
 def create_engines(setting: Setting) -> list[Engine]:
     """One engine for each replica, on devices and with random draws of its own."""
     platform, seed = setting.platform, setting.spec.seed
-    children = [
-        np.random.SeedSequence(seed, spawn_key=(number,))
-        for number in range(1, setting.spec.replicas)
-    ]
+    children = np.random.SeedSequence(seed).spawn(setting.spec.replicas)
+    seeds = [seed, *(int(child.generate_state(1)[0]) for child in children[1:])]
     return [
         Engine(
             create_scheduler(setting.config),
@@ -183,16 +183,8 @@ def create_engines(setting: Setting) -> list[Engine]:
             platform.create_clock(),
             recorder=StepRecorder(*setting.window_s),
         )
-        for each in (seed, *(int(child.generate_state(1)[0]) for child in children))
+        for each in seeds
     ]
-
-
-def _check_warmup(setting: Setting, workload: Workload) -> None:
-    if not (workload.arrival_s >= setting.warmup_s).any():
-        raise UserError(
-            f"no request arrives after the warm-up of {setting.warmup_s:g} s: lower "
-            "--warmup or raise --duration"
-        )
 
 
 def _inputs(setting: Setting, workload: Workload) -> dict[str, Any]:

@@ -108,7 +108,7 @@ OF_TRACES = ("trace_column", *(field.name for field in fields(Selection)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointSpec:
+class PointSpec(Selection):
     """The options of `bench run`, validated. `None` means: the default for model and device.
 
     The names of a system, sampling and so on may be given as strings; they become types here and
@@ -119,8 +119,8 @@ class PointSpec:
     `gpu_memory` stands in for a smaller device when KV slots are derived from memory. `shrink`
     divides all lengths and the model's context, for runs in miniature. `timeout` ends serving
     early, with requests unfinished. `trace` replays a file with the rate and duration that it has
-    itself (without arrivals, at `rate`); the settings from `trace_column` to `speed` say how it is
-    read and what of it is served (see `Selection`). `lengths` replaces a workload's shipped length
+    itself (without arrivals, at `rate`); `trace_column` says how it is read, and the settings of
+    `Selection` what of it is served. `lengths` replaces a workload's shipped length
     statistics by a file. `model` is a name, or a path: a config.json suffices to simulate it.
     `host` replaces a simulated device's host times. `replicas` engines, each on devices of its own,
     share the arrivals out through `router` (simulation only).
@@ -131,12 +131,6 @@ class PointSpec:
     workload: str = "sharegpt"
     trace: str | None = None
     trace_column: tuple[str, ...] = ()
-    too_long: TooLong = TooLong.ERROR
-    zero_output: ZeroOutput = ZeroOutput.ERROR
-    limit: int | None = None
-    start: float | None = None
-    end: float | None = None
-    speed: float = 1.0
     lengths: str | None = None
     rate: float = 1.0
     duration: float = 600.0
@@ -229,11 +223,6 @@ class PointSpec:
             raise UserError(
                 f"--end must be later than --start, got {self.start:g} and {self.end:g}"
             )
-
-    @property
-    def selection(self) -> Selection:
-        """Which requests of the trace are served."""
-        return Selection(**{field.name: getattr(self, field.name) for field in fields(Selection)})
 
     @property
     def measured(self) -> bool:

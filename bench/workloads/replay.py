@@ -50,7 +50,7 @@ class Selection:
 
     def given(self) -> dict[str, Any]:
         """The options that differ from their defaults, as plain values."""
-        values = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}
+        values = {f.name: (getattr(self, f.name), f.default) for f in fields(Selection)}
         return {name: value for name, (value, default) in values.items() if value != default}
 
 
