@@ -10,7 +10,7 @@ import pytest
 
 from bench.point import replicas as module
 from bench.point.metrics import RequestLog, summarize
-from bench.point.replicas import Choose, LeastLoaded, Replica, serve
+from bench.point.replicas import Choose, Replica, least_loaded, serve
 from bench.point.serve import create_engines, resolve, run_point
 from bench.point.setting import Setting
 from bench.point.spec import PointSpec
@@ -40,7 +40,7 @@ def choices(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
 
     def watched(replicas: Sequence[Replica]) -> Choose:
-        choose = LeastLoaded(replicas)
+        choose = least_loaded(replicas)
 
         def tell(time_s: float) -> Replica:
             chosen = choose(time_s)
