@@ -29,8 +29,7 @@ class Bound(Enum):
     @property
     def opposite(self) -> Bound:
         """The bound on the inverse."""
-        flip = {Bound.AT_LEAST: Bound.AT_MOST, Bound.AT_MOST: Bound.AT_LEAST}
-        return flip.get(self, self)
+        return {Bound.AT_LEAST: Bound.AT_MOST, Bound.AT_MOST: Bound.AT_LEAST}.get(self, self)
 
 
 @dataclass(frozen=True)

@@ -166,11 +166,6 @@ def _prepare(platform: Platform, spec: PointSpec, trace: Trace | None) -> tuple[
     return setting, workload
 
 
-def resolve(spec: PointSpec) -> Setting:
-    """Find the device and fill in the defaults: KV slots, limits, warm-up and window."""
-    return settle(spec, find_platform(spec))
-
-
 def create_engines(setting: Setting) -> list[Engine]:
     """One engine for each replica, on devices and with random draws of its own."""
     platform, seed = setting.platform, setting.spec.seed

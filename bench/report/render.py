@@ -25,7 +25,7 @@ from bench.report.pictures import Drawing
 from bench.report.points import panels_of
 from bench.report.scale import scale
 from bench.validation import compare
-from bench.workloads import assumptions
+from bench.workloads.assumed import assumptions
 from engines.core.text import printable
 
 _MARKED = re.compile(r"\*\*(.+?)\*\*|`(.+?)`")

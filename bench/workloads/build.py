@@ -146,14 +146,16 @@ _RECIPES = {
 WORKLOADS = tuple(_RECIPES)
 
 
-class _Stream(IntEnum):
+class Stream(IntEnum):
     """Independent random streams of one seed; the numbers are part of every result."""
 
     LENGTHS = 1
     ROUNDS = 2
     INTERLEAVING = 3
+    TRACE_ARRIVALS = 4
 
     def generator(self, seed: int, stream: int = 0) -> np.random.Generator:
+        """Draws from this stream of the seed, or from the part `stream` of it."""
         key = (self.value, stream) if stream else (self.value,)
         return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
@@ -209,7 +211,7 @@ def build_workload(
 def _draw(
     recipe: _Recipe, source: LengthSource, *, count: int, seed: int, max_model_len: int
 ) -> Lengths:
-    generator = _Stream.LENGTHS.generator(seed, recipe.stream)
+    generator = Stream.LENGTHS.generator(seed, recipe.stream)
     limit = max_model_len - recipe.prefix_len
     if isinstance(source, EmpiricalLengths):
         drawn = source.shuffled_head(count, seed=seed, limit=limit)
@@ -225,15 +227,15 @@ def _draw_turns(
 
     Where the real ones are of first turns only, rounds are the table's and turns are theirs.
     """
-    of_turns = _Stream.LENGTHS.generator(seed)
+    of_turns = Stream.LENGTHS.generator(seed)
     if real is not None and real.pairs.conversation is not None:
         turns, rounds = real_conversations(real.pairs, count)
     else:
-        of_conversations = _Stream.ROUNDS.generator(seed)
+        of_conversations = Stream.ROUNDS.generator(seed)
         turns, rounds = table.draw(count, of_conversations=of_conversations, of_turns=of_turns)
     if real is not None and real.pairs.conversation is None:
         turns = sample_lengths(real, count, generator=of_turns, limit=assumed.LENGTH_LIMIT)
-    order = interleave(rounds, generator=_Stream.INTERLEAVING.generator(seed))
+    order = interleave(rounds, generator=Stream.INTERLEAVING.generator(seed))
     return turns.take(np.argsort(np.argsort(order, kind="stable"))), order
 
 

@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.workloads.build import Workload
+from bench.workloads.build import Stream, Workload
 from bench.workloads.tables import MAX_ROWS
 from bench.workloads.traces import Trace, from_start
 from engines.core.errors import UserError
-
-_ARRIVALS_STREAM = 4  # beside those of a workload's lengths; part of every result
 
 
 class TooLong(StrEnum):
@@ -81,7 +79,8 @@ def replay(
     """
     notes = trace.notes
     if trace.arrival_s is None:
-        trace = replace(trace, arrival_s=_poisson(rate, len(trace), seed))
+        gaps_s = Stream.TRACE_ARRIVALS.generator(seed).exponential(1 / rate, len(trace))
+        trace = replace(trace, arrival_s=np.cumsum(gaps_s))
         notes = (*notes, f"no arrivals in the file: Poisson at {rate:g} requests/s (--rate)")
     chosen, dropped = select(trace, selection, max_model_len=max_model_len)
     arrival_s = _arrivals_of(chosen)
@@ -106,11 +105,6 @@ def replay(
             "notes": list(notes),
         },
     )
-
-
-def _poisson(rate: float, count: int, seed: int) -> NDArray[np.float64]:
-    stream = np.random.SeedSequence(seed, spawn_key=(_ARRIVALS_STREAM,))
-    return np.cumsum(np.random.default_rng(stream).exponential(1 / rate, count))
 
 
 def _arrivals_of(trace: Trace) -> NDArray[np.float64]:

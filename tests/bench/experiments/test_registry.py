@@ -11,7 +11,7 @@ from bench.experiments import registry
 from bench.experiments.effort import Effort, gpu_hours
 from bench.experiments.model import Claim, Figure
 from bench.experiments.tables import Choice
-from bench.workloads import assumptions
+from bench.workloads.assumed import assumptions
 from engines.core.config import System
 from engines.core.errors import UserError
 from engines.sim.profile import load_profile

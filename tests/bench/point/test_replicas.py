@@ -10,15 +10,20 @@ import pytest
 
 from bench.point import replicas as module
 from bench.point.metrics import RequestLog, summarize
+from bench.point.platform import simulate
 from bench.point.replicas import Choose, Replica, least_loaded, serve
-from bench.point.serve import create_engines, resolve, run_point
-from bench.point.setting import Setting
+from bench.point.serve import create_engines, run_point
+from bench.point.setting import Setting, settle
 from bench.point.spec import PointSpec
 from bench.workloads.build import Workload, build_workload
 from engines.core.errors import UserError
 
 SPEC = PointSpec(system="astra", workload="sharegpt", rate=6.0, duration=60.0, warmup=0.0)
 SYSTEMS = ["astra", "orca-pow2", "ft"]
+
+
+def settled(spec: PointSpec) -> Setting:
+    return settle(spec, simulate(spec))
 
 
 def workload_of(spec: PointSpec) -> Workload:
@@ -55,9 +60,9 @@ def choices(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_round_robin_gives_every_replica_its_turn() -> None:
     workload = workload_of(SPEC)
-    setting = resolve(replace(SPEC, replicas=3))
+    setting = settled(replace(SPEC, replicas=3))
     together = serve_fleet(setting, workload, router="round-robin").columns()
-    alone = resolve(SPEC)
+    alone = settled(SPEC)
     for first in range(3):
         chosen = slice(first, None, 3)
         columns = ("arrival_s", "input_len", "output_len", "prefix_len")
@@ -73,7 +78,7 @@ def test_least_loaded_chooses_by_what_is_unfinished_at_each_arrival(
 ) -> None:
     spec = replace(SPEC, system=system, replicas=4, rate=8.0)
     workload = workload_of(spec)
-    finish_s = serve_fleet(resolve(spec), workload, router="least-loaded").finish_s
+    finish_s = serve_fleet(settled(spec), workload, router="least-loaded").finish_s
     assert len(choices) == len(workload)
     assert len(set(choices)) == 4
     chosen = np.array(choices)
@@ -85,7 +90,7 @@ def test_least_loaded_chooses_by_what_is_unfinished_at_each_arrival(
 
 def test_of_equally_loaded_replicas_the_next_in_turn_is_chosen(choices: list[int]) -> None:
     spec = replace(SPEC, replicas=3, rate=0.05, duration=300.0)
-    serve_fleet(resolve(spec), workload_of(spec), router="least-loaded")
+    serve_fleet(settled(spec), workload_of(spec), router="least-loaded")
     assert choices == [index % 3 for index in range(len(choices))]
     assert len(choices) > 5
 
@@ -106,7 +111,7 @@ def test_metrics_are_sums_or_means_over_replicas() -> None:
 
 
 def test_running_requests_are_the_mean_over_replicas() -> None:
-    setting, workload = resolve(replace(SPEC, replicas=3)), workload_of(SPEC)
+    setting, workload = settled(replace(SPEC, replicas=3)), workload_of(SPEC)
     engines, log = create_engines(setting), RequestLog(workload)
     serve(engines, workload.requests(setting.spec.sampling), log)
     means = [engine.recorder.means(setting.config.num_slots) for engine in engines]
@@ -128,7 +133,7 @@ def test_replicas_that_run_nothing_do_not_count() -> None:
 
 def test_beams_of_two_replicas_are_drawn_independently() -> None:
     spec = replace(SPEC, sampling="beam4", replicas=2, workload="alpaca", rate=2.0, duration=20.0)
-    platforms = [engine.executor for engine in create_engines(resolve(spec))]
+    platforms = [engine.executor for engine in create_engines(settled(spec))]
     first, second = (executor._beams._random.random() for executor in platforms)  # type: ignore[attr-defined]
     assert first != second
     once, again = (run_point(spec).requests["finish_s"] for _ in range(2))

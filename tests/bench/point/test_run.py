@@ -15,7 +15,9 @@ import pytest
 from small_devices import write_profile
 
 import bench.point.serve
-from bench.point.serve import Outcome, resolve, run_point
+from bench.point.platform import simulate
+from bench.point.serve import Outcome, run_point
+from bench.point.setting import Setting, settle
 from bench.point.spec import PointSpec
 from engines.core.config import GIB
 from engines.core.errors import UserError
@@ -28,6 +30,10 @@ KEYS = {
     "sharing_saving_pct", "wall_s", "host_us_per_step", "kv_used_pct",
 }  # fmt: skip
 SYSTEMS = ["astra", "orca-oracle", "orca-pow2", "orca-max", "ft"]
+
+
+def settled(spec: PointSpec) -> Setting:
+    return settle(spec, simulate(spec))
 
 
 def small(system: str = "astra", **values: Any) -> PointSpec:
@@ -182,7 +188,7 @@ def test_where_a_model_runs_requests_cut_off_count_until_then(
     ],
 )
 def test_defaults_are_the_papers_server(model: str, profile: str, degree: int, slots: int) -> None:
-    setting = resolve(PointSpec(system="astra", model=model))
+    setting = settled(PointSpec(system="astra", model=model))
     assert setting.platform.device == f"{degree}x {profile}"
     assert setting.config.num_slots == slots
     swapped_bytes = setting.config.swap_slots * setting.platform.model.kv_bytes_per_token
@@ -207,13 +213,13 @@ ORIGINAL = {"max_batched_tokens": 2560, "block_size": 16, "watermark": 0.01}
 def test_limits_are_as_set_or_the_original_artifacts(
     values: dict[str, Any], limits: dict[str, Any]
 ) -> None:
-    config = resolve(PointSpec(**values)).config
+    config = settled(PointSpec(**values)).config
     assert {name: getattr(config, name) for name in limits} == limits
 
 
 def test_own_devices_and_swap_space_replace_the_papers() -> None:
     server = {"device_profile": "a100-80gb", "tensor_parallel": 2, "swap_space_gib": 1.0}
-    setting = resolve(PointSpec(system="ft", **server))
+    setting = settled(PointSpec(system="ft", **server))
     assert setting.platform.device == "2x a100-80gb"
     assert setting.config.swap_slots == 2 * GIB // setting.platform.model.kv_bytes_per_token
 
@@ -229,7 +235,7 @@ def test_own_devices_and_swap_space_replace_the_papers() -> None:
 def test_warmup_is_a_minute_or_a_tenth_and_the_window_whole(
     values: dict[str, Any], warmup_s: float, window_s: tuple[float, float]
 ) -> None:
-    setting = resolve(small(**values))
+    setting = settled(small(**values))
     assert (setting.warmup_s, setting.window_s) == (warmup_s, window_s)
 
 

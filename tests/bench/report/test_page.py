@@ -19,7 +19,7 @@ from bench.report.render import prose, to_html
 from bench.report.scale import EDGE, WIDTH, scale
 from bench.results.store import Store
 from bench.validation.record import Found
-from bench.workloads import assumptions
+from bench.workloads.assumed import assumptions
 
 PANEL = "fig12-13b-sharegpt"
 VOID = {"img", "meta", "br", "hr"}

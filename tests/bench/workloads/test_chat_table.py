@@ -12,8 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from places import SHARED
 
-from bench.workloads import build_workload
-from bench.workloads.build import CHAT_FILE, chat_statistics
+from bench.workloads.build import CHAT_FILE, build_workload, chat_statistics
 from bench.workloads.chat_table import ROUND_STARTS, ChatTable, derive_chat_table
 from bench.workloads.datasets import turns_of_rounds
 from bench.workloads.derivation import derive_statistics

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.workloads import Workload, build_workload
+from bench.workloads.build import Workload, build_workload
 from bench.workloads.replay import Selection, TooLong, ZeroOutput, replay
 from bench.workloads.tables import csv_bytes, read_input
 from bench.workloads.traces import our_columns, read_trace

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small_tokenizer import conversation, write_sharegpt, write_tokenizer
 
-from bench.workloads import build_workload
+from bench.workloads.build import build_workload
 from bench.workloads.conversations import real_conversations
 from bench.workloads.lengths import Lengths, real_lengths
 from bench.workloads.sharegpt import count_tokens, is_sharegpt, load_tokenizer, read_conversations

@@ -4,9 +4,9 @@ import random
 import numpy as np
 import pytest
 
-from bench.workloads import WORKLOADS, assumptions, build_workload
 from bench.workloads.arrivals import poisson_arrivals
-from bench.workloads.build import _Stream, chat_statistics
+from bench.workloads.assumed import assumptions
+from bench.workloads.build import WORKLOADS, Stream, build_workload, chat_statistics
 from bench.workloads.conversations import chat_lengths, interleave
 from bench.workloads.lengths import Lengths
 from engines.core.errors import UserError
@@ -156,9 +156,9 @@ def test_open_conversations_are_equally_likely_to_go_on():
 
 
 def test_random_streams_are_independent():
-    draws = [tuple(stream.generator(0).random(4)) for stream in _Stream]
-    assert len(set(draws)) == len(_Stream)
-    assert _Stream.LENGTHS.generator(0, 1).random() != _Stream.LENGTHS.generator(0).random()
+    draws = [tuple(stream.generator(0).random(4)) for stream in Stream]
+    assert len(set(draws)) == len(Stream)
+    assert Stream.LENGTHS.generator(0, 1).random() != Stream.LENGTHS.generator(0).random()
 
 
 def test_one_long_conversation_is_one_request_after_the_other():
