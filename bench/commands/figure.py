@@ -113,9 +113,8 @@ def _find(names: Sequence[str], choice: Choice) -> tuple[list[PointSpec], list[F
             require_miniature(panel)
     points = dict.fromkeys(point for panel in panels for point in choice.points(panel))
     if "lengths" in overrides:
-        read_lengths(
-            read_input(Path(overrides["lengths"]))
-        )  # a faulty file fails before anything runs
+        # A faulty file fails before anything runs.
+        read_lengths(read_input(Path(overrides["lengths"])))
     figures = {figure.name: figure for selection in selections for figure in selection.figures}
     return list(points), [f for f in figures.values() if f.is_measured(choice.backend)]
 
