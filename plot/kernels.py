@@ -8,19 +8,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from bench.results.measurements import (
-    Measurement,
-    attention_frame,
-    ratio_frame,
-    recovery_frame,
-)
+from bench.results.measurements import Measurement, attention_frame, ratio_frame, recovery_frame
 from plot.layout import new_axes, place_legend, set_title
 from plot.preemption import draw_costs
 from plot.summary import BACKEND_WORDS
 from plot.systems import SYSTEMS
-
-ANNOTATION_POINTS = 6.0
-
 
 LOOKS = {
     "paged": replace(SYSTEMS["astra"], label="Paged (Astra)"),
@@ -52,11 +44,9 @@ def _draw_batch(ax: Axes, rows: Any, ratios: Any) -> None:
             places,
             middle,
             yerr=[middle - low, high - middle],
-            color=look.colour,
-            marker=look.marker,
-            linestyle=look.line,
             elinewidth=0.7,
             capsize=1.5,
+            **look.style,
         )
         top = {c: max(top.get(c, 0.0), value) for c, value in high.items()}
     for place, context in zip(places, contexts, strict=True):
@@ -67,7 +57,7 @@ def _draw_batch(ax: Axes, rows: Any, ratios: Any) -> None:
             xytext=(0, 4),
             textcoords="offset points",
             ha="center",
-            fontsize=ANNOTATION_POINTS,
+            fontsize=6,
             color=LOOKS["paged"].colour,
         )
     ax.set_xticks(list(places), [str(context) for context in contexts])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch
@@ -22,17 +23,11 @@ from plot.layout import (
 from plot.summary import paper_values
 from plot.systems import SYSTEMS
 
-COLOURS = {
-    "token": "#0072B2",
-    "reservation": "#8CC5E8",
-    "internal": "#E69F00",
-    "external": "#D3D3D3",
-}
-LABELS = {
-    "token": "Token states",
-    "reservation": "Reservation",
-    "internal": "Internal fragmentation",
-    "external": "External and other",
+CATEGORIES = {  # from below: label and colour
+    "token": ("Token states", "#0072B2"),
+    "reservation": ("Reservation", "#8CC5E8"),
+    "internal": ("Internal fragmentation", "#E69F00"),
+    "external": ("External and other", "#D3D3D3"),
 }
 MIXED_COLOUR = "#8F8F8F"  # a number of the paper that several categories share
 MIXED_LABEL = "all waste (the paper, Astra)"
@@ -48,7 +43,7 @@ def draw_kv_memory(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
         ax.set_ylim(0, 100)
         ax.set_ylabel("KV cache (% of slots)")
         ax.set_title(table.panel.title)
-    patches = [Patch(color=COLOURS[name], label=LABELS[name]) for name in COLOURS]
+    patches = [Patch(color=colour, label=label) for label, colour in CATEGORIES.values()]
     mixed = Patch(facecolor=MIXED_COLOUR, edgecolor="white", hatch=PAPER_HATCH, label=MIXED_LABEL)
     place_legend(canvas, [*patches, mixed, paper_patch()], columns=2)
     return canvas
@@ -56,23 +51,14 @@ def draw_kv_memory(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
 
 def _draw_ours(ax: Axes, table: PanelTable) -> None:
     systems = [curve.system for curve in table.panel.curves]
-    base = [0.0] * len(systems)
-    for category, shade in COLOURS.items():
-        values = table.metric(f"kv_pct_{category}").tolist()
-        ax.bar(range(len(values)), values, OURS_WIDTH, base, color=shade)
-        for x, value in enumerate(values):
-            if value >= SMALLEST_LABELLED_PCT:
-                colour = "white" if category == "token" else "#222222"
-                ax.text(
-                    x,
-                    base[x] + value / 2,
-                    f"{value:.1f}",
-                    ha="center",
-                    va="center",
-                    color=colour,
-                    fontsize=6.5,
-                )
-            base[x] += value
+    base = np.zeros(len(systems))
+    for category, (_, shade) in CATEGORIES.items():
+        values = table.metric(f"kv_pct_{category}").to_numpy()
+        bars = ax.bar(range(len(values)), values, OURS_WIDTH, base, color=shade)
+        labels = [f"{value:.1f}" if value >= SMALLEST_LABELLED_PCT else "" for value in values]
+        colour = "white" if category == "token" else "#222222"
+        ax.bar_label(bars, labels, label_type="center", color=colour, fontsize=6.5)
+        base += values
     for x, missing in enumerate(table.metric("kv_pct_token").isna()):
         if missing:
             say_no_result(ax, x)
@@ -85,6 +71,6 @@ def _draw_paper(ax: Axes, figure: Figure, table: PanelTable) -> None:
         base = 0.0
         for metrics, value in paper_values(figure, table.panel.name, curve.system).items():
             category = metrics[0].removeprefix("kv_pct_")
-            colour = COLOURS[category] if len(metrics) == 1 else MIXED_COLOUR
+            colour = CATEGORIES[category][1] if len(metrics) == 1 else MIXED_COLOUR
             draw_paper_bar(ax, x, value, base=base, colour=colour)
             base += value

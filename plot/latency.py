@@ -83,7 +83,7 @@ def _points(table: PanelTable) -> pd.DataFrame:
 
 
 def _draw_curve(ax: Axes, look: Look, curve: pd.DataFrame) -> None:
-    ax.plot(curve["rate"], curve[LATENCY], color=look.colour, linestyle=look.line)
+    replace(look, marker="").draw(ax, curve["rate"], curve[LATENCY])
     inside = curve[curve[LATENCY] <= LIMIT_S_PER_TOKEN]
     if inside.empty:
         return  # an empty unclipped artist would upset the layout

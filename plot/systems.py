@@ -25,21 +25,18 @@ class Look:
     marker: str
     line: Literal["-", "--", "-.", ":", "none"] = "-"
 
+    @property
+    def style(self) -> dict[str, Any]:
+        """Colour, marker and line, as Matplotlib's lines take them."""
+        return {"color": self.colour, "marker": self.marker, "linestyle": self.line}
+
     def draw(self, ax: Axes, x: Any, y: Any, **options: Any) -> None:
         """Draw a line with markers; a value that is NaN breaks it."""
-        ax.plot(x, y, color=self.colour, marker=self.marker, linestyle=self.line, **options)
+        ax.plot(x, y, **self.style, **options)
 
     def handle(self, label: str | None = None, **options: Any) -> Line2D:
         """The legend's entry."""
-        return Line2D(
-            [],
-            [],
-            color=self.colour,
-            marker=self.marker,
-            linestyle=self.line,
-            label=label or self.label,
-            **options,
-        )
+        return Line2D([], [], label=label or self.label, **self.style, **options)
 
 
 SYSTEMS: dict[str, Look] = {
