@@ -146,7 +146,3 @@ def main() -> None:
     Exit status: 0 if all went well, 1 if a point failed, 2 for input that you can fix,
     130 after Ctrl-C.
     """
-
-
-if __name__ == "__main__":
-    main()

@@ -84,7 +84,7 @@ def draw(
                 f"run '{choice.command(name)}' first"
             )
         return [
-            save(canvas, out_dir / f"{figure}.{kind}", kind)
+            save(canvas, out_dir / f"{figure}.{kind}")
             for figure, canvas in canvases.items()
             for kind in METADATA
         ]
@@ -117,9 +117,9 @@ def _compose(
     return canvas
 
 
-def save(canvas: Canvas, path: Path, kind: str) -> Path:
-    """Write a figure as a kind of METADATA; returns the path."""
-    content = io.BytesIO()
+def save(canvas: Canvas, path: Path) -> Path:
+    """Write a figure as .pdf or .png, by the path's suffix; returns the path."""
+    content, kind = io.BytesIO(), path.suffix[1:]
     canvas.savefig(content, format=kind, metadata=METADATA[kind])
     write_file(path, content.getvalue())
     return path

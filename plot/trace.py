@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from matplotlib import style
@@ -10,23 +10,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from bench.workloads.traces import Trace
-from plot.draw import METADATA, STYLE
+from plot.draw import STYLE, save
 
 _BINS = 100
 _MOST_DOTS = 20_000  # of a scatter plot; a longer trace is thinned evenly
 
 
-def draw_trace(trace: Trace, kind: str) -> bytes:
-    """The picture as a file of a kind, "pdf" or "png"."""
+def draw_trace(trace: Trace, path: Path) -> None:
+    """Draw into a file, .pdf or .png."""
     with style.context(STYLE):
         canvas = Canvas(figsize=(7.2, 2.2), layout="constrained")
         arrivals, lengths, both = canvas.subplots(1, 3)
         _draw_arrivals(arrivals, trace)
         _draw_lengths(lengths, trace)
         _draw_both(both, trace)
-        content = BytesIO()
-        canvas.savefig(content, format=kind, metadata=METADATA[kind])
-    return content.getvalue()
+        save(canvas, path)
 
 
 def _draw_arrivals(axes: Axes, trace: Trace) -> None:

@@ -32,7 +32,7 @@ def draw_validation(root: Path) -> list[Path]:
     found, samples = read_validation(root), pd.read_csv(root / SAMPLES)
     with style.context([STYLE, PLAIN_TEXT]):
         canvas = compose(found, samples)
-        return [save(canvas, root / f"{NAME}.{kind}", kind) for kind in METADATA]
+        return [save(canvas, root / f"{NAME}.{kind}") for kind in METADATA]
 
 
 def compose(found: ValidationRecord, samples: pd.DataFrame) -> Canvas:

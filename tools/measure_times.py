@@ -26,7 +26,7 @@ NAMES = tuple(figure.name for figure in registry.FIGURES.values() if not figure.
 def measure(name: str, effort: Effort) -> dict[str, float]:
     """Run one figure's command; raises CalledProcessError if it fails."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [sys.executable, "-m", "bench.cli", "figure", name, "--backend", "sim", "--quiet"]
+        words = [sys.executable, "-m", "bench", "figure", name, "--backend", "sim", "--quiet"]
         words += ["--jobs", str(JOBS), "--artifacts", folder, f"--{effort}"]
         start = time.monotonic()
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL)

@@ -196,7 +196,7 @@ def inspect_command(
     if draw is not None:
         from plot.trace import draw_trace
 
-        write_file(draw, draw_trace(trace, draw.suffix[1:]))
+        draw_trace(trace, draw)
         (note if as_json else say)(str(draw))
 
 

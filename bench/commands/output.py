@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,24 @@ if TYPE_CHECKING:
 
 _PIPE_WIDTH = 120
 _LONG_FILE_BYTES = 4 << 20
-_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
+_STYLES = {
+    **dict.fromkeys(("ok", "pass"), "green"),
+    **dict.fromkeys(("warn", "open", "incomplete"), "yellow"),
+    "fail": "red",
+    "not run": "bright_black",
+}
 
 
 def say(line: str, *, keep: str = "") -> None:
     """Print a line of results; unprintable signs are shown as escapes, except those to `keep`."""
     click.echo(printable(line, keep=keep))
+
+
+def say_marked(style: str, words: str, rest: str) -> None:
+    """Print a line of results that begins with words in a style of Rich's, folded at words."""
+    from rich.text import Text
+
+    _console().print(Text.assemble((printable(words), style), printable(rest)))
 
 
 def note(line: str) -> None:
@@ -43,16 +55,27 @@ def print_json(value: Any, *, indent: int | None = None) -> None:
 
 
 def print_table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str | None = None,
+    right: Container[int] = (),
 ) -> None:
-    """Print rows of plain text under a header; see `say` for what is no plain text."""
+    """Print rows of plain text under a header; see `say` for what is no plain text.
+
+    Columns `right` hold numbers, aligned to the right on one line.
+    """
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*header, title=title, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    for index, name in enumerate(header):
+        number = index in right
+        table.add_column(name, justify="right" if number else "left", no_wrap=number)
     for row in rows:
         table.add_row(*(Text(printable(cell), style=_STYLES.get(cell, "")) for cell in row))
-    table_console().print(table)
+    _console().print(table)
 
 
 def rows_of(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -70,7 +93,7 @@ def _tell(value: Any) -> str:
     return f"{value:,.6g}" if isinstance(value, float) else str(value)
 
 
-def table_console() -> Console:
+def _console() -> Console:
     """A console on standard output: as wide as the terminal, or wide enough for a pipe."""
     from rich.console import Console
 

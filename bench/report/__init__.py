@@ -1,1 +1,1 @@
-"""The report: one verdict table as a page, as Markdown, as JSON and on a terminal."""
+"""The report: one verdict table as a page, as Markdown and as JSON."""

@@ -41,9 +41,8 @@ def draw_all(store: Store, choice: Choice) -> dict[str, Drawing]:
             except UserError as error:
                 found[name] = Drawing(problem=str(error))
                 continue
-            pictures = [path for path in paths if path.suffix == ".png"]
-            assert len(pictures) == 1, f"{name} was drawn as {len(pictures)} pictures"
-            found[name] = Drawing(pictures[0].read_bytes())
+            (png,) = (path for path in paths if path.suffix == ".png")
+            found[name] = Drawing(png.read_bytes())
     return found
 
 

@@ -22,20 +22,9 @@ PAGE, MARKDOWN, JSON = "index.html", "report.md", "report.json"
 BOUNDS = {Bound.EXACT: "exact", Bound.AT_LEAST: "at least", Bound.AT_MOST: "at most"}
 COUNTS = ("reference", "compared", "equal", "close", "other")
 COLUMNS = (
-    *(
-        "figure",
-        "path",
-        "claim",
-        "unit",
-        "paper",
-        "ours",
-        "deviation",
-        "tolerance",
-        "allowed",
-        "kind",
-    ),
-    *("verdict", "doubt", "reason", "basis", "calibrated", "backend", "method", "interval_95"),
-    *("devices", "seeds", "stale", "absent"),
+    *("figure", "path", "claim", "unit", "paper", "ours", "deviation", "tolerance", "allowed"),
+    *("kind", "verdict", "doubt", "reason", "basis", "calibrated", "backend", "method"),
+    *("interval_95", "devices", "seeds", "stale", "absent"),
 )
 
 

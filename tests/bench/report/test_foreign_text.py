@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import capacity_fakes
 import pytest
 from made_up_kernels import measured
-from rich.console import Console
 
+from bench.commands.report import print_report
 from bench.experiments.tables import Choice
 from bench.report.build import build_report
 from bench.report.pictures import Drawing
 from bench.report.render import markdown, to_html, to_markdown
-from bench.report.terminal import print_report
 from bench.results.measurements import measured_directory, write_measurement
 from bench.results.store import Snapshot, Store
 from plot.draw import draw
@@ -32,7 +30,10 @@ NASTY = (
 
 @pytest.mark.parametrize("device", NASTY)
 def test_nobody_obeys_a_name_in_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    device: str,
 ) -> None:
     monkeypatch.setattr(capacity_fakes, "DEVICE", device)
     store = Store(tmp_path, source="present")
@@ -41,11 +42,10 @@ def test_nobody_obeys_a_name_in_results(
         measured_directory(tmp_path, "attention", "cpu"), measured(0.9) | {"device": device}
     )
     report = build_report(Snapshot(tmp_path, source="present"), Choice())
-    shown = io.StringIO()
-    print_report(report, Console(file=shown, width=200))
+    print_report(report)
     page = to_html(report, {"fig2": Drawing(problem=device)})
     text = to_markdown(report)
-    for output in (shown.getvalue(), page, text):
+    for output in (capsys.readouterr().out, page, text):
         assert all(sign.isprintable() for sign in output if sign != "\n")
     assert "<script>" not in page
     assert "<script>" not in text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from pathlib import Path
@@ -12,17 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from partial_fakes import PartialStore, points_of, sound, states, without_latency
-from rich.console import Console
 
 from bench.claims.evidence import Evidence
 from bench.claims.verdicts import Status, records, table
+from bench.commands.report import print_report
 from bench.experiments import registry
 from bench.experiments.effort import Effort
 from bench.experiments.model import Claim
 from bench.experiments.tables import Choice
 from bench.point.spec import PointSpec
 from bench.report.build import build_report
-from bench.report.terminal import print_report
 from bench.report.write import write_report
 from engines.core.errors import UserError
 from plot import draw as drawing
@@ -78,7 +76,7 @@ def written(store: PartialStore, choice: Choice, directory: Path) -> dict:
     """All that the report writes and prints; returns what machines read."""
     report = build_report(store, choice)
     write_report(report, directory, {})
-    print_report(report, Console(file=io.StringIO(), width=100))
+    print_report(report)
     return json.loads((directory / "report.json").read_text(), parse_constant=pytest.fail)
 
 

@@ -6,15 +6,14 @@ import json
 import numpy as np
 import pytest
 from capacity_fakes import CAPACITY, fill
-from rich.console import Console
 
 from bench.claims.verdicts import Status
+from bench.commands.report import print_report
 from bench.experiments import registry
 from bench.experiments.tables import Choice
 from bench.report.build import build_report
 from bench.report.pictures import shrink
 from bench.report.render import to_reference_readme
-from bench.report.terminal import print_report
 from bench.report.write import write_report
 from bench.results.store import Store
 from engines.core.errors import UserError
@@ -75,11 +74,10 @@ def test_json_holds_every_verdict_and_capacity(store, tmp_path):
         assert capacities[system]["bound"] == "exact"
 
 
-def test_terminal_names_what_fails(store):
+def test_terminal_names_what_fails(store, capsys):
     fill(store, "fig2")
-    console = Console(record=True, width=160, file=io.StringIO())
-    print_report(build_report(store, Choice()), console)
-    text = console.export_text()
+    print_report(build_report(store, Choice()))
+    text = capsys.readouterr().out
     assert "0 of 2 predicted claims hold" in text
     assert "fails" in text
 

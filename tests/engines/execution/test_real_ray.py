@@ -142,7 +142,7 @@ def serving(folder: Path) -> Iterator[subprocess.Popen[str]]:
     words = ["run", "--system", "astra", "--backend", "cpu", "--kv-slots", "512", "--quiet"]
     words += ["--trace", str(trace), "--warmup", "0", "--tensor-parallel", "2"]
     words += ["--model", str(checkpoint("opt").directory)]
-    with started([sys.executable, "-m", "bench.cli", *words]) as process:
+    with started([sys.executable, "-m", "bench", *words]) as process:
         wait_until(lambda: process.poll() is not None or is_serving(process.pid), "ranks to serve")
         yield process
 
