@@ -9,10 +9,8 @@ from matplotlib.figure import Figure as Canvas
 
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
-from bench.point.spec import PointSpec
-from engines.core.models import ModelSpec, find_model
-from engines.sim.profile import load_profile
-from engines.sim.slots import default_slots, paper_server
+from bench.point.platform import simulate
+from engines.core.models import ModelSpec
 from plot.layout import new_axes, place_legend, say_no_results, set_title
 from plot.systems import EDGE, SYSTEMS, in_order
 
@@ -25,8 +23,8 @@ def draw_batch_size(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
     del figure
     (table,) = tables
     spec = table.specs[0]
-    model = find_model(spec.model)
-    num_slots = spec.kv_slots or _default_slots(spec)
+    server = simulate(spec)
+    model, num_slots = server.model, spec.kv_slots or server.default_slots()
     canvas, axes = new_axes(2, (5.4, 2.3))
     memory, throughput = axes[0]
     looks = {name: SYSTEMS[name] for name in in_order(c.system for c in table.panel.curves)}
@@ -68,12 +66,3 @@ def memory_gb(rows: pd.DataFrame, model: ModelSpec, num_slots: int) -> pd.Series
     slots = num_slots * rows[USED] / 100
     weights = model.num_parameters * model.dtype_bytes
     return (weights + slots * model.kv_bytes_per_token) / GB
-
-
-def _default_slots(spec: PointSpec) -> int:
-    profile, degree = paper_server(find_model(spec.model))
-    return default_slots(
-        find_model(spec.model),
-        load_profile(spec.device_profile or profile),
-        spec.tensor_parallel or degree,
-    )

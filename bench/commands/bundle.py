@@ -9,7 +9,6 @@ import click
 
 from bench.commands import options
 from bench.commands.output import note, print_table
-from bench.commands.types import DIRECTORY
 from bench.docker import daemon
 from bench.docker.bundle import load_images, serve_offline, verify_sums, write_bundle
 from bench.docker.images import SYSTEMS, Recipe, checkout, ensure_image
@@ -20,12 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("bundle")
 @options.artifacts
-@click.option(
-    "--out",
-    type=DIRECTORY,
-    metavar="DIR",
-    help="The bundle.  [default: bundle in the artifacts directory]",
-)
+@options.out_folder(help="The bundle.  [default: bundle in the artifacts directory]")
 @options.image_device
 @options.flag("--check", help="Write nothing: prove that the bundle runs offline.")
 @options.build_arg

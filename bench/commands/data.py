@@ -13,13 +13,7 @@ from bench.commands.types import DIRECTORY, EXISTING_FILE, EXISTING_FOLDER, NEW_
 from bench.files import check_writable, write_file
 from bench.point.smollm2 import fetch_smollm2
 from bench.progress import choose
-from bench.workloads.datasets import (
-    DATASETS,
-    fetch,
-    find_dataset,
-    import_file,
-    lengths_path,
-)
+from bench.workloads.datasets import DATASETS, fetch, find_dataset, import_file, lengths_path
 from bench.workloads.derivation import derive_statistics
 from bench.workloads.formats import COLUMN_KEYS, parse_columns
 from bench.workloads.inspection import describe
@@ -30,10 +24,7 @@ from bench.workloads.traces import our_columns, read_trace
 from engines.core.errors import UserError
 
 _DIRECTORY = click.option(
-    "--directory",
-    type=DIRECTORY,
-    default=Path("artifacts/data"),
-    help="Where the lengths lie.",
+    "--directory", type=DIRECTORY, default=Path("artifacts/data"), help="Where the lengths lie."
 )
 
 _FILE = click.argument("file", type=EXISTING_FILE)
@@ -92,12 +83,7 @@ def import_command(*, name: str, file: Path, directory: Path) -> None:
 
 @command.command("derive")
 @_FILE
-@click.option(
-    "--out",
-    type=NEW_FILE,
-    required=True,
-    help="Where the statistics go.",
-)
+@click.option("--out", type=NEW_FILE, required=True, help="Where the statistics go.")
 def derive_command(*, file: Path, out: Path) -> None:
     """Derive the shipped statistics again from real lengths in FILE: ShareGPT's, or chat's."""
     write_file(out, derive_statistics(read_lengths(read_input(file))).encode())
@@ -167,10 +153,7 @@ def _count(
 @_FILE
 @_TRACE_COLUMN
 @click.option(
-    "--draw",
-    type=NEW_FILE,
-    metavar="FILE",
-    help="Draw arrivals and lengths into a .pdf or .png.",
+    "--draw", type=NEW_FILE, metavar="FILE", help="Draw arrivals and lengths into a .pdf or .png."
 )
 @options.as_json(help="Print one JSON object instead of a table.")
 @options.quiet

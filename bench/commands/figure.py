@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -22,6 +22,7 @@ from bench.experiments import registry
 from bench.experiments.effort import Effort
 from bench.experiments.miniature import require_miniature
 from bench.experiments.model import Claim, Figure
+from bench.experiments.tables import Choice
 from bench.files import check_writable
 from bench.point.spec import PointSpec
 from bench.progress import choose
@@ -31,9 +32,6 @@ from bench.sweep.runner import run_points, total
 from bench.workloads.lengths import read_lengths
 from bench.workloads.tables import read_input
 from engines.core.errors import UserError
-
-if TYPE_CHECKING:
-    from bench.experiments.tables import Choice
 
 
 @click.command("figure")

@@ -10,22 +10,21 @@ import click
 
 from bench.commands import options
 from bench.commands.output import note, print_json, print_table, say
-from bench.commands.types import COUNT, DIRECTORY, Numbers, Whole
+from bench.commands.types import COUNT, Numbers, Whole
 from bench.devices.device import Shapes
 from bench.files import check_writable
 from bench.progress import choose
 from bench.results.measurements import write_measurement
 
 _SHAPES = (
-    ("--batches", {"type": Numbers(1, 4096)}, "8,32", "Batch sizes of attention."),
-    ("--contexts", {"type": Numbers(1, 1 << 20)}, "64,128,256", "Context lengths of attention."),
-    ("--block-size", {"type": Whole(1, 256)}, 16, "Block size of paged attention."),
-    ("--block-sizes", {"type": Numbers(1, 256)}, "1,2,4,8,16,32,64,128,256",
-     "Block sizes of swapping."),
-    ("--tokens", {"type": COUNT}, 256, "Length of the swapped sequence."),
-    ("--samples", {"type": COUNT}, 7, "Samples in a round."),
-    ("--rounds", {"type": COUNT}, 3, "Rounds over all shapes."),
-)  # fmt: skip
+    ("--batches", Numbers(1, 4096), "8,32", "Batch sizes of attention."),
+    ("--contexts", Numbers(1, 1 << 20), "64,128,256", "Context lengths of attention."),
+    ("--block-size", Whole(1, 256), 16, "Block size of paged attention."),
+    ("--block-sizes", Numbers(1, 256), "1,2,4,8,16,32,64,128,256", "Block sizes of swapping."),
+    ("--tokens", COUNT, 256, "Length of the swapped sequence."),
+    ("--samples", COUNT, 7, "Samples in a round."),
+    ("--rounds", COUNT, 3, "Rounds over all shapes."),
+)
 
 
 @click.command("kernels")
@@ -37,16 +36,11 @@ _SHAPES = (
 )
 @options.stack(
     *(
-        click.option(name, default=default, help=text, **read)
-        for name, read, default, text in _SHAPES
+        click.option(name, type=kind, default=default, help=text)
+        for name, kind, default, text in _SHAPES
     )
 )
-@click.option(
-    "--out",
-    type=DIRECTORY,
-    metavar="DIR",
-    help="Keep the results and their provenance in DIR/kernels.json.",
-)
+@options.out_folder(help="Keep the results and their provenance in DIR/kernels.json.")
 @options.as_json(help="Print JSON instead of tables.")
 @options.quiet
 def command(*, out: Path | None, as_json: bool, **given: Any) -> None:

@@ -52,6 +52,7 @@ ray_ranks = ray_cluster(
     default="local", help=f"Ray cluster for --tensor-parallel above 1 (cuda, cpu): {_RAY}"
 )
 ray_points = ray_cluster(help=f"Run the points on a Ray cluster: {_RAY}")
+out_folder = partial(click.option, "--out", type=DIRECTORY, metavar="DIR")
 build_arg = click.option(
     "--build-arg",
     multiple=True,

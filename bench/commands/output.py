@@ -14,13 +14,12 @@ import click
 
 from bench.files import plain
 from bench.progress import choose, clock
+from bench.results.store import Store
+from bench.sweep.runner import Summary
 from engines.core.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from bench.results.store import Store
-    from bench.sweep.runner import Summary
 
 _PIPE_WIDTH = 120
 _LONG_FILE_BYTES = 4 << 20

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from bench.claims.evidence import Evidence
 from bench.commands import options
 from bench.commands.backend import resolve_backend
 from bench.commands.output import say
 from bench.commands.selection import choice_of
+from bench.experiments.tables import Choice
 from bench.files import check_writable
 from bench.results.store import Snapshot, Store
-
-if TYPE_CHECKING:
-    from bench.experiments.tables import Choice
 
 
 @click.command("plot")
@@ -34,7 +33,6 @@ def command(*, names: tuple[str, ...], **given: Any) -> None:
 
 def draw_all(names: Sequence[str], store: Store, choice: Choice) -> None:
     """Draw into the choice's folder of figures and print the paths of the files."""
-    from bench.claims.evidence import Evidence
     from plot.draw import draw
 
     directory = figures_folder(store, choice)

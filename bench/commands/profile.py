@@ -20,11 +20,7 @@ from engines.core.errors import UserError
 @click.option("--name", help="Name in the profile.  [default: the file's]")
 @options.flag("--quick", help="Few samples: to try the command, not to use its result.")
 @click.option(
-    "--out",
-    required=True,
-    type=NEW_FILE,
-    metavar="FILE.toml",
-    help="The profile to write.",
+    "--out", required=True, type=NEW_FILE, metavar="FILE.toml", help="The profile to write."
 )
 @options.quiet
 def command(*, name: str | None, quick: bool, out: Path, quiet: bool, **subject: Any) -> None:

@@ -13,7 +13,6 @@ from bench.commands import options
 from bench.commands.backend import check_profile, resolve_backend, tell_backend
 from bench.commands.output import note, print_json, print_table, rows_of, show_reading
 from bench.commands.point_options import point_options
-from bench.commands.types import DIRECTORY
 from bench.files import check_writable
 from bench.point.serve import Outcome, load_trace, run_point
 from bench.point.spec import PointSpec
@@ -32,23 +31,13 @@ _LEFT_OUT = {
 
 @click.command("run")
 @point_options()
-@click.option(
-    "--out",
-    type=DIRECTORY,
-    metavar="DIR",
-    help="Write requests.parquet, metrics.json and point.json there.  [default: write nothing]",
+@options.out_folder(
+    help="Write requests.parquet, metrics.json and point.json there.  [default: write nothing]"
 )
 @options.as_json(help="Print one JSON object instead of a table.")
 @options.ray_ranks
 @options.quiet
-def command(
-    *,
-    out: Path | None,
-    as_json: bool,
-    quiet: bool,
-    ray: str,
-    **settings: Any,
-) -> None:
+def command(*, out: Path | None, as_json: bool, quiet: bool, ray: str, **settings: Any) -> None:
     """Run one point: a system serving a workload at one request rate.
 
     Metrics go to standard output, everything else to standard error.

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.experiments import registry
 from bench.experiments.effort import Effort
 from bench.experiments.miniature import with_speed
+from bench.experiments.tables import Choice
 from bench.point.spec import Backend
-
-if TYPE_CHECKING:
-    from bench.experiments.tables import Choice
 
 OVERRIDES = ("lengths", "seed", "scale")
 
@@ -28,8 +26,6 @@ def choice_of(
     The speed of this CPU, where figures are in miniature, is that of the results among the
     artifacts; if there is none, `measure` tells it, and it is kept there except in a dry run.
     """
-    from bench.experiments.tables import Choice
-
     overrides = {name: given[name] for name in OVERRIDES if given.get(name) is not None}
     if any(registry.find(name).panels for name in names):  # what has no points needs no speed
         overrides = with_speed(

@@ -6,15 +6,12 @@ import io
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.claims.evidence import Evidence
 from bench.experiments import registry
+from bench.experiments.tables import Choice
+from bench.results.store import Store
 from engines.core.errors import UserError
-
-if TYPE_CHECKING:
-    from bench.experiments.tables import Choice
-    from bench.results.store import Store
 
 COLOURS = 64  # of a small picture: lines and letters need no more
 

@@ -12,15 +12,6 @@ from bench.experiments import registry
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
 from bench.point.spec import PointSpec
-from bench.results.store import folder_of
-
-
-@dataclass(frozen=True)
-class Place:
-    """A point's folder below the artifacts, and its rate (req/s)."""
-
-    rate: float
-    folder: str
 
 
 @dataclass(frozen=True)
@@ -28,18 +19,15 @@ class CurvePlaces:
     """The sound points of a curve; `ends` are those between which a search ended, by seed."""
 
     name: str
-    points: tuple[Place, ...]
-    ends: tuple[tuple[int, Place, Place], ...] = ()
+    points: tuple[PointSpec, ...]
+    ends: tuple[tuple[int, PointSpec, PointSpec], ...] = ()
 
 
 @dataclass(frozen=True)
 class PanelPlaces:
     """The points of a panel that has been run at least in part."""
 
-    panel: str
-    title: str
-    num_sound: int
-    num_points: int
+    table: PanelTable
     curves: tuple[CurvePlaces, ...]
 
 
@@ -48,11 +36,7 @@ def places(evidence: Evidence, figure: Figure) -> tuple[PanelPlaces, ...]:
     tables = [evidence.panel(panel.name) for panel in figure.panels]
     return tuple(
         PanelPlaces(
-            panel=table.panel.name,
-            title=table.panel.title,
-            num_sound=len(table.sound),
-            num_points=len(table.frame),
-            curves=tuple(_curves(evidence, table, searched=figure.plot == "normalized-latency")),
+            table, tuple(_curves(evidence, table, searched=figure.plot == "normalized-latency"))
         )
         for table in tables
         if not table.sound.empty
@@ -60,27 +44,21 @@ def places(evidence: Evidence, figure: Figure) -> tuple[PanelPlaces, ...]:
 
 
 def _curves(evidence: Evidence, table: PanelTable, *, searched: bool) -> Iterator[CurvePlaces]:
-    sound = set(table.sound["digest"])
     for index, curve in enumerate(table.panel.curves):
-        wanted = (table.frame["curve"] == index).tolist()
-        specs = [s for s, own in zip(table.specs, wanted, strict=True) if own and s.digest in sound]
+        sound = set(table.sound.loc[table.sound["curve"] == index, "digest"])
         found = evidence.search(table.panel.name, curve.system) if searched else None
         yield CurvePlaces(
             name=curve.label or curve.system,
-            points=tuple(map(_place, specs)),
+            points=tuple(spec for spec in table.specs if spec.digest in sound),
             ends=() if found is None else tuple(_ends(found)),
         )
 
 
-def _ends(found: Found) -> Iterator[tuple[int, Place, Place]]:
+def _ends(found: Found) -> Iterator[tuple[int, PointSpec, PointSpec]]:
     for seed, bracket in found.brackets.items():
         rates = (bracket.sustained, bracket.exceeded)
-        sustained, exceeded = (_place(probe_spec(found.spec, seed, rate)) for rate in rates)
+        sustained, exceeded = (probe_spec(found.spec, seed, rate) for rate in rates)
         yield seed, sustained, exceeded
-
-
-def _place(spec: PointSpec) -> Place:
-    return Place(spec.rate, folder_of(spec).as_posix())
 
 
 def panels_of(row: Row) -> list[str]:

@@ -62,18 +62,16 @@ def summarize(store: Store, specs: Iterable[PointSpec]) -> Summary:
         label: _distinct(p[key] for p in found if p.get(key) is not None)
         for key, label in SHOWN.items()
     }
-    packages = [f"{n} {v}" for p in found for n, v in p.get("packages", {}).items() if v]
+    facts["packages"] = _distinct(
+        f"{n} {v}" for p in found for n, v in p.get("packages", {}).items() if v
+    )
     return Summary(
         num_points=len(records),
-        facts={
-            label: values
-            for label, values in {**facts, "packages": _distinct(packages)}.items()
-            if values
-        },
+        facts={label: values for label, values in facts.items() if values},
         inputs=_distinct(line for record in records for line in _inputs(record)),
         busy_s=sum(float(record["metrics"].get("wall_s") or 0.0) for record in records),
-        started=min((p["started"] for p in found if "started" in p), default=""),
-        ended=max((p["ended"] for p in found if "ended" in p), default=""),
+        started=min((p["started"] for p in found), default=""),
+        ended=max((p["ended"] for p in found), default=""),
     )
 
 

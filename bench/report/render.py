@@ -24,6 +24,7 @@ from bench.report.build import Report
 from bench.report.pictures import Drawing
 from bench.report.points import panels_of
 from bench.report.scale import scale
+from bench.results.store import folder_of
 from bench.validation import compare
 from bench.workloads.assumed import assumptions
 from engines.core.text import printable
@@ -108,6 +109,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "basis": verdicts.basis_text,
         "cell": lambda text: text.replace("|", "/"),
+        "folder": lambda spec: folder_of(spec).as_posix(),
         "foreign": markdown,
         "clock": clock,
         "data_url": _data_url,

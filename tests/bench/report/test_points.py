@@ -13,7 +13,7 @@ from bench.claims.searches import bisect_seeds, probe_spec
 from bench.experiments import registry
 from bench.experiments.tables import Choice
 from bench.report.points import places
-from bench.results.store import Store
+from bench.results.store import Store, folder_of
 
 PANEL = "fig12-13b-sharegpt"
 
@@ -28,15 +28,15 @@ def test_points_of_curves_and_the_ends_of_searches_are_there(tmp_path: Path) -> 
 
     list(islice(bisect_seeds(search, latency_at, target=Target()), 2))
     (found,) = places(Evidence(store, Choice()), registry.FIGURES["fig12"])
-    assert (found.panel, found.num_sound) == (PANEL, found.num_points)
+    assert (found.table.panel.name, len(found.table.sound)) == (PANEL, len(found.table.frame))
     curves = {curve.name: curve for curve in found.curves}
     panel = registry.find_panel(PANEL)
     for curve in panel.curves:
-        assert [place.rate for place in curves[curve.system].points] == list(curve.all_rates)
+        assert [spec.rate for spec in curves[curve.system].points] == list(curve.all_rates)
     assert curves["ft"].ends == ()
     assert [seed for seed, _, _ in curves["astra"].ends] == [0, 1]
     for seed, sustained, exceeded in curves["astra"].ends:
         assert sustained.rate < capacity_of("astra", seed) <= exceeded.rate
-    listed = [place for c in found.curves for place in c.points]
-    listed += [place for c in found.curves for _, *ends in c.ends for place in ends]
-    assert all((tmp_path / place.folder / "point.json").exists() for place in listed)
+    listed = [spec for c in found.curves for spec in c.points]
+    listed += [spec for c in found.curves for _, *ends in c.ends for spec in ends]
+    assert all((tmp_path / folder_of(spec) / "point.json").exists() for spec in listed)
