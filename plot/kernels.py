@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from bench.results.measurements import Measurement, attention_frame, ratio_frame, recovery_frame
-from plot.layout import new_axes, place_legend, set_title
+from plot.layout import new_axes, place_legend, set_title, write_above
 from plot.preemption import draw_costs
 from plot.summary import BACKEND_WORDS
 from plot.systems import SYSTEMS
@@ -51,15 +51,8 @@ def _draw_batch(ax: Axes, rows: Any, ratios: Any) -> None:
         top = {c: max(top.get(c, 0.0), value) for c, value in high.items()}
     for place, context in zip(places, contexts, strict=True):
         ratio = ratios.set_index("context_len").loc[context, "paged_over_contiguous"]
-        ax.annotate(
-            f"{ratio:.2f}x",
-            (place, top[context]),
-            xytext=(0, 4),
-            textcoords="offset points",
-            ha="center",
-            fontsize=6,
-            color=LOOKS["paged"].colour,
-        )
+        colour = LOOKS["paged"].colour
+        write_above(ax, place, top[context], f"{ratio:.2f}x", gap=4, fontsize=6, color=colour)
     ax.set_xticks(list(places), [str(context) for context in contexts])
     ax.set_xlabel("Context length (tokens)")
     ax.set_xlim(-0.4, len(contexts) - 0.6)

@@ -13,13 +13,12 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from bench.experiments.capacity import LIMIT_S_PER_TOKEN, Bound, Estimate
+from bench.experiments.capacity import LATENCY, LIMIT_S_PER_TOKEN, Bound, Estimate
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
 from plot.layout import new_axes, place_legend, say_no_results, set_title
 from plot.systems import EDGE, SYSTEMS, Look, in_order
 
-LATENCY = "mean_normalized_latency_s"
 PANEL_WIDTHS_IN = {1: 3.5, 2: 2.7, 3: 2.35}  # by the number of panels in a row
 PANEL_HEIGHT_IN = 1.72
 NARROWEST_LEGEND_ROW_IN = 5.0  # below, the legend takes two rows

@@ -66,11 +66,10 @@ def say_no_result(ax: Axes, x: float) -> None:
     )
 
 
-def write_above(ax: Axes, x: float, y: float, text: str, **options: Any) -> None:
-    """Write a number over a bar's end."""
-    ax.annotate(
-        text, (x, y), (0, 2), textcoords="offset points", ha="center", fontsize=6.5, **options
-    )
+def write_above(ax: Axes, x: float, y: float, text: str, *, gap: float = 2, **options: Any) -> None:
+    """Write a number over a bar's end or a point, `gap` points above."""
+    options = {"fontsize": 6.5, **options}
+    ax.annotate(text, (x, y), (0, gap), textcoords="offset points", ha="center", **options)
 
 
 def paper_patch() -> Patch:

@@ -25,8 +25,7 @@ from plot.summary import paper_range, paper_values
 from plot.systems import SYSTEMS
 
 SAVING = "sharing_saving_pct"
-METHODS = {"n": "parallel sampling", "b": "beam search"}
-AXIS_LABELS = {"n": "Outputs", "b": "Beam width"}
+METHODS = {"n": ("parallel sampling", "Outputs"), "b": ("beam search", "Beam width")}
 WORKLOADS = {"alpaca": "Alpaca", "sharegpt": "ShareGPT"}
 RANGE: dict[str, Any] = {"color": "#888888", "linestyle": "--", "linewidth": 0.8, "zorder": 2}
 
@@ -41,10 +40,10 @@ def draw_sharing(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
     canvas, axes = new_axes(len(grouped), (max(3.5, 1.75 * len(grouped)), 2.4))
     for index, (ax, (key, some)) in enumerate(zip(axes[0], grouped.items(), strict=True)):
         _draw_group(ax, figure, some)
-        workload, method = key
-        title = f"{WORKLOADS[workload]},\n{METHODS[method]}"
-        set_title(ax, title, index, of=len(grouped))
-        ax.set_xlabel(AXIS_LABELS[method])
+        workload, letter = key
+        method, label = METHODS[letter]
+        set_title(ax, f"{WORKLOADS[workload]},\n{method}", index, of=len(grouped))
+        ax.set_xlabel(label)
     axes[0][0].set_ylabel("Blocks saved (%)")
     span = Line2D([], [], label="ends of the paper's range", **RANGE)
     place_legend(canvas, [paper_patch(), span])

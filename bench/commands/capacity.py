@@ -23,6 +23,7 @@ from bench.commands.selection import choice_of
 from bench.commands.types import Decimal, Whole
 from bench.experiments import registry
 from bench.experiments.capacity import LIMIT_S_PER_TOKEN
+from bench.experiments.effort import Effort
 from bench.experiments.tables import Choice
 from bench.point.serve import check_simulated
 from bench.point.spec import OF_TRACES, PointSpec
@@ -35,10 +36,11 @@ SETTINGS = tuple(name for name in OF_POINTS if name not in OF_TRACES)
 OF_FIGURES = ("seed", "lengths", "backend")  # settings that --figure leaves to the command line
 
 _VARIES = "a search varies the rate until requests queue"
-NOT_OF_SYSTEMS = {  # options that a search of one system refuses, and why
-    "quick": "--quick goes with --figure: give the length of the trace as --duration",
-    "short": "--short goes with --figure: give the length of the trace as --duration",
-    "full": "--full goes with --figure: give the length of the trace as --duration",
+NOT_OF_SYSTEMS: Mapping[str, str] = {  # options that a search of one system refuses, and why
+    **{
+        name: f"--{name} goes with --figure: give the length of the trace as --duration"
+        for name in Effort
+    },
     "trace": f"{_VARIES}: omit --trace (a trace has a rate of its own)",
     "timeout": f"{_VARIES}: omit --timeout (requests that are cut off would not count)",
 }
