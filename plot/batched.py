@@ -19,7 +19,6 @@ from plot.layout import (
     place_legend,
     say_no_result,
     set_title,
-    write_above,
 )
 from plot.summary import paper_values
 from plot.systems import SYSTEMS
@@ -51,12 +50,12 @@ def draw_batched(figure: Figure, tables: Sequence[PanelTable]) -> Canvas:
 def _draw_bars(ax: Axes, values: pd.Series[float], form: str) -> None:
     styles = [SYSTEMS[str(system)] for system in values.index]
     heights = values.tolist()
-    ax.bar(range(len(heights)), heights, OURS_WIDTH, color=[style.colour for style in styles])
+    colours = [style.colour for style in styles]
+    bars = ax.bar(range(len(heights)), heights, OURS_WIDTH, color=colours)
+    ax.bar_label(bars, fmt=form, padding=2, fontsize=6.5)
     for x, height in enumerate(heights):
         if np.isnan(height):
             say_no_result(ax, x)
-        else:
-            write_above(ax, x, height, form.format(height), va="bottom")
     ax.set_xticks(range(len(styles)), [style.label.replace(" ", "\n") for style in styles])
     ax.set_xlim(-0.5, len(styles) - 0.35)
     ax.tick_params(axis="x", length=0)

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from bench.experiments.capacity import LATENCY, LIMIT_S_PER_TOKEN, Bound, Estimate
 from bench.experiments.model import Figure
 from bench.experiments.tables import PanelTable
+from engines.core.config import System
 from plot.layout import new_axes, place_legend, say_no_results, set_title
 from plot.systems import EDGE, SYSTEMS, Look, in_order
 
@@ -102,17 +103,15 @@ def _mark_ratio(ax: Axes, table: PanelTable) -> None:
 
     Both are by bisection if they were searched, and else off the curves.
     """
-    systems = [str(curve.system) for curve in table.panel.curves]
-    if systems.count("astra") != 1 or systems.count("orca-oracle") != 1:
+    both = (System.ASTRA, System.ORCA_ORACLE)
+    systems = [curve.system for curve in table.panel.curves]
+    if any(systems.count(name) != 1 for name in both) or table.absent["system"].isin(both).any():
         return
-    both = ("astra", "orca-oracle")
     crossings = [table.capacity(table.curve_of(name)) for name in both]
     if table.searched.keys() >= set(both):
         crossings = [Estimate(table.searched[name].capacity) for name in both]
     over, under = crossings
     if over is None or under is None or {over.bound, under.bound} != {Bound.EXACT}:
-        return
-    if set(table.absent["system"]) & {"astra", "orca-oracle"}:
         return
     ratio = over.value / under.value
     if ratio < 1.15:

@@ -38,7 +38,7 @@ def draw_validation(root: Path) -> list[Path]:
 def compose(found: ValidationRecord, samples: pd.DataFrame) -> Canvas:
     """Steps, requests, and curves of latency side by side."""
     canvas, axes = new_axes(3, (7.2, 2.75))
-    points = systems_of(found)
+    points = [point["system"] for point in found["points"]]  # as samples number them
     for index, kind, label, scale in _TIMES:
         ax = axes[0][index]
         _draw_pairs(ax, samples[samples["kind"] == kind], points, scale)
@@ -47,9 +47,8 @@ def compose(found: ValidationRecord, samples: pd.DataFrame) -> Canvas:
         set_title(ax, f"Each {kind.removesuffix('s')}", index, of=3)
     _draw_curves(axes[0][2], found)
     set_title(axes[0][2], "ShareGPT's lengths", 2, of=3)
-    systems = in_order({point["system"] for point in found["points"]})
     sides = [MEASURED.handle(), PREDICTED.handle()]
-    looks = [replace(SYSTEMS[name], line="none") for name in systems]
+    looks = [replace(SYSTEMS[name], line="none") for name in in_order(points)]
     handles = [look.handle(look.label, **EDGE) for look in looks]
     place_legend(canvas, [*handles, *sides])
     made = f"{found['model']} in {found['dtype']}"
@@ -58,14 +57,9 @@ def compose(found: ValidationRecord, samples: pd.DataFrame) -> Canvas:
     return canvas
 
 
-def systems_of(found: ValidationRecord) -> list[str]:
-    """The system of each point, by the number that samples name it with."""
-    return [point["system"] for point in found["points"]]
-
-
 def _draw_pairs(ax: Axes, pairs: pd.DataFrame, systems: Sequence[str], scale: float) -> None:
     """Predicted over measured, and the lines of no error and of ten percent."""
-    for name in in_order(set(systems)):
+    for name in in_order(systems):
         own = pairs[pairs["point"].map(lambda point: systems[point]) == name]
         ax.plot(
             scale * own["measured"], scale * own["predicted"], ".", color=SYSTEMS[name].colour,
@@ -83,7 +77,7 @@ def _draw_pairs(ax: Axes, pairs: pd.DataFrame, systems: Sequence[str], scale: fl
 
 def _draw_curves(ax: Axes, found: ValidationRecord) -> None:
     points = [point for point in found["points"] if point["case"] == "sharegpt"]
-    for name in in_order({point["system"] for point in points}):
+    for name in in_order(point["system"] for point in points):
         own = sorted((p for p in points if p["system"] == name), key=lambda p: float(p["rate"]))
         rates, look = [point["rate"] for point in own], SYSTEMS[name]
         for side, drawn in (

@@ -110,7 +110,6 @@ _BY_TYPE: Mapping[str, Any] = {
     "float": Decimal(),
     "float | None": SECONDS,
 }
-_FIELDS = {field.name: field for field in fields(PointSpec)}
 _TYPES = {f.name: _BY_TYPE.get(str(f.type)) for f in fields(PointSpec)} | _BY_FIELD
 _DEFAULTS = {
     field.name: plain_setting(field.default)
@@ -139,7 +138,7 @@ def _option(name: str, *, required: bool) -> options.Decorator:
         envvar=SYSTEM_VARIABLE if required else None,
         show_envvar=True,
         type=_TYPES[name],
-        multiple=str(_FIELDS[name].type).startswith("tuple[str"),
+        multiple=_TYPES[name] is str,
         metavar=_METAVARS.get(name),
         help=_HELP[name],
         **default,
