@@ -59,16 +59,19 @@ def print_table(
     *,
     title: str | None = None,
     right: Container[int] = (),
+    narrow: bool = False,
 ) -> None:
     """Print rows of plain text under a header; see `say` for what is no plain text.
 
-    Columns `right` hold numbers, aligned to the right on one line.
+    Columns `right` hold numbers, aligned to the right on one line. A narrow table has no lines
+    between columns.
     """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    lines = box.SIMPLE_HEAD if narrow else box.HEAVY_HEAD
+    table = Table(box=lines, pad_edge=not narrow, title=title, title_justify="left")
     for index, name in enumerate(header):
         number = index in right
         table.add_column(name, justify="right" if number else "left", no_wrap=number)

@@ -67,10 +67,10 @@ def print_report(report: Report) -> None:
     """Print verdicts and capacities as tables, and why claims do not hold."""
     verdicts = records(report.verdicts)
     rows = [[str(row[key] or "") for key in VERDICTS.values()] for row in verdicts]
-    print_table(list(VERDICTS), _blank_repeated(rows), right=(2, 3, 4, 5))
+    print_table(list(VERDICTS), _blank_repeated(rows), right=(2, 3, 4, 5), narrow=True)
     if report.capacities:
-        title = "capacity at 1 s/token (req/s)"
-        print_table(CAPACITIES, _blank_repeated(_capacities(report)), right=(2, 4), title=title)
+        rows, title = _capacities(report), "capacity at 1 s/token (req/s)"
+        print_table(CAPACITIES, _blank_repeated(rows), right=(2, 4), narrow=True, title=title)
     for group in by_reason(row for row in verdicts if row["status"] is Status.FAIL):
         for row in group:
             say_marked("red", "fails", f": {row['claim']}: {row['gap_text']}")
