@@ -35,6 +35,8 @@ QUICK = "QUICK RUN: short traces, fewer rates; shows that all works, and decides
 STYLE = Path(__file__).with_name("paper.mplstyle")
 PLAIN_TEXT = {"text.parse_math": False}  # names of devices and models are no formulas
 
+Searches = Callable[[str], Mapping[str, Searched]]  # what was found by bisection, by panel
+
 DRAWERS: dict[str, Callable[[Figure, Sequence[PanelTable]], Canvas]] = {
     "kv-memory": draw_kv_memory,
     "normalized-latency": draw_latency,
@@ -64,7 +66,7 @@ def draw(
     out_dir: Path,
     choice: Choice | None = None,
     *,
-    searched: Callable[[str], Mapping[str, Searched]] | None = None,
+    searched: Searches | None = None,
 ) -> list[Path]:
     """Draw everything that `name` stands for; returns the files written, PDF and PNG of each.
 
@@ -91,10 +93,7 @@ def draw(
 
 
 def _compose(
-    figure: Figure,
-    store: Store,
-    choice: Choice,
-    searched: Callable[[str], Mapping[str, Searched]] | None,
+    figure: Figure, store: Store, choice: Choice, searched: Searches | None
 ) -> Canvas | None:
     """Draw a figure's results; None if there are none. Raises UserError for corrupt ones."""
     if figure.is_measured(choice.backend):
