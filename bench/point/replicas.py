@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import cycle
-from operator import attrgetter
+from heapq import heappop, heappush
+from itertools import count, cycle
 
 from bench.point.metrics import RequestLog
 from bench.point.spec import DEFAULT_ROUTER, Router
@@ -24,17 +24,17 @@ Choose = Callable[[float], "Replica"]
 class Replica:
     """One engine and the requests that it was given, served until `until_s` at most.
 
-    `load` counts the requests that are unfinished at the time of the last call; `_ending` are those
-    of them that end with the step under way, at `clock.now`.
+    `load` counts the requests that are unfinished at the time of the last call. `ending` are
+    those of them that end with the step under way, at `clock.now`.
     """
 
-    __slots__ = ("_ending", "_log", "_until_s", "clock", "engine", "load")
+    __slots__ = ("_log", "_until_s", "clock", "ending", "engine", "load")
 
     def __init__(self, engine: Engine, log: RequestLog, *, until_s: float) -> None:
         self.engine = engine
         self.clock = engine.clock
         self.load = 0
-        self._ending = 0
+        self.ending = 0
         self._log = log
         self._until_s = until_s
 
@@ -43,23 +43,23 @@ class Replica:
         engine, clock = self.engine, self.clock
         limit_s = min(time_s, self._until_s)
         while clock.now < limit_s:
-            self.load -= self._ending
-            self._ending = 0
+            self.load -= self.ending
+            self.ending = 0
             if not self.load:
                 return
             finished = engine.step()
             if finished:
-                self._ending = len(finished)
+                self.ending = len(finished)
                 for group in finished:
                     self._log.add(group)
-        if self._ending and clock.now <= time_s:
-            self.load -= self._ending
-            self._ending = 0
+        if self.ending and clock.now <= time_s:
+            self.load -= self.ending
+            self.ending = 0
 
     def add(self, request: Request) -> None:
         """Take a request at its arrival; raises UserError if it could never be served."""
         self.advance(request.arrival_s)
-        if self.load == self._ending:  # nothing to do
+        if self.load == self.ending:  # nothing to do
             self.clock.wait_until(request.arrival_s)
         self.engine.add_request(request)
         self.load += 1
@@ -71,25 +71,56 @@ def round_robin(replicas: Sequence[Replica]) -> Choose:
     return lambda time_s: next(turns)
 
 
-def least_loaded(replicas: Sequence[Replica]) -> Choose:
-    """The replica with the fewest unfinished requests; of several, the one chosen longest ago."""
-    waiting = list(replicas)  # the one chosen longest ago first
+class LeastLoaded:
+    """Chooses the replica with the fewest unfinished requests; of several, the one chosen longest
+    ago.
 
-    def choose(time_s: float) -> Replica:
-        for replica in replicas:
-            if replica.clock.now <= time_s:
-                replica.advance(time_s)
-        chosen = min(waiting, key=attrgetter("load"))
-        waiting.remove(chosen)
-        waiting.append(chosen)
-        return chosen
+    A load falls only when a step ends. So an arrival looks at the replicas whose step has ended
+    since the last arrival, and not at all of them.
+    """
 
-    return choose
+    def __init__(self, replicas: Sequence[Replica]) -> None:
+        self._replicas = replicas
+        self._turns = count(len(replicas))
+        self._turn_of = list(range(len(replicas)))  # when each was last chosen
+        # (load, turn, replica), the best first; what no longer holds is skipped when it comes up.
+        self._ranking = [(0, turn, turn) for turn in self._turn_of]
+        # (time, whether no request ends then, replica): the end of the step of each that works.
+        self._steps: list[tuple[float, bool, int]] = []
+        self._works = [False] * len(replicas)  # whether it is in `_steps`
+
+    def __call__(self, time_s: float) -> Replica:
+        """Return the replica for a request that arrives at `time_s`; times must not fall."""
+        self._advance(time_s)
+        turn_of, ranking = self._turn_of, self._ranking
+        load, turn, index = heappop(ranking)
+        while (load, turn) != (self._replicas[index].load, turn_of[index]):
+            load, turn, index = heappop(ranking)
+        turn_of[index] = next(self._turns)
+        heappush(ranking, (load + 1, turn_of[index], index))
+        if not self._works[index]:
+            self._works[index] = True
+            heappush(self._steps, (time_s, True, index))
+        return self._replicas[index]
+
+    def _advance(self, time_s: float) -> None:
+        """Bring up to `time_s` all replicas that may change before it, or whose load does then."""
+        steps = self._steps
+        while steps and steps[0] < (time_s, True):
+            index = heappop(steps)[-1]
+            replica = self._replicas[index]
+            before = replica.load
+            replica.advance(time_s)
+            if replica.load != before:
+                heappush(self._ranking, (replica.load, self._turn_of[index], index))
+            self._works[index] = replica.load > 0
+            if self._works[index]:
+                heappush(steps, (replica.clock.now, not replica.ending, index))
 
 
 ROUTERS: dict[Router, Callable[[Sequence[Replica]], Choose]] = {
     Router.ROUND_ROBIN: round_robin,
-    Router.LEAST_LOADED: least_loaded,
+    Router.LEAST_LOADED: LeastLoaded,
 }
 
 

@@ -70,8 +70,8 @@ def summarize(store: Store, specs: Iterable[PointSpec]) -> Summary:
         facts={label: values for label, values in facts.items() if values},
         inputs=_distinct(line for record in records for line in _inputs(record)),
         busy_s=sum(float(record["metrics"].get("wall_s") or 0.0) for record in records),
-        started=min((p["started"] for p in found), default=""),
-        ended=max((p["ended"] for p in found), default=""),
+        started=min((p["started"] for p in found if "started" in p), default=""),
+        ended=max((p["ended"] for p in found if "ended" in p), default=""),
     )
 
 

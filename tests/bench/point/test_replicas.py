@@ -11,7 +11,7 @@ import pytest
 from bench.point import replicas as module
 from bench.point.metrics import RequestLog, summarize
 from bench.point.platform import simulate
-from bench.point.replicas import Choose, Replica, least_loaded, serve
+from bench.point.replicas import Choose, LeastLoaded, Replica, serve
 from bench.point.serve import create_engines, run_point
 from bench.point.setting import Setting, settle
 from bench.point.spec import PointSpec
@@ -45,7 +45,7 @@ def choices(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
 
     def watched(replicas: Sequence[Replica]) -> Choose:
-        choose = least_loaded(replicas)
+        choose = LeastLoaded(replicas)
 
         def tell(time_s: float) -> Replica:
             chosen = choose(time_s)
