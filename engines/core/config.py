@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 from engines.core.errors import UserError, unknown_name
@@ -79,18 +79,10 @@ class EngineConfig:
     watermark: float = 0.01
 
     def __post_init__(self) -> None:
-        limits = (
-            "num_slots",
-            "block_size",
-            "max_batched_tokens",
-            "max_num_seqs",
-            "max_batch_size",
-            "max_model_len",
-        )
-        for name in limits:
-            value = getattr(self, name)
-            if value < 1:
-                raise UserError(f"{name.replace('_', ' ')} must be at least 1, got {value}")
+        for name in [spec.name for spec in fields(self) if spec.type == "int"]:
+            value, least = getattr(self, name), 0 if name == "swap_slots" else 1
+            if value < least:
+                raise UserError(f"{name.replace('_', ' ')} must be at least {least}, got {value}")
         if self.block_size > 256:
             raise UserError(f"block size must be from 1 to 256, got {self.block_size}")
         if self.num_slots < self.block_size:
@@ -100,8 +92,6 @@ class EngineConfig:
             )
         if not 0 <= self.watermark < 1:
             raise UserError(f"watermark must be in [0, 1), got {self.watermark}")
-        if self.swap_slots < 0:
-            raise UserError(f"swap slots must not be negative, got {self.swap_slots}")
 
     @property
     def num_blocks(self) -> int:

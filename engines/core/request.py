@@ -99,23 +99,6 @@ class SequenceGroup:
     have in the step in which it joins the batch (again).
     """
 
-    __slots__ = (
-        "finish_s",
-        "first_token_s",
-        "last_step",
-        "next_len",
-        "num_preemptions",
-        "num_unfinished",
-        "order",
-        "preempted_step",
-        "request",
-        "running",
-        "sequences",
-        "start_len",
-        "start_step",
-        "status",
-    )
-
     def __init__(self, request: Request) -> None:
         self.request = request
         self.order = (request.arrival_s, request.request_id)  # first come, first served

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import re
 from dataclasses import dataclass
 
 from engines.core.errors import UserError, unknown_name
-from engines.core.text import parse_whole
 
 MOST_SEQUENCES = 64  # of a request
 TEMPERATURES = (1e-6, 1e6)  # beyond these, tokens are greedy, or drawn alike
@@ -40,12 +39,10 @@ class SamplingParams:
     @classmethod
     def parse(cls, name: str) -> SamplingParams:
         """Parse `n1`, `n4`, `beam6`...; raises UserError for anything else."""
-        for prefix, beam in (("beam", True), ("n", False)):
-            digits = name.removeprefix(prefix)
-            with suppress(ValueError):
-                if digits != name and 1 <= (n := parse_whole(digits)) <= MOST_SEQUENCES:
-                    drawn = 1.0 if n > 1 and not beam else 0.0
-                    return cls(n=n, beam=beam and n > 1, temperature=drawn)
+        words = re.fullmatch("(n|beam)([1-9][0-9]?)", name)
+        if words and (n := int(words[2])) <= MOST_SEQUENCES:
+            beam = words[1] == "beam" and n > 1
+            return cls(n=n, beam=beam, temperature=0.0 if beam or n == 1 else 1.0)
         raise unknown_name("sampling", name, ["n1", "n2", "n4", "n6", "beam2", "beam4", "beam6"])
 
     @property

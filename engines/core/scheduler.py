@@ -74,7 +74,6 @@ class Scheduler(ABC):
     def add(self, group: SequenceGroup) -> None:
         """Queue a new group; raises UserError if it could never finish."""
         self.check_request(group)
-        group.next_len = group.request.prompt_len
         self.waiting.append(group)
 
     @property

@@ -45,12 +45,10 @@ class PaddedManager:
 
     def can_admit(self, group: SequenceGroup, num_tokens: int) -> bool:
         """Whether there are rows left for the group."""
-        del num_tokens
         return (len(self._rows) + group.num_unfinished) * self.row_len <= self.num_slots
 
     def admit(self, group: SequenceGroup, num_tokens: int) -> int:
         """Give each sequence the next row."""
-        del num_tokens
         for sequence in group.running:
             sequence.blocks = [len(self._rows) * self.row_len]
             self._rows.append(sequence)

@@ -71,5 +71,4 @@ class FTScheduler(Scheduler):
 
     def _last_step(self, group: SequenceGroup) -> int:
         """All of a batch finish together."""
-        del group
         return self._last_batch_step

@@ -46,13 +46,11 @@ class BuddyManager:
             )
 
     def can_admit(self, group: SequenceGroup, num_tokens: int) -> bool:
-        """Whether a chunk is free for each sequence."""
-        del num_tokens  # the reservation covers every length
+        """Whether a chunk is free for each sequence; the reservation covers every length."""
         return self.allocator.can_allocate(self.reserved_len(group.request), group.num_unfinished)
 
     def admit(self, group: SequenceGroup, num_tokens: int) -> int:
         """Reserve a chunk per sequence; nothing is ever cached beforehand."""
-        del num_tokens
         size = self.reserved_len(group.request)
         for sequence in group.running:
             sequence.blocks = [self.allocator.allocate(size)]

@@ -146,7 +146,7 @@ def test_swap_space_exhausted() -> None:
         ({"max_model_len": 0}, "max model len must be at least 1, got 0"),
         ({"watermark": 1.0}, "watermark must be in [0, 1), got 1.0"),
         ({"watermark": -0.1}, "watermark must be in [0, 1), got -0.1"),
-        ({"swap_slots": -1}, "swap slots must not be negative, got -1"),
+        ({"swap_slots": -1}, "swap slots must be at least 0, got -1"),
     ],
 )
 def test_settings_out_of_range(values: dict[str, Any], problem: str) -> None:
