@@ -10,7 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_COMMAND_TIMEOUT_S = 10
+from engines.core.errors import UserError
+
+_COMMAND_TIMEOUT_S = 20  # nvidia-smi wakes a driver that sleeps
 
 
 def git_state() -> dict[str, Any]:
@@ -18,13 +20,21 @@ def git_state() -> dict[str, Any]:
 
     Results are not sources: those that a run has written do not make the next one's differ.
     """
-    commit = _output("git", "rev-parse", "HEAD")
+    commit = output("git", "rev-parse", "HEAD")
     if commit is None:
         return {"git_commit": None, "git_dirty": None}
-    status = _output(
+    status = output(
         "git", "--no-optional-locks", "status", "--porcelain", "--", ":/", ":(top,exclude)artifacts"
     )
     return {"git_commit": commit, "git_dirty": None if status is None else status != ""}
+
+
+def tracked_files(root: Path) -> list[str]:
+    """The files that git tracks below `root` and that are there; raises UserError without git."""
+    listed = output("git", "-C", str(root), "ls-files", "-z")
+    if listed is None:
+        raise UserError(f"{root} is no git checkout: name one, or clone the repository")
+    return [name for name in listed.split("\0") if name and (root / name).is_file()]
 
 
 def package_version(name: str) -> str | None:
@@ -71,11 +81,11 @@ def operating_system() -> str:
 
 def gpu_names() -> list[str]:
     """Names of the NVIDIA GPUs, none where the driver is not installed."""
-    names = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    names = output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
     return names.splitlines() if names else []
 
 
-def _output(*command: str) -> str | None:
+def output(*command: str) -> str | None:
     """Standard output of a command run beside the sources, or None if it cannot tell."""
     try:
         done = subprocess.run(

@@ -7,15 +7,13 @@ that the documents state.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from bench.commands.output import print_table
+from bench.machine import tracked_files
 from engines.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +45,7 @@ def count(root: Path, *, skip: Sequence[str] = ()) -> dict[str, Count]:
     """
     found: dict[str, Count] = {}
     total = Count()
-    for name in sorted(_tracked(root)):
+    for name in sorted(tracked_files(root)):
         path = Path(name)
         if path.suffix not in COMMENTS or any(path.is_relative_to(folder) for folder in skip):
             continue
@@ -65,21 +63,13 @@ def _code_lines(path: Path, comment: str) -> Iterator[str]:
             yield text
 
 
-def _tracked(root: Path) -> Iterator[str]:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=False
-    )
-    if listed.returncode != 0:
-        raise UserError(f"{root} is no git checkout: name one")
-    return (name for name in listed.stdout.split("\0") if name and (root / name).is_file())
-
-
 def main(folder: str = str(ROOT), *skip: str) -> None:
     """Print the table."""
-    table = Table("folder", "files", "lines", "distinct")
-    for name, found in count(Path(folder), skip=skip).items():
-        table.add_row(name, *(f"{n:,}" for n in (found.files, found.lines, len(found.distinct))))
-    Console().print(table)
+    rows = [
+        (name, *(f"{n:,}" for n in (found.files, found.lines, len(found.distinct))))
+        for name, found in count(Path(folder), skip=skip).items()
+    ]
+    print_table(("folder", "files", "lines", "distinct"), rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import json
 import shutil
-import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -23,7 +22,7 @@ from bench.docker.daemon import refusal
 from bench.docker.images import Image
 from bench.docker.launch import run_json
 from bench.files import check_writable, describe, json_bytes, write_file
-from bench.machine import git_state
+from bench.machine import git_state, tracked_files
 from engines.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def write_bundle(
     check_writable(folder)
     try:
         folder.mkdir(parents=True)
-        _archive(folder / "sources.tar.gz", root, _tracked_files(root))
+        _archive(folder / "sources.tar.gz", root, tracked_files(root))
         _archive(folder / "results.tar.gz", artifacts, _result_files(artifacts))
         shutil.copytree(root / "containers" / "locks", folder / "locks")
         _save(client, [image.name for image in images], folder / IMAGES)
@@ -120,15 +119,6 @@ def _save(client: DockerClient, names: Sequence[str], path: Path) -> None:
     with path.open("wb") as file:
         for piece in answer.iter_content(_CHUNK):
             file.write(piece)
-
-
-def _tracked_files(root: Path) -> list[str]:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=False
-    )
-    if listed.returncode != 0:
-        raise UserError(f"a bundle holds the sources of a git checkout, and {root} is none")
-    return [name for name in listed.stdout.split("\0") if name and (root / name).is_file()]
 
 
 def _result_files(artifacts: Path) -> list[str]:

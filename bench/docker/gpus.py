@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bench.machine import output
 from engines.core.text import parse_whole
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-_TIMEOUT_S = 20
 _MIB = 1 << 20
 # A GPU with more than this in use serves somebody else; a driver alone holds less.
 _IDLE_BYTES = 1024 * _MIB
@@ -40,21 +39,9 @@ class Gpu:
 
 def find_gpus() -> list[Gpu]:
     """Return the GPUs that nvidia-smi shows and CUDA_VISIBLE_DEVICES does not hide, if any."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
     query = "--query-gpu=uuid,name,memory.total,memory.used,driver_version"
-    try:
-        done = subprocess.run(
-            [program, query, "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    gpus = [parse_gpu(line) for line in done.stdout.splitlines()]
+    table = output("nvidia-smi", query, "--format=csv,noheader,nounits") or ""
+    gpus = [parse_gpu(line) for line in table.splitlines()]
     return visible(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 

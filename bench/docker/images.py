@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -229,7 +230,7 @@ def follow_build(
     for line in lines:
         for text in _COLOURS.sub("", str(line.get("stream", ""))).splitlines():
             if text.startswith("Step "):
-                step, tail = _shorten(text), []
+                step, tail = textwrap.shorten(text, _STEP_WIDTH, placeholder=" ..."), []
                 if _SLOW_STEPS.search(text):
                     note(f"{name}: {step}")
             elif text.strip():
@@ -238,8 +239,3 @@ def follow_build(
             for text in tail:
                 note(f"  | {text}")
             raise UserError(f"building {name} failed at {step}: {line['error']}")
-
-
-def _shorten(step: str) -> str:
-    words = " ".join(step.split())
-    return words if len(words) <= _STEP_WIDTH else f"{words[: _STEP_WIDTH - 3]}..."
