@@ -12,7 +12,7 @@ import click
 from bench.commands.backend import resolve_backend
 from bench.commands.output import note
 from bench.devices.contained import InContainer
-from bench.devices.measured import Here, Measurer
+from bench.devices.measured import Measurer
 from bench.docker import daemon, gpus
 from bench.point.spec import Backend
 from bench.sweep.containers import Containers
@@ -54,7 +54,7 @@ class Where:
         """What measures beside the points, in containers if points run in them."""
         if self.runner == "docker":
             return InContainer(root, note, self.build_args)
-        return Here(root)
+        return Measurer(root)
 
 
 def settle(

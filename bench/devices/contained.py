@@ -4,45 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bench.devices.device import Shapes
+from bench.devices.measured import Measurer
 from bench.docker.gpus import find_gpus
 from bench.docker.images import Recipe
 from bench.docker.launch import launch_json
 
-if TYPE_CHECKING:
-    from bench.devices.device import Shapes
-
-_SYSTEM = "astra"  # whose image: the paged kernels are its own
-
 
 @dataclass(frozen=True)
-class InContainer:
-    """Measures in a container each time, confined like a point's; see `Measurer`."""
+class InContainer(Measurer):
+    """Measures in a container each time, confined like a point's."""
 
-    root: Path
     note: Callable[[str], None]
     build_args: Mapping[str, str] = field(default_factory=dict)
 
     def settle_device(self, name: str) -> str:
-        """See `Measurer.settle_device`; PyTorch need not be installed here."""
+        """See `Measurer`; PyTorch need not be installed here."""
         return ("cuda" if find_gpus() else "cpu") if name == "auto" else name
 
     def kernels(self, shapes: Shapes, device: str, *, quiet: bool) -> dict[str, Any]:
-        """See `Measurer.kernels`; quiet, since the output is kept for messages of failure."""
-        del quiet
-        words = ["bench", "kernels", "--json", "--quiet", "--device", device, *_options(shapes)]
-        found: dict[str, Any] = launch_json(self._recipe(device), words, self.root, self.note)
+        """See `Measurer`; always quiet, since the output is kept for messages of failure."""
+        found: dict[str, Any] = self._run(
+            device, "bench", "kernels", "--json", "--quiet", "--device", device, *_options(shapes)
+        )
         return found
 
     def speed(self) -> float:
-        """See `Measurer.speed`."""
-        words = ["python3", "-m", "bench.experiments.miniature"]
-        return float(launch_json(self._recipe("cpu"), words, self.root, self.note)["speed"])
+        """See `Measurer`."""
+        return float(self._run("cpu", "python3", "-m", "bench.experiments.miniature")["speed"])
 
-    def _recipe(self, device: str) -> Recipe:
-        return Recipe(_SYSTEM, device, self.build_args)
+    def _run(self, device: str, *words: str) -> Any:
+        recipe = Recipe("astra", device, self.build_args)  # the paged kernels are its own
+        return launch_json(recipe, words, self.root, self.note)
 
 
 def _options(shapes: Shapes) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bench.devices.device import DEFAULT_MODEL, Shapes, settle_device, settle_dtype
 from bench.experiments.model import Figure
@@ -18,35 +18,18 @@ from bench.results.measurements import measured_directory, write_measurement
 from engines.core.models import find_model
 
 
-class Measurer(Protocol):
-    """Where a device is measured for the results in `root`: in this process, or in a container."""
-
-    @property
-    def root(self) -> Path:
-        """The artifacts directory."""
-
-    def settle_device(self, name: str) -> str:
-        """Return "cpu" or "cuda"; `auto` is what is there. Raises UserError for what is not."""
-
-    def kernels(self, shapes: Shapes, device: str, *, quiet: bool) -> dict[str, Any]:
-        """Time kernels as `devices.kernels.measure` does, on a settled device."""
-
-    def speed(self) -> float:
-        """The CPU's speed (`bench.experiments.miniature.measure_speed`); raises UserError."""
-
-
 @dataclass(frozen=True)
-class Here:
-    """Measures in this process; see `Measurer`."""
+class Measurer:
+    """Measures a device for the results in the artifacts directory `root`, in this process."""
 
     root: Path
 
     def settle_device(self, name: str) -> str:
-        """See `Measurer.settle_device`."""
+        """Return "cpu" or "cuda"; `auto` is what is there. Raises UserError for what is not."""
         return settle_device(name)
 
     def kernels(self, shapes: Shapes, device: str, *, quiet: bool) -> dict[str, Any]:
-        """See `Measurer.kernels`."""
+        """Time kernels as `devices.kernels.measure` does, on a settled device."""
         from bench.devices.kernels import Setup, measure
 
         spec, dtype = find_model(DEFAULT_MODEL[device]), settle_dtype(None, device)
@@ -55,7 +38,7 @@ class Here:
             return measure(setup, shapes, tell=tell)
 
     def speed(self) -> float:
-        """See `Measurer.speed`."""
+        """The CPU's speed (`bench.experiments.miniature.measure_speed`); raises UserError."""
         from bench.experiments.miniature import measure_speed
 
         return measure_speed()

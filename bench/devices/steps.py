@@ -12,7 +12,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -67,50 +67,44 @@ def usual_scopes(max_len: int, most_context: int) -> list[Scope]:
     ]
 
 
+@dataclass
 class Measurements:
-    """Samples of steps by what they are, and the time that is left for more."""
+    """Samples of steps by what they are, and the time that is left for more.
 
-    def __init__(
-        self,
-        probe: Probe,
-        samples: int,
-        until_s: float,
-        now: Callable[[], float],
-        tell: Callable[[float], None],
-        unit_s: Callable[[], float],
-    ) -> None:
-        """`tell` hears the time (s, of `now`) after each step that is measured."""
-        self._probe = probe
-        self._samples = samples
-        self.until_s = until_s
-        self._now = now
-        self._tell = tell
-        self._unit_s = unit_s
-        self._found: dict[StepRow, list[float]] = {}
-        self._copied: dict[StepRow, int] = {}
+    `tell` hears the time (s, of `now`) after each step that is measured.
+    """
+
+    probe: Probe
+    samples: int
+    until_s: float
+    now: Callable[[], float]
+    tell: Callable[[float], None]
+    unit_s: Callable[[], float]
+    found: dict[StepRow, list[float]] = field(default_factory=dict)
+    copied: dict[StepRow, int] = field(default_factory=dict)
 
     @property
     def is_late(self) -> bool:
         """Whether the time is used up."""
-        return self._now() >= self.until_s
+        return self.now() >= self.until_s
 
     def measure(self, wanted: StepRow) -> float | None:
         """Sample steps like `wanted` once more; returns the median in units, None without any."""
         units: list[float] = []
-        samples = 1 if wanted.tokens > LONG else self._samples
-        seconds = self._probe.time_steps(wanted, samples, lambda: units.append(self._unit_s()))
-        self._tell(self._now())
+        samples = 1 if wanted.tokens > LONG else self.samples
+        seconds = self.probe.time_steps(wanted, samples, lambda: units.append(self.unit_s()))
+        self.tell(self.now())
         if not seconds:
             return None
         unit_s = statistics.median(units)
         times = [each / unit_s for each in seconds]
-        self._found.setdefault(wanted, []).extend(times)
-        self._copied[wanted] = self._probe.copied_blocks if wanted.groups else wanted.blocks
+        self.found.setdefault(wanted, []).extend(times)
+        self.copied[wanted] = self.probe.copied_blocks if wanted.groups else wanted.blocks
         return statistics.median(times)
 
     def repeat(self, number: int) -> None:
         """Measure all again in another order, as far as there is time."""
-        steps = [step for step in self._found if number % 3 == 0 or step.tokens <= LONG]
+        steps = [step for step in self.found if number % 3 == 0 or step.tokens <= LONG]
         random.Random(number).shuffle(steps)
         for wanted in steps:
             if self.is_late:
@@ -120,13 +114,13 @@ class Measurements:
     def rows(self) -> list[StepRow]:
         """All steps with their means: a trace's time is a sum of steps, late ones included."""
         rows = []
-        for wanted, times in self._found.items():
+        for wanted, times in self.found.items():
             ordered = sorted(times)
             quarter, most = len(ordered) // 4, OUTLIER * statistics.median(ordered)
             rows.append(
                 replace(
                     wanted,
-                    blocks=self._copied[wanted],
+                    blocks=self.copied[wanted],
                     seconds=statistics.fmean(min(time, most) for time in ordered),
                     samples=len(ordered),
                     spread=(ordered[-1 - quarter] - ordered[quarter]) / 2,

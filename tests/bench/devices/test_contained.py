@@ -16,7 +16,7 @@ from made_up_kernels import measured
 from bench.cli import main
 from bench.commands.places import Where
 from bench.devices.contained import InContainer
-from bench.devices.measured import Here, measure_figure
+from bench.devices.measured import Measurer, measure_figure
 from bench.docker import launch
 from bench.docker.container import Confinement
 from bench.docker.gpus import Gpu
@@ -114,7 +114,7 @@ def test_a_command_that_fails_is_named_with_its_reason(docker: Docker, tmp_path:
 
 def test_who_measures_follows_the_runner(tmp_path: Path) -> None:
     where = Where("local", Backend.SIM, build_args={"BASE_IMAGE": "a"})
-    assert where.measurer(tmp_path) == Here(tmp_path)
+    assert where.measurer(tmp_path) == Measurer(tmp_path)
     chosen = replace(where, runner="docker").measurer(tmp_path)
     assert isinstance(chosen, InContainer)
     assert chosen.build_args == {"BASE_IMAGE": "a"}
