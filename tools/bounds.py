@@ -11,16 +11,12 @@ Two minutes on two cores with the engine compiled.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
-from bench.experiments.registry import find_panel
-from engines.sim.profile import HOST_TERMS, load_profile
-from tools.sensitivity import JOBS, capacity, profile_text
+from engines.sim.profile import HOST_TERMS
+from tools.sensitivity import JOBS, ratios
 
 HOUR_S = 3600.0
 FREE_COMPUTING = {"flops": math.inf, "attention_flops": math.inf}
@@ -60,35 +56,14 @@ RATIOS = {
 }
 
 
-def write_profiles(folder: Path) -> None:
-    """Write the profiles of all variants."""
-    for number, changes in enumerate(VARIANTS.values()):
-        for device in ("a100-40gb", "a100-80gb"):
-            text = profile_text(load_profile(device), changes)
-            (folder / f"{device}-{number}.toml").write_text(text, encoding="utf-8")
-
-
-def rate(folder: Path, variant: str, panel: str, system: str) -> float:
-    """What a system sustains where some prices are free (req/s)."""
-    spec = next(s for s in find_panel(panel).points() if s.system.value == system)
-    path = folder / f"{spec.device_profile}-{list(VARIANTS).index(variant)}.toml"
-    spec = replace(spec, device_profile=str(path), duration=HOUR_S)
-    return capacity(spec, PANELS[panel][system])
-
-
 def lines() -> Iterator[str]:
     """The table in Markdown."""
     yield f"| {' | '.join(['free', *RATIOS])} |"
     yield f"|---|{'---|' * len(RATIOS)}"
-    curves = [(panel, system) for panel, systems in PANELS.items() for system in systems]
-    jobs = [(variant, *curve) for variant in VARIANTS for curve in curves]
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(JOBS) as pool:
-        write_profiles(Path(folder))
-        found = pool.map(partial(rate, Path(folder)), *zip(*jobs, strict=True))
-        for variant in VARIANTS:
-            rates = {curve: next(found) for curve in curves}
-            ratios = [rates[p, "astra"] / rates[p, under] for p, under in RATIOS.values()]
-            yield f"| {variant} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |"
+    with ProcessPoolExecutor(JOBS) as pool:
+        found = pool.map(partial(ratios, PANELS, RATIOS, HOUR_S), VARIANTS.values())
+        for variant, row in zip(VARIANTS, found, strict=True):
+            yield f"| {variant} | {' | '.join(f'{ratio:.2f}' for ratio in row.values())} |"
 
 
 if __name__ == "__main__":

@@ -19,17 +19,14 @@ from pathlib import Path
 
 from bench.claims.bisection import Bracket, Target, bisect
 from bench.claims.verdicts import allowed
-from bench.experiments.effort import Effort
 from bench.experiments.model import Claim
 from bench.experiments.registry import FIGURES, find_panel
-from bench.experiments.tables import Choice
 from bench.point.serve import run_point
-from bench.point.spec import PointSpec
 from engines.sim.profile import DeviceProfile, load_profile
 
 JOBS = 2
 TARGET = Target(tolerance=0.02)
-SHORT = Choice.of(effort=Effort.SHORT)
+SHORT_S = 600.0
 # Where a search starts: about the capacity (req/s).
 CURVES = {
     "fig12-13b-sharegpt": {"astra": 2.5, "orca-oracle": 1.4, "orca-max": 0.86},
@@ -78,54 +75,68 @@ def profile_text(profile: DeviceProfile, changes: Mapping[str, float]) -> str:
     return "\n".join([*lines, "[kv_block_efficiency]", *table]) + "\n"
 
 
-def capacity(spec: PointSpec, about: float) -> float:
-    """The rate that a system sustains, searched for from `about` it."""
+def sustained(
+    panel: str, system: str, about: float, changes: Mapping[str, float], duration_s: float
+) -> float:
+    """The rate (req/s) that a system sustains in a panel where rates and times are multiplied.
 
-    def latency_at(rate: float) -> float:
-        return float(run_point(replace(spec, rate=rate)).metrics["mean_normalized_latency_s"])
+    It is searched for from `about` it, on a trace of a length with seed 0.
+    """
+    spec = next(s for s in find_panel(panel).points() if s.system.value == system)
+    assert spec.device_profile is not None, "the paper's server"
+    text = profile_text(load_profile(spec.device_profile), changes)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "changed.toml"
+        path.write_text(text, encoding="utf-8")
+        spec = replace(spec, device_profile=str(path), duration=duration_s)
 
-    rates = (0.93 * about, about, 1.07 * about)
-    found = bisect(rates, latency_at, target=TARGET, duration_s=spec.duration)
+        def latency_at(rate: float) -> float:
+            return float(run_point(replace(spec, rate=rate)).metrics["mean_normalized_latency_s"])
+
+        rates = (0.93 * about, about, 1.07 * about)
+        found = bisect(rates, latency_at, target=TARGET, duration_s=duration_s)
     assert isinstance(found, Bracket), "all latencies are known"
     return found.capacity
 
 
-def row(folder: Path, parameter: str, factor: float) -> dict[str, float]:
-    """All ratios with one parameter multiplied."""
-    profiles = {}
-    for device in ("a100-40gb", "a100-80gb"):
-        path = folder / f"{device}-{parameter}-{factor}.toml"
-        path.write_text(profile_text(load_profile(device), {parameter: factor}), encoding="utf-8")
-        profiles[device] = str(path)
-    rates: dict[tuple[str, str], float] = {}
-    for panel, systems in CURVES.items():
-        for system, about in systems.items():
-            spec = next(s for s in SHORT.points(find_panel(panel)) if s.system.value == system)
-            assert spec.device_profile is not None, "the paper's server"
-            chosen = replace(spec, device_profile=profiles[spec.device_profile])
-            rates[panel, system] = capacity(chosen, about)
+def ratios(
+    curves: Mapping[str, Mapping[str, float]],
+    claims: Mapping[str, tuple[str, str]],
+    duration_s: float,
+    changes: Mapping[str, float],
+) -> dict[str, float]:
+    """Ratios of sustained rates, Astra's over another system's, by the words for them.
+
+    curves: about the rate (req/s) by panel and system. claims: panel and other system.
+    """
+    rates = {
+        (panel, system): sustained(panel, system, about, changes, duration_s)
+        for panel, systems in curves.items()
+        for system, about in systems.items()
+    }
     return {
-        name: rates[panel, "astra"] / rates[panel, under] for name, (panel, under) in CLAIMS.items()
+        name: rates[panel, "astra"] / rates[panel, under] for name, (panel, under) in claims.items()
     }
 
 
 def lines() -> Iterator[str]:
     """The table in Markdown."""
     limits = {name: allowed(claim_of(*of)) for name, of in CLAIMS.items()}
-    settings = [("", 1.0)] + [(name, f) for name, ends in RANGES.items() for f in ends]
+    settings = [("as it is", 1.0)] + [(name, f) for name, ends in RANGES.items() for f in ends]
     yield f"| parameter | factor | {' | '.join(CLAIMS)} |"
     yield f"|---|---|{'---|' * len(CLAIMS)}"
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(JOBS) as pool:
-        found = pool.map(partial(row, Path(folder)), *zip(*settings, strict=True))
+    with ProcessPoolExecutor(JOBS) as pool:
+        changes = [{parameter: factor} for parameter, factor in settings]
+        found = pool.map(partial(ratios, CURVES, CLAIMS, SHORT_S), changes)
         base: dict[str, float] = {}
-        for (parameter, factor), ratios in zip(settings, found, strict=True):
-            base = base or ratios
+        for (parameter, factor), row in zip(settings, found, strict=True):
+            base = base or row
             cells = []
-            for name, value in ratios.items():
+            for name, value in row.items():
                 low, high = limits[name]
                 changed = (low <= value <= high) is not (low <= base[name] <= high)
                 cells.append(f"{value:.2f}{' !' if changed else ''}")
-            yield f"| {parameter or 'as it is'} | {factor:g} | {' | '.join(cells)} |"
+            yield f"| {parameter} | {factor:g} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":
