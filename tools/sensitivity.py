@@ -68,7 +68,7 @@ def claim_of(panel: str, under: str) -> Claim:
 
 def profile_text(profile: DeviceProfile, changes: Mapping[str, float]) -> str:
     """A profile as TOML, its host's times included, with some rates multiplied."""
-    values = {n: v for n, v in profile.values.items() if isinstance(v, int | float)}
+    values = {n: v for n, v in vars(profile).items() if isinstance(v, int | float)}
     lines = [f'name = "{profile.name}"']
     lines += [f"{name} = {value * changes.get(name, 1.0)!r}" for name, value in values.items()]
     table = [f"{size} = {factor}" for size, factor in profile.kv_block_efficiency.items()]

@@ -134,19 +134,20 @@ def _steps(subject: Subject, effort: Effort, tell: Callable[[float], None]) -> S
     loaded, pulse = LoadedModel(model, kernels), Pulse(model)
     slots = loaded.default_slots(gpu_memory_bytes=None, max_batched_tokens=MOST_PROMPT_TOKENS)
     slots = min(slots, MOST_SLOTS[subject.device])
-    scopes = usual_scopes(subject.spec.max_positions, int(slots / SLOTS_A_TOKEN))
+    scopes = usual_scopes(
+        subject.spec.max_positions,
+        int(slots / SLOTS_A_TOKEN),
+        most_sequences=effort.most_sequences,
+        most_tokens=effort.most_tokens,
+    )
     rows: list[StepRow] = []
     done = 0.0
     for scope in scopes:
-        most = min(scope.most_sequences, effort.most_sequences)
-        tokens = min(scope.most_tokens, effort.most_tokens)
-        asked = replace(scope, most_sequences=most, most_tokens=tokens)
         probe = StepProbe(loaded, scope.system, num_slots=slots, block_size=USUAL_BLOCK)
-        samples = min(SAMPLES, effort.steps)
         rows += measure_steps(
             probe,
-            asked,
-            samples=samples,
+            scope,
+            samples=min(SAMPLES, effort.steps),
             budget_s=effort.steps_s * scope.share,
             unit_s=pulse.take,
             tell=partial(_tell_share, tell, done, scope.share),

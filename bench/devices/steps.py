@@ -58,11 +58,14 @@ class Scope:
     share: float = 1.0  # of the time for all systems
 
 
-def usual_scopes(max_len: int, most_context: int) -> list[Scope]:
+def usual_scopes(
+    max_len: int, most_context: int, *, most_sequences: int, most_tokens: int
+) -> list[Scope]:
     """Of all systems; Astra's batches are the largest, FasterTransformer's the smallest."""
+    tokens = min(most_tokens, max_len // 2)
     sizes = {"astra": (128, (2, 4, 6), 0.5), "orca": (64, (4,), 0.3), "ft": (32, (4,), 0.2)}
     return [
-        Scope(system, most, min(1024, max_len // 2), most_context, max_len, widths, share)
+        Scope(system, min(most, most_sequences), tokens, most_context, max_len, widths, share)
         for system, (most, widths, share) in sizes.items()
     ]
 

@@ -30,12 +30,7 @@ def preemption_costs(
     rows = []
     for size in block_sizes:
         cost = StepCost(shape, profile, tensor_parallel=1, block_size=size, python_host=True)
-        blocks = -(-context_len // size)
-        one_way = _added(
-            cost,
-            swapped_bytes=float(blocks * size * shape.kv_bytes_per_token),
-            transfers=blocks * 2 * shape.num_layers,
-        )
+        one_way = _added(cost, blocks_out=-(-context_len // size))
         again = _added(
             cost,
             groups=TYPICAL_BATCH + 1,

@@ -127,7 +127,6 @@ def _executor(
     price: StepPrice
     if profile.steps is not None and _why_formula(model, profile, degree) == "measured":
         price = MeasuredCost(
-            model,
             profile.steps,
             FAMILY[config.system],
             block_size=config.block_size,
@@ -141,5 +140,4 @@ def _executor(
             block_size=config.block_size,
             python_host=config.system is not System.FT,
         )
-    beams = BeamProcess(seed=seed)
-    return SimExecutor(model, price, beams, tensor_parallel=degree, block_size=config.block_size)
+    return SimExecutor(price, BeamProcess(seed=seed), block_size=config.block_size)

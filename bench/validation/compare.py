@@ -58,8 +58,8 @@ def kind_of(steps: pd.DataFrame) -> pd.Series:
     import numpy as np
     import pandas as pd
 
-    tests = [steps["transfers"] > 0, steps["copy_transfers"] > 0, steps["prompts"] > 0,
-             steps["beam_groups"] > 0]  # fmt: skip
+    swapped = steps["blocks_in"] + steps["blocks_out"]
+    tests = [swapped > 0, *(steps[n] > 0 for n in ("copied_blocks", "prompts", "beam_groups"))]
     found = np.select(tests, ["swap", "copy", "prompt", "beam"], default="decode")
     return pd.Series(found, index=steps.index)
 

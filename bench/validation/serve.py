@@ -28,7 +28,7 @@ from engines.core.clock import Clock, VirtualClock, WallClock
 from engines.core.config import EngineConfig
 from engines.core.executor import Executor, StepResult
 from engines.sim.cost import Work
-from engines.sim.executor import SimExecutor, Units
+from engines.sim.executor import SimExecutor, work_of
 from engines.sim.measured import MeasuredCost
 from engines.sim.profile import load_profile
 
@@ -83,9 +83,9 @@ class StepLog:
 class LoggingExecutor:
     """An executor that logs what passes through it, and now and then the machine's pulse."""
 
-    def __init__(self, inner: Any, units: Units, log: StepLog, pulse: Pulse) -> None:
+    def __init__(self, inner: Any, block_size: int, log: StepLog, pulse: Pulse) -> None:
         self._inner = inner
-        self._units = units
+        self._block_size = block_size
         self._log = log
         self._pulse = pulse
 
@@ -97,7 +97,7 @@ class LoggingExecutor:
     def execute(self, batch: Batch) -> StepResult:
         """See `Executor.execute`."""
         log, clock = self._log, self._log.clock
-        log.works.append(self._units.work(batch))
+        log.works.append(work_of(batch, self._block_size))
         began_s = clock.now
         if not log.pulses or began_s - log.pulses[-1][0] >= PULSE_EVERY_S:
             log.pulses.append((began_s, self._pulse.take()))
@@ -155,8 +155,8 @@ class Server:
         pulse = Pulse(self.platform.loaded.model)
 
         def create(config: EngineConfig, seed: int) -> Executor:
-            units = Units(self.platform.model, tensor_parallel=1, block_size=config.block_size)
-            return LoggingExecutor(self.platform.create_executor(config, seed), units, log, pulse)
+            inner = self.platform.create_executor(config, seed)
+            return LoggingExecutor(inner, config.block_size, log, pulse)
 
         platform = replace(self.platform, create_executor=create, create_clock=log.start_clock)
         outcome = serve_on(platform, spec, None, on_progress=on_progress)

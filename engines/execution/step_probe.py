@@ -22,7 +22,7 @@ from engines.core.stats import StepRecorder
 from engines.execution.setup import LoadedModel
 from engines.execution.torch_executor import Stopwatch, TorchExecutor
 from engines.sim.cost import Work
-from engines.sim.executor import Units
+from engines.sim.executor import work_of
 from engines.sim.steps import StepRow
 from engines.systems import create_scheduler
 
@@ -41,12 +41,11 @@ class SkippingExecutor(TorchExecutor):
     def __init__(self, loaded: LoadedModel, config: EngineConfig) -> None:
         super().__init__(loaded.model, loaded.kernels, config)
         self._cache.memory.normal_()  # like a model's; memory that nobody set may hold slow numbers
-        self.units = Units(loaded.spec, tensor_parallel=1, block_size=config.block_size)
         self.works: list[Work] = []
 
     def execute(self, batch: Batch) -> StepResult:
         """See `TorchExecutor.execute`."""
-        self.works.append(self.units.work(batch))
+        self.works.append(work_of(batch, self._config.block_size))
         return super().execute(batch)
 
     def _run(self, batch: Batch) -> tuple[Tensor, Stopwatch]:
@@ -128,8 +127,7 @@ class StepProbe:
     @property
     def copied_blocks(self) -> int:
         """Blocks that the last step copied."""
-        work = self._executor.works[-1]
-        return work.copy_transfers // self._executor.units.transfers_per_block
+        return self._executor.works[-1].copied_blocks
 
     def _move(self, wanted: StepRow, between: Callable[[], object]) -> float:
         between()

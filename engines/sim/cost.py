@@ -16,8 +16,8 @@ class Work:
     """What a step computes and moves.
 
     `groups` counts the running groups, `beam_groups` those of them that use beam search.
-    `prompt_squares` is the sum over prompts of total length^2 - cached length^2. Bytes and
-    transfers are per device; `blocks_in` of the swapped blocks come back.
+    `prompt_squares` is the sum over prompts of total length^2 - cached length^2. `copied_tokens`
+    touch `copied_blocks`; `blocks_in` come back from the CPU pool and `blocks_out` go there.
     """
 
     prompts: int = 0
@@ -27,11 +27,10 @@ class Work:
     beam_groups: int = 0
     context_tokens: int = 0
     prompt_squares: int = 0
-    copied_bytes: float = 0.0
-    copy_transfers: int = 0
-    swapped_bytes: float = 0.0
-    transfers: int = 0
+    copied_tokens: int = 0
+    copied_blocks: int = 0
     blocks_in: int = 0
+    blocks_out: int = 0
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -72,7 +71,8 @@ class StepCost(StepPrice):
     - prefill = sum of 2*L*A*len^2 / (tp*attention_flops)
     - allreduce = 2*L*(link_latency + 2*(tp-1)/tp * T*H*s / link_bandwidth), 0 if tp is 1
     - copies = 2 * copied bytes / copy_bandwidth
-    - swap = swapped bytes / pcie_bandwidth + transfers * pcie_latency
+    - swap = swapped bytes / pcie_bandwidth + transfers * pcie_latency, a transfer being a block of
+      one layer's keys or values; bytes are per device
     - host = step_overhead, and with `python_host` worker_overhead for each device and
       worker_group_overhead for each device and group, group_overhead and draw_overhead for each
       group, beam_overhead for each group with beam search, sequence_overhead for each sequence;
@@ -114,6 +114,9 @@ class StepCost(StepPrice):
             self._fixed_s += 2 * layers * profile.link_latency_s
             reduced = 2 * (tp - 1) / tp * hidden * size / profile.link_bandwidth
             self._reduce_token_s = 2 * layers * reduced
+        self._token_bytes = model.kv_bytes_per_token / shards
+        self._block_bytes = block_size * self._token_bytes
+        self._transfers_per_block = 2 * layers
         self._copy_byte_s = 2 / profile.copy_bandwidth
         self._swap_byte_s = 1 / profile.pcie_bandwidth
         self._transfer_s = profile.pcie_latency_s
@@ -137,15 +140,16 @@ class StepCost(StepPrice):
     def seconds(self, work: Work) -> float:
         """Duration of any step."""
         tokens = work.prompt_tokens + work.decodes
+        swapped = work.blocks_in + work.blocks_out
         return (
             self._device_seconds(tokens, work.context_tokens)
             + (work.decodes + work.prompts) * self._sequence_s
             + work.groups * self._group_s
             + work.beam_groups * self._beam_s
             + work.prompt_squares * self._square_s
-            + work.copied_bytes * self._copy_byte_s
-            + work.swapped_bytes * self._swap_byte_s
-            + work.transfers * self._transfer_s
+            + work.copied_tokens * self._token_bytes * self._copy_byte_s
+            + swapped * self._block_bytes * self._swap_byte_s
+            + swapped * self._transfers_per_block * self._transfer_s
         )
 
     def fork_seconds(self, context_tokens: int, output_tokens: int) -> float:

@@ -6,68 +6,47 @@ from functools import lru_cache
 
 from engines.core.batch import Batch
 from engines.core.executor import Fork, StepResult
-from engines.core.models import ModelSpec
 from engines.core.request import Sequence
 from engines.core.subclassing import mypyc_attr
 from engines.sim.beams import BeamProcess
 from engines.sim.cost import StepPrice, Work
 
 
-class Units:
-    """What a batch is counted in: bytes of a token and of a block, transfers of a block."""
-
-    def __init__(self, model: ModelSpec, *, tensor_parallel: int, block_size: int) -> None:
-        token_bytes = model.kv_bytes_per_token / model.kv_shards(tensor_parallel)
-        self._token_bytes = token_bytes
-        self._block_bytes = block_size * token_bytes
-        self._block_size = block_size
-        self.transfers_per_block = 2 * model.num_layers
-
-    def work(self, batch: Batch) -> Work:
-        """The batch's totals and changes as work."""
-        prompts = prompt_tokens = prompt_squares = 0
-        for prompt in batch.prompts:
-            prompts += len(prompt.group.running)
-            total, cached = prompt.num_tokens, prompt.num_cached
-            prompt_tokens += prompt.copies * (total - cached)
-            prompt_squares += prompt.copies * (total * total - cached * cached)
-        swapped_blocks = len(batch.swap_in) + len(batch.swap_out)
-        copied = copied_blocks = 0
-        for copy in batch.copies:
-            copied += copy.num_tokens
-            copied_blocks += -(-copy.num_tokens // self._block_size)
-        return Work(
-            prompts=prompts,
-            prompt_tokens=prompt_tokens,
-            decodes=batch.num_decodes,
-            groups=batch.num_groups,
-            beam_groups=len(batch.beam_groups),
-            context_tokens=batch.decode_context_tokens,
-            prompt_squares=prompt_squares,
-            copied_bytes=copied * self._token_bytes,
-            copy_transfers=copied_blocks * self.transfers_per_block,
-            swapped_bytes=swapped_blocks * self._block_bytes,
-            transfers=swapped_blocks * self.transfers_per_block,
-            blocks_in=len(batch.swap_in),
-        )
+def work_of(batch: Batch, block_size: int) -> Work:
+    """A batch's totals and changes as work."""
+    prompts = prompt_tokens = prompt_squares = 0
+    for prompt in batch.prompts:
+        prompts += len(prompt.group.running)
+        total, cached = prompt.num_tokens, prompt.num_cached
+        prompt_tokens += prompt.copies * (total - cached)
+        prompt_squares += prompt.copies * (total * total - cached * cached)
+    copied_tokens = copied_blocks = 0
+    for copy in batch.copies:
+        copied_tokens += copy.num_tokens
+        copied_blocks += -(-copy.num_tokens // block_size)
+    return Work(
+        prompts=prompts,
+        prompt_tokens=prompt_tokens,
+        decodes=batch.num_decodes,
+        groups=batch.num_groups,
+        beam_groups=len(batch.beam_groups),
+        context_tokens=batch.decode_context_tokens,
+        prompt_squares=prompt_squares,
+        copied_tokens=copied_tokens,
+        copied_blocks=copied_blocks,
+        blocks_in=len(batch.swap_in),
+        blocks_out=len(batch.swap_out),
+    )
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class SimExecutor:
     """Prices batches with a device profile; beams survive as in recorded searches."""
 
-    def __init__(
-        self,
-        model: ModelSpec,
-        cost: StepPrice,
-        beams: BeamProcess,
-        *,
-        tensor_parallel: int,
-        block_size: int,
-    ) -> None:
+    def __init__(self, cost: StepPrice, beams: BeamProcess, *, block_size: int) -> None:
         self.cost = cost
         self._beams = beams
-        self._units = Units(model, tensor_parallel=tensor_parallel, block_size=block_size)
+        self._block_size = block_size
         self._none_stopped: list[Sequence] = []
 
     @property
@@ -78,7 +57,7 @@ class SimExecutor:
     def execute(self, batch: Batch) -> StepResult:
         """Price the step, and draw which beams survive."""
         if batch.prompts or batch.copies or batch.swap_in or batch.swap_out:
-            elapsed_s = self.cost.seconds(self._units.work(batch))
+            elapsed_s = self.cost.seconds(work_of(batch, self._block_size))
         else:
             elapsed_s = self.cost.decode_seconds(
                 batch.num_decodes,

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from math import fsum
 
 from engines.core.errors import UserError
-from engines.core.models import ModelSpec
 from engines.core.subclassing import mypyc_attr
 from engines.sim.cost import StepPrice, Work
 from engines.sim.interpolation import Curve, Surface, rising
@@ -32,9 +31,7 @@ class MeasuredCost(StepPrice):
     `outside` counts the steps priced beyond the measured ones, by the slope at the border.
     """
 
-    def __init__(
-        self, model: ModelSpec, table: StepTable, system: str, *, block_size: int, draws: bool
-    ) -> None:
+    def __init__(self, table: StepTable, system: str, *, block_size: int, draws: bool) -> None:
         if system not in table.systems:
             raise UserError(
                 f"the profile has no measured steps of {system}: measure them again with bench "
@@ -47,7 +44,6 @@ class MeasuredCost(StepPrice):
         )
         # A block of another size than the measured ones takes its share of the time.
         self._block_share = block_size / table.block_size
-        self._transfers_per_block = 2 * model.num_layers
         self._copy, self._in, self._out = (
             _from_zero([(row.blocks, row.seconds) for row in table.of(system, kind)])
             for kind in ("copy", "swap_in", "swap_out")
@@ -99,13 +95,11 @@ class MeasuredCost(StepPrice):
         if decodes or tokens:
             found["choice"] = self._choice_seconds(decodes + work.prompts, work.beam_groups)
         share = self._block_share
-        if work.copy_transfers:
-            blocks = work.copy_transfers / self._transfers_per_block
-            found["copy"] = self._copy.at(share * blocks)
-        if work.transfers:
-            blocks_in = work.blocks_in
-            blocks_out = work.transfers / self._transfers_per_block - blocks_in
-            found["swap"] = self._in.at(share * blocks_in) + self._out.at(share * blocks_out)
+        if work.copied_blocks:
+            found["copy"] = self._copy.at(share * work.copied_blocks)
+        if work.blocks_in or work.blocks_out:
+            in_s, out_s = self._in.at(share * work.blocks_in), self._out.at(share * work.blocks_out)
+            found["swap"] = in_s + out_s
         if not covered:
             self.outside += 1
         return found

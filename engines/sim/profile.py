@@ -7,7 +7,6 @@ import math
 import os
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields
-from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -89,11 +88,6 @@ class DeviceProfile:
             )
         if not all(factor > 0 for factor in self.kv_block_efficiency.values()):
             raise UserError(f"device profile '{self.name}': kv_block_efficiency must be positive")
-
-    @cached_property
-    def values(self) -> dict[str, Any]:
-        """All parameters by name, for provenance."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 _FIELDS = {f.name: f for f in fields(DeviceProfile) if f.name not in ("sha256", "files")}
@@ -226,6 +220,5 @@ def _block_table(table: dict[str, Any], source: str) -> dict[int, float]:
         return {int(size): float(factor) for size, factor in table.items()}
     except (TypeError, ValueError, OverflowError):
         raise UserError(
-            f"device profile {source}: kv_block_efficiency maps block sizes to "
-            f"numbers, got {table!r}"
+            f"{source}: kv_block_efficiency maps block sizes to numbers, got {table!r}"
         ) from None

@@ -92,8 +92,7 @@ def make_sim(
         block_size=config.block_size,
         python_host=config.system is not System.FT,
     )
-    beams = BeamProcess(seed=0)
-    return SimExecutor(model, cost, beams, tensor_parallel=degree, block_size=config.block_size)
+    return SimExecutor(cost, BeamProcess(seed=0), block_size=config.block_size)
 
 
 def drive(engine: Engine, requests: Iterable[Request], *, max_steps: int) -> list[SequenceGroup]:

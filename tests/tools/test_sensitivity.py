@@ -13,7 +13,7 @@ from engines.sim.profile import load_profile
 from tools.sensitivity import CLAIMS, CURVES, RANGES, claim_of, profile_text
 
 WORK = Work(prompts=1, prompt_tokens=100, decodes=30, groups=10, beam_groups=5,
-            context_tokens=9000, prompt_squares=10_000, copied_bytes=1e6)  # fmt: skip
+            context_tokens=9000, prompt_squares=10_000, copied_tokens=40)  # fmt: skip
 
 
 @pytest.mark.parametrize("parameter", RANGES)

@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from bench.devices.steps import Scope, measure_steps
-from engines.core.models import find_model
 from engines.sim.cost import Work
 from engines.sim.measured import MeasuredCost
 from engines.sim.steps import StepRow, StepTable
 
 SCOPE = Scope("astra", 64, 512, 16_000, 512, (4,))
-MODEL = find_model("opt-125m")
 
 
 @dataclass
@@ -52,7 +50,7 @@ class FakeDevice:
     def measure(self, budget_s: float) -> MeasuredCost:
         rows = measure_steps(self, SCOPE, budget_s=budget_s, now=lambda: self.now_s)
         table = StepTable("opt-125m", 16, tuple(rows))
-        return MeasuredCost(MODEL, table, "astra", block_size=16, draws=True)
+        return MeasuredCost(table, "astra", block_size=16, draws=True)
 
 
 def test_a_linear_device_is_reproduced_to_rounding() -> None:
@@ -64,7 +62,7 @@ def test_a_linear_device_is_reproduced_to_rounding() -> None:
         assert found == pytest.approx(expected, rel=1e-9)
     tokens = 64  # squares bend the lines between which they and rows of logits are found
     work = Work(prompts=2, prompt_tokens=tokens, decodes=8, context_tokens=512, groups=10,
-                prompt_squares=2 * 32**2, copy_transfers=3 * 24)  # fmt: skip
+                prompt_squares=2 * 32**2, copied_blocks=3)  # fmt: skip
     decode = 10e-3 + 8e-3 + 1e-6 * 512 + 2e-4 * 10
     prompts = 1e-3 * tokens + 1e-8 * 2 * 32**2 + 5e-4
     assert cost.seconds(work) == pytest.approx(decode + prompts + 3e-4, rel=1e-4)

@@ -77,7 +77,8 @@ def test_the_noise_of_steps_is_that_of_like_ones() -> None:
     seconds = [1.0] * 9 + [5.0] * 9 + [1.0, 1.0, 1.0, 1.0, 1.25, 1.0, 1.0, 1.0, 1.0, 1.0]
     decodes = [1] * 9 + [8] * 9 + [2] * 10
     steps = pd.DataFrame({"seconds": seconds, "decodes": decodes})
-    steps = steps.assign(prompts=0, transfers=0, copy_transfers=0, beam_groups=0)
+    steps = steps.assign(prompts=0, blocks_in=0, blocks_out=0, copied_blocks=0,
+                         beam_groups=0)  # fmt: skip
     steps.loc[27, ["seconds", "prompts"]] = 9.0, 1
     assert list(step_noise(steps)) == []
     longer = pd.concat([steps[18:27], steps[18:27]], ignore_index=True)

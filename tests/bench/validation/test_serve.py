@@ -21,6 +21,7 @@ from bench.validation.serve import (
     price_steps,
     simulate_paced,
 )
+from engines.core.batch import Batch
 from engines.core.config import System
 from engines.sim.cost import Work
 
@@ -68,11 +69,11 @@ def test_a_pulse_takes_no_time_of_the_serving_clock(monkeypatch: pytest.MonkeyPa
 
     log = StepLog()
     inner = SimpleNamespace(execute=lambda _: spend(0.4 * PULSE_EVERY_S))
-    units, pulse = SimpleNamespace(work=lambda _: Work()), SimpleNamespace(take=lambda: spend(5.0))
-    executor = LoggingExecutor(inner, cast(Any, units), log, cast(Any, pulse))
+    pulse = SimpleNamespace(take=lambda: spend(5.0))
+    executor = LoggingExecutor(inner, 16, log, cast(Any, pulse))
     assert log.start_clock().now == 0.0
     for _ in range(6):
-        executor.execute(cast(Any, None))
+        executor.execute(Batch())
     starts = np.arange(7) * 0.4 * PULSE_EVERY_S
     assert log.began == pytest.approx(starts[:-1])
     assert log.ended == pytest.approx(starts[1:])

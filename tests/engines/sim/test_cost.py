@@ -24,11 +24,12 @@ WORK = Work(
     beam_groups=5,
     context_tokens=9000,
     prompt_squares=50_000,
-    copied_bytes=1e6,
-    copy_transfers=240,
-    swapped_bytes=4e7,
-    transfers=160,
+    copied_tokens=40,
+    copied_blocks=3,
+    blocks_in=2,
+    blocks_out=3,
 )
+KV_BYTES = 2 * L * H * S  # of a token
 
 
 def seconds(work: Work, *, degree: int = 1, model: ModelSpec = OPT, **values: Any) -> float:
@@ -52,9 +53,9 @@ TERMS = [
     ({"attention_flops": 1e14}, {1: 50_000 * 2 * L * H / 1e14, 4: 50_000 * 2 * L * H / 4e14}),
     ({"link_latency_s": 2e-5}, {1: 0.0, 4: 2 * L * 2e-5}),
     ({"link_bandwidth": 2e11}, {1: 0.0, 4: 2 * L * 2 * 3 / 4 * 330 * H * S / 2e11}),
-    ({"copy_bandwidth": 1e12}, {1: 2 * 1e6 / 1e12, 4: 2 * 1e6 / 1e12}),
-    ({"pcie_bandwidth": 2e10}, {1: 4e7 / 2e10, 4: 4e7 / 2e10}),
-    ({"pcie_latency_s": 3e-6}, {1: 160 * 3e-6, 4: 160 * 3e-6}),
+    ({"copy_bandwidth": 1e12}, {1: 2 * 40 * KV_BYTES / 1e12, 4: 2 * 40 * KV_BYTES / 4e12}),
+    ({"pcie_bandwidth": 2e10}, {1: 5 * 16 * KV_BYTES / 2e10, 4: 5 * 16 * KV_BYTES / 8e10}),
+    ({"pcie_latency_s": 3e-6}, {1: 5 * 2 * L * 3e-6, 4: 5 * 2 * L * 3e-6}),
     ({"step_overhead_s": 0.01}, {1: 0.01, 4: 0.01}),
     ({"worker_overhead_s": 0.005}, {1: 0.005, 4: 0.02}),
     ({"worker_group_overhead_s": 1e-5}, {1: 12e-5, 4: 48e-5}),

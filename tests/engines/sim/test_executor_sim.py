@@ -20,6 +20,7 @@ from engines.core.batch import Batch, Copy, Prompt, Swap
 from engines.core.executor import Fork
 from engines.core.request import SequenceGroup
 from engines.sim.beams import BeamProcess
+from engines.sim.executor import work_of
 
 
 class Forking(BeamProcess):
@@ -82,12 +83,10 @@ def test_copies_read_and_write() -> None:
         assert sim.execute(batch).elapsed_s == pytest.approx(expected)
 
 
-def test_copies_are_counted_in_transfers_of_blocks() -> None:
-    """Each block that a copy touches is a transfer for keys and one for values in each layer."""
+def test_copies_are_counted_in_blocks() -> None:
     batch = Batch()
     batch.copies += [Copy(0, 4, 4), Copy(0, 8, 3), Copy(16, 32, 16)]
-    sim = make_sim(make_config(), make_profile())
-    assert sim._units.work(batch).copy_transfers == (1 + 1 + 4) * 2 * TINY.num_layers
+    assert work_of(batch, block_size=4).copied_blocks == 1 + 1 + 4
 
 
 def test_replaced_beams_are_priced_by_their_tokens() -> None:

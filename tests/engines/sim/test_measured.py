@@ -13,14 +13,12 @@ from hypothesis import strategies as st
 from bench.point.serve import run_point
 from bench.point.spec import PointSpec
 from engines.core.errors import UserError
-from engines.core.models import find_model
 from engines.sim.cost import Work
 from engines.sim.interpolation import Curve, Surface, rising
 from engines.sim.measured import MeasuredCost
 from engines.sim.profile import load_profile
 from engines.sim.steps import StepRow, StepTable, from_csv, to_csv
 
-MODEL = find_model("opt-125m")
 TIMES = st.lists(st.floats(0.001, 1.0), min_size=6, max_size=6)
 
 
@@ -50,7 +48,7 @@ ROWS = [
 
 def price(rows: list[StepRow], *, draws: bool = False, block_size: int = 16) -> MeasuredCost:
     table = StepTable("opt-125m", 16, tuple(rows))
-    return MeasuredCost(MODEL, table, "astra", block_size=block_size, draws=draws)
+    return MeasuredCost(table, "astra", block_size=block_size, draws=draws)
 
 
 def decode_s(cost: MeasuredCost, n: int, context: int) -> float:
@@ -109,9 +107,7 @@ def test_choices_copies_and_swaps_are_added() -> None:
     assert decode_s(drawn, 2, 256) - decode_s(price(rows), 2, 256) == pytest.approx(0.001)
     beams = price(rows).decode_seconds(4, 256, groups=1, beam_groups=1)
     assert beams - plain == pytest.approx(0.003), "its own copies are priced apart"
-    per_block = 2 * MODEL.num_layers
-    work = Work(decodes=4, context_tokens=256, copy_transfers=5 * per_block,
-                transfers=7 * per_block, blocks_in=3)  # fmt: skip
+    work = Work(decodes=4, context_tokens=256, copied_blocks=5, blocks_in=3, blocks_out=4)
     added = 0.001 + 0.003 + 4 * 0.003
     assert price(rows).seconds(work) - plain == pytest.approx(added)
     small = price(rows, block_size=8)

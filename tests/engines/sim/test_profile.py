@@ -43,8 +43,8 @@ def test_shipped_profiles_load(name: str) -> None:
     files = (data / "profiles" / f"{name}.toml", data / "hosts" / "paper.toml")
     assert (profile.name, profile.host) == (name, "paper")
     assert profile.sha256 == hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
-    assert set(profile.calibrated) <= profile.values.keys()
-    assert all(math.isfinite(v) for v in profile.values.values() if isinstance(v, float))
+    assert set(profile.calibrated) <= vars(profile).keys()
+    assert all(math.isfinite(v) for v in vars(profile).values() if isinstance(v, float))
 
 
 def test_file_of_ones_own(tmp_path: Path) -> None:
