@@ -94,8 +94,6 @@ def _why_local(backend: str) -> str:
     try:
         with closing(daemon.connect(timeout_s=_CHECK_TIMEOUT_S)) as client:
             can = gpus.docker_gives_gpus(client)
-    except daemon.NoDaemonError as error:
-        return str(error)
     except Exception as error:
         if (reason := daemon.trouble(error)) is None:
             raise

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from bench.docker.daemon import NoDaemonError, connect, trouble
+from bench.docker.daemon import connect, trouble
 from bench.docker.gpus import Gpu, docker_gives_gpus, find_gpus
 from bench.docker.images import SYSTEMS, Recipe, find_image, parse_build_args, state_of
 from engines.core.config import GIB
@@ -64,14 +64,11 @@ def container_findings(
             if gpus:
                 yield _check_nvidia_runtime(client)
             yield from _check_images(client, device="cuda" if gpus else "cpu")
-    except NoDaemonError as error:
-        found, _, remedy = str(error).partition(": ")
-        yield Finding("Docker", Level.WARN, found, f"{remedy} (only containers need it)")
     except Exception as error:
         if (reason := trouble(error)) is None:
             raise
         found, _, remedy = reason.rpartition(": ")
-        yield Finding("Docker", Level.WARN, found, remedy)
+        yield Finding("Docker", Level.WARN, found, f"{remedy} (only containers need it)")
 
 
 def _check_gpus(gpus: list[Gpu], driver: str | None) -> Finding:

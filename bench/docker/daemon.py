@@ -18,16 +18,12 @@ TIMEOUT_S = 60  # for one answer; builds and commands are followed over streams,
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
 
 
-class NoDaemonError(UserError):
-    """Docker cannot be used here; the message says why and what to do."""
-
-
 def connect(*, timeout_s: int = TIMEOUT_S) -> DockerClient:
-    """Return a client of a daemon that answers; raises NoDaemonError."""
+    """Return a client of a daemon that answers; raises UserError with the reason and the remedy."""
     try:
         import docker
     except ModuleNotFoundError as error:
-        raise NoDaemonError(
+        raise UserError(
             "containers need the Docker SDK for Python: pip install 'docker>=7.1' (make install "
             "brings it), or use --runner local"
         ) from error
@@ -36,7 +32,7 @@ def connect(*, timeout_s: int = TIMEOUT_S) -> DockerClient:
         client = docker.from_env(timeout=timeout_s)
         client.ping()
     except (docker.errors.DockerException, OSError) as error:
-        raise NoDaemonError(explain(error)) from error
+        raise UserError(explain(error)) from error
     return client
 
 
@@ -65,7 +61,9 @@ def explain(error: BaseException) -> str:
 
 
 def trouble(error: BaseException) -> str | None:
-    """Describe in one line an error that Docker's SDK has raised; None for any other error."""
+    """Describe in one line an error of ours or of Docker's SDK; None for any other error."""
+    if isinstance(error, UserError):
+        return str(error)
     if "docker" not in sys.modules:
         return None
     import docker

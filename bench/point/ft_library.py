@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 from bench.machine import gpu_names
 from bench.point.platform import Platform
 from bench.point.spec import Backend, PointSpec
 from engines.core.config import System
 from engines.core.executor import Executor
 from engines.core.models import find_model
-from engines.ft.library import Library, find_program, model_arguments
+from engines.ft.library import PROGRAM, Library, model_arguments
 from engines.sim.profile import load_profile
 from engines.sim.slots import default_slots, paper_server
 
@@ -16,7 +18,7 @@ from engines.sim.slots import default_slots, paper_server
 def has_library(spec: PointSpec) -> bool:
     """Whether NVIDIA's library is here and serves the point."""
     ours = spec.system is System.FT and spec.backend is Backend.CUDA
-    return ours and find_program() is not None
+    return ours and shutil.which(PROGRAM) is not None
 
 
 def load_library(spec: PointSpec) -> Platform:
@@ -25,7 +27,7 @@ def load_library(spec: PointSpec) -> Platform:
     The library keeps the cache: KV slots only bound the batch, by default those of the paper's
     server for the model. Host time is not known, since it computes a batch as a whole.
     """
-    program = find_program()
+    program = shutil.which(PROGRAM)
     assert program is not None, "asked for without having asked has_library"
     model = find_model(spec.model)
     degree = spec.tensor_parallel or 1

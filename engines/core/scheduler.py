@@ -54,22 +54,17 @@ class Scheduler(ABC):
                 f"{name}: {request.prompt_len} + {request.output_len} tokens exceed "
                 f"the model's context of {config.max_model_len}: shorten it"
             )
-        self._check_batched_tokens(group)
+        if (tokens := self._batched_tokens(group)) > config.max_batched_tokens:
+            raise UserError(
+                f"{name}: {tokens} prompt tokens exceed {config.max_batched_tokens} per batch: "
+                "raise --max-batched-tokens"
+            )
         if request.sampling.n > config.max_num_seqs:
             raise UserError(
                 f"{name}: {request.sampling.n} sequences exceed the limit of "
                 f"{config.max_num_seqs}: raise --max-num-seqs"
             )
         self.kv.check_request(request)
-
-    def _check_batched_tokens(self, group: SequenceGroup) -> None:
-        """Raise UserError for a prompt that would not fit even if it were alone in the batch."""
-        tokens, limit = self._batched_tokens(group), self.config.max_batched_tokens
-        if tokens > limit:
-            raise UserError(
-                f"request {group.request.request_id}: {tokens} prompt tokens exceed "
-                f"{limit} per batch: raise --max-batched-tokens"
-            )
 
     def add(self, group: SequenceGroup) -> None:
         """Queue a new group; raises UserError if it could never finish."""

@@ -7,7 +7,6 @@ stands between them. Nothing here needs torch.
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import weakref
 from collections.abc import Mapping, Sequence
@@ -22,11 +21,6 @@ PROGRAM = "ft-worker"
 NEVER = -10000  # an end token that no model makes: every output has the length that was asked for
 _START = 2  # OPT's
 _TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
-
-
-def find_program() -> str | None:
-    """Return the path of the library's program, or None where there is none."""
-    return shutil.which(PROGRAM)
 
 
 def model_arguments(model: ModelSpec, tensor_parallel: int, *, dtype: str) -> dict[str, Any]:

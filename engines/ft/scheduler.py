@@ -66,8 +66,9 @@ class FTScheduler(Scheduler):
             selected.append(group)
         return selected
 
-    def _check_batched_tokens(self, group: SequenceGroup) -> None:
-        """Accept any: a batch is limited in requests, not in tokens."""
+    def _batched_tokens(self, group: SequenceGroup) -> int:
+        """None: a batch is limited in requests, not in tokens."""
+        return 0
 
     def _last_step(self, group: SequenceGroup) -> int:
         """All of a batch finish together."""

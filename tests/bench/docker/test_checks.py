@@ -13,9 +13,10 @@ from click.testing import CliRunner
 from bench.cli import main
 from bench.docker import checks
 from bench.docker.checks import Finding, Level, container_findings
-from bench.docker.daemon import NoDaemonError, connect, explain
+from bench.docker.daemon import connect, explain
 from bench.docker.gpus import Gpu, find_gpus, parse_gpu, visible
 from engines.core.config import GIB
+from engines.core.errors import UserError
 
 IDLE = Gpu("GPU-1", "NVIDIA A100-SXM4-40GB", 40 * GIB, 0, "580.95.05")
 BUSY = Gpu("GPU-2", "NVIDIA A100-SXM4-40GB", 40 * GIB, 9 * GIB, "580.95.05")
@@ -80,7 +81,7 @@ def test_what_is_wrong_has_a_remedy(programs: Path, monkeypatch: pytest.MonkeyPa
     assert "docker system prune" in found["Docker disk"].remedy
     for name in ("driver", "GPU", "NVIDIA runtime", "Docker disk"):
         assert found[name].level is Level.WARN
-    none = examine(NoDaemonError("no Docker daemon answers: start it, or do without"), [])
+    none = examine(UserError("no Docker daemon answers: start it, or do without"), [])
     assert none["Docker"] == Finding(
         *("Docker", Level.WARN, "no Docker daemon answers"),
         "start it, or do without (only containers need it)",
@@ -139,10 +140,10 @@ def test_what_docker_says_at_any_time_is_one_line(
 
 def test_a_daemon_that_does_not_run_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
-    with pytest.raises(NoDaemonError, match="no Docker daemon answers: start it"):
+    with pytest.raises(UserError, match="no Docker daemon answers: start it"):
         connect(timeout_s=1)
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
-    with pytest.raises(NoDaemonError, match="no Docker daemon answers: start it"):
+    with pytest.raises(UserError, match="no Docker daemon answers: start it"):
         connect(timeout_s=1)
 
 

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from bench.cli import main
 from bench.commands.places import settle
 from bench.docker.container import ENTRY, WORK, Confinement, input_mounts
-from bench.docker.daemon import NoDaemonError
 from bench.docker.gpus import Gpu
 from bench.docker.images import Image
 from engines.core.config import GIB
+from engines.core.errors import UserError
 
 
 def test_a_container_sees_results_and_named_inputs_alone(
@@ -134,7 +134,7 @@ def test_auto_takes_containers_where_docker_and_gpus_are(
 
     def connect(**_: Any) -> Any:
         if isinstance(runtimes, str):
-            raise NoDaemonError(runtimes)
+            raise UserError(runtimes)
         return SimpleNamespace(info=info, close=lambda: None)
 
     monkeypatch.setattr("bench.docker.daemon.connect", connect)

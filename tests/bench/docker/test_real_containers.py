@@ -23,7 +23,7 @@ from processes import DEADLINE_S, TRIED_TWICE, started, wait_until
 from bench.devices.contained import InContainer
 from bench.docker.bundle import write_bundle
 from bench.docker.container import ARTIFACTS, LAUNCHER, Confinement, remove_ended
-from bench.docker.daemon import NoDaemonError, connect
+from bench.docker.daemon import connect
 from bench.docker.images import (
     Image,
     Recipe,
@@ -62,7 +62,7 @@ PROBE = Path(fake_docker.__file__).with_name("confinement_probe.py").read_text(e
 def client() -> Iterator[DockerClient]:
     try:
         client = connect()
-    except NoDaemonError as error:
+    except UserError as error:
         if os.environ.get("BENCH_TEST_DOCKER"):
             raise
         pytest.skip(f"no containers here: {error}")
