@@ -37,11 +37,11 @@ _ABI = _SUFFIX.removesuffix(".so")  # names Python's version and the platform
 
 
 @cache
-def key(package: Path = PACKAGE) -> str:
+def key() -> str:
     """The name of the build that fits the present sources and this Python."""
     digest = hashlib.sha256(f"{_SUFFIX} {MODULES}".encode())
     for room in ROOMS:
-        for path in sorted((package / room).glob("*.py")):
+        for path in sorted((PACKAGE / room).glob("*.py")):
             digest.update(f"\0{room}/{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16] + _ABI
 

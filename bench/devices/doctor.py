@@ -34,8 +34,8 @@ def examine(artifacts: Path) -> list[Finding]:
         check_python(),
         check_engine(),
         *check_packages(),
-        check_cores(),
-        check_memory(),
+        check_cores(usable_cores()),
+        check_memory(memory_bytes()),
         check_disk(artifacts),
         check_write_access(artifacts),
         check_git(),
@@ -93,18 +93,16 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
 
-def check_cores(cores: int | None = None) -> Finding:
+def check_cores(cores: int) -> Finding:
     """More than one core shortens everything."""
-    cores = usable_cores() if cores is None else cores
     found = f"{cores} x {cpu_model() or 'unknown processor'}"
     if cores < 2:
         return Finding("cores", Level.WARN, found, "points run one at a time: allow more cores")
     return Finding("cores", Level.OK, found)
 
 
-def check_memory(total_bytes: int | None = None) -> Finding:
+def check_memory(total_bytes: int | None) -> Finding:
     """There is memory for one point on each core."""
-    total_bytes = memory_bytes() if total_bytes is None else total_bytes
     if total_bytes is None:
         return Finding("memory", Level.WARN, "unknown", "use --jobs 1 if points are killed")
     found = f"{total_bytes / GIB:.1f} GiB"

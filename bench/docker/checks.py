@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -43,11 +43,7 @@ class Finding:
     remedy: str = ""
 
 
-def container_findings(
-    *,
-    connect: Callable[..., DockerClient] = connect,
-    find_gpus: Callable[[], list[Gpu]] = find_gpus,
-) -> Iterator[Finding]:
+def container_findings() -> Iterator[Finding]:
     """Yield a finding for each thing that containers need; nothing else needs any of them."""
     gpus = find_gpus()
     driver = gpus[0].driver if gpus else find_driver()

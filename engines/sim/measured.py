@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from math import fsum
 
 from engines.core.errors import UserError
@@ -50,7 +50,8 @@ class MeasuredCost(StepPrice):
         )
         prompts = table.of(system, "prompt")
         self._square_s = 0.0
-        self._prompt = self._prompt_surface(prompts)
+        single = [row for row in prompts if row.prompts == 1 and not row.cached]
+        self._prompt = _surface([(r.sequences, r.tokens, self._beyond_decode(r)) for r in single])
         self._logits = self._logits_curve(prompts)  # of short prompts, whose squares are small
         self._square_s = self._seconds_a_square(prompts)
         self._logits = self._logits_curve(prompts)
@@ -119,10 +120,6 @@ class MeasuredCost(StepPrice):
         """What a step took beyond decoding, and beyond the blocks that it copied."""
         decode = self._decode.at(row.sequences, row.context) if row.sequences else 0.0
         return row.seconds - decode - self._copy.at(row.blocks)
-
-    def _prompt_surface(self, rows: Sequence[StepRow]) -> Surface:
-        single = [row for row in rows if row.prompts == 1 and not row.cached]
-        return _surface([(row.sequences, row.tokens, self._beyond_decode(row)) for row in single])
 
     def _seconds_a_square(self, rows: Iterable[StepRow]) -> float:
         """The slope q of the time over squares, by least squares through the single prompts."""

@@ -40,20 +40,14 @@ def activation_bytes(model: ModelSpec, tensor_parallel: int, num_tokens: int) ->
     return 2 * max(inner, logits) * model.dtype_bytes
 
 
-def slots_from_memory(
-    model: ModelSpec,
-    profile: DeviceProfile,
-    tensor_parallel: int = 1,
-    *,
-    num_tokens: int = PROFILED_TOKENS,
-) -> int:
+def slots_from_memory(model: ModelSpec, profile: DeviceProfile, tensor_parallel: int = 1) -> int:
     """KV slots in tokens: 95 % of memory less workspace, parameters and activations.
 
     Raises UserError if the model leaves no memory for a cache.
     """
     usable = UTILISATION * profile.memory_bytes * tensor_parallel
     parameters = model.num_parameters * model.dtype_bytes
-    overhead = WORKSPACE_BYTES + activation_bytes(model, tensor_parallel, num_tokens)
+    overhead = WORKSPACE_BYTES + activation_bytes(model, tensor_parallel, PROFILED_TOKENS)
     left = usable - parameters - tensor_parallel * overhead
     copies = tensor_parallel // model.kv_shards(tensor_parallel)
     slots = left // (copies * model.kv_bytes_per_token)

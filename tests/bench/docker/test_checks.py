@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import docker
 import pytest
@@ -45,7 +46,8 @@ def examine(client: Any, gpus: list[Gpu]) -> dict[str, Finding]:
             raise client
         return client
 
-    return {f.name: f for f in container_findings(connect=connect, find_gpus=lambda: gpus)}
+    with patch.multiple(checks, connect=connect, find_gpus=lambda: gpus):
+        return {f.name: f for f in container_findings()}
 
 
 def daemon(runtimes: tuple[str, ...] = ("runc", "nvidia")) -> SimpleNamespace:
