@@ -262,3 +262,14 @@ def _check_symbols(path: Path, libraries: set[str]) -> None:
     own = [n for n in names if "@GLIBC" not in n and not re.match(r"_ZN?K?S|_Z(S|TV|TI|d|n)|_", n)]
     foreign = [name for name in own if not re.match(r"(aoti_torch_|torch_)", name)]
     assert foreign == []
+
+
+@NEEDS_TORCH
+def test_a_device_without_kernels_has_the_reference_and_no_notice(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A checkpoint's tensors are listed on the meta device: nothing is compiled for it."""
+    from engines.kernels import library
+
+    assert not library.load_kernels.__wrapped__("meta").compiled
+    assert not caplog.records
