@@ -149,7 +149,7 @@ def _steps(subject: Subject, effort: Effort, tell: Callable[[float], None]) -> S
             scope,
             samples=min(SAMPLES, effort.steps),
             budget_s=effort.steps_s * scope.share,
-            unit_s=pulse.take,
+            unit_s=pulse.recent,
             tell=partial(_tell_share, tell, done, scope.share),
         )
         done += scope.share

@@ -26,6 +26,7 @@ LONG = 128  # prompt tokens; such a step is as long as many others, and sampled 
 OUTLIER = 1.5  # medians of a step's samples: what one of them counts at most
 USUAL_CONTEXT = 64  # tokens of each sequence beside which prompts and choices are measured
 USUAL_OUTPUTS = 4  # of a request whose tokens are drawn
+_BESIDE = (1, 8, 24, 64)  # decoding sequences beside which prompts are measured
 _COPIED = (1, 8, 64)  # blocks
 
 
@@ -159,7 +160,7 @@ def measure_steps(
     until_s = started + REFINE_SHARE * budget_s
     found = Measurements(probe, samples, until_s, now, tell_time, unit_s)
     sizes, prompts = _sizes(scope.most_sequences), _prompt_sizes(scope)
-    beside = [0] if scope.system == "ft" else [0, *(n for n in sizes if n in (1, 8, 64))]
+    beside = [0] if scope.system == "ft" else [0, *(n for n in sizes if n in _BESIDE)]
     for n in sizes:
         for wanted in _decodes(scope, n):
             found.measure(wanted)

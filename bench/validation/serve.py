@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from engines.execution.pulse import Pulse
 
-PULSE_EVERY_S = 0.1  # between two looks at the machine's speed
 _PULSES = 5  # whose median is the speed in their middle
 
 
@@ -97,9 +96,11 @@ class LoggingExecutor:
     def execute(self, batch: Batch) -> StepResult:
         """See `Executor.execute`."""
         log, clock = self._log, self._log.clock
-        log.works.append(work_of(batch, self._block_size))
+        work = work_of(batch, self._block_size)
+        log.works.append(work)
         began_s = clock.now
-        if not log.pulses or began_s - log.pulses[-1][0] >= PULSE_EVERY_S:
+        waited = work.decodes == 0  # perhaps; a processor is slow at first after that
+        if not log.pulses or (not waited and began_s - log.pulses[-1][0] >= self._pulse.every_s):
             log.pulses.append((began_s, self._pulse.take()))
             clock.leave_out(clock.now - began_s)
         log.began.append(clock.now)

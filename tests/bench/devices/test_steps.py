@@ -121,17 +121,20 @@ def test_a_step_has_its_mean_time_and_an_outlier_counts_as_one_and_a_half() -> N
 
 
 def test_slow_phases_of_the_machine_add_no_sizes_and_count_as_long_as_they_last() -> None:
-    device = FakeDevice(phases=0.3)
-    cost = device.measure(budget_s=600.0)
-    sizes = {row.sequences for row in device.asked if row.kind == "decode"}
-    assert len(sizes) < 24, "of 64, 12 of them always"
-    ratios = []
-    for n in range(1, 65):
-        step = StepRow(kind="decode", system="astra", sequences=n, context=200 * n, seconds=0.0)
-        found = cost.decode_seconds(n, 200 * n, groups=n, beam_groups=0) - 2e-4 * n
-        ratios.append(found / device.seconds(step))
-    assert max(ratios) < 1.1
-    assert statistics.fmean(ratios) == pytest.approx(1 + 0.3 / 16, abs=0.01)
+    """Over whole phases: where a step falls in one is chance, so the measuring begins at many."""
+    ratios: dict[int, list[float]] = {n: [] for n in range(1, 65)}
+    for begin_s in range(0, 16, 2):
+        device = FakeDevice(phases=0.3, now_s=begin_s)
+        cost = device.measure(budget_s=600.0)
+        sizes = {row.sequences for row in device.asked if row.kind == "decode"}
+        assert len(sizes) < 24, "of 64, 12 of them always"
+        for n, found in ratios.items():
+            step = StepRow(kind="decode", system="astra", sequences=n, context=200 * n, seconds=0.0)
+            seconds = cost.decode_seconds(n, 200 * n, groups=n, beam_groups=0) - 2e-4 * n
+            found.append(seconds / device.seconds(step))
+    means = [statistics.fmean(found) for found in ratios.values()]
+    assert max(means) < 1.1
+    assert statistics.fmean(means) == pytest.approx(1 + 0.3 / 16, abs=0.01)
 
 
 def test_the_time_is_kept_and_the_coarse_grid_is_measured_anyway() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,13 +14,7 @@ from small_devices import TINY, write_measured_profile
 
 from bench.point.serve import run_point
 from bench.point.spec import PointSpec
-from bench.validation.serve import (
-    PULSE_EVERY_S,
-    LoggingExecutor,
-    StepLog,
-    price_steps,
-    simulate_paced,
-)
+from bench.validation.serve import LoggingExecutor, StepLog, price_steps, simulate_paced
 from engines.core.batch import Batch
 from engines.core.config import System
 from engines.sim.cost import Work
@@ -58,7 +52,7 @@ def test_a_steps_time_holds_what_lies_between_steps_but_no_pulse() -> None:
 
 
 def test_a_pulse_takes_no_time_of_the_serving_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One before the first step, the next when PULSE_EVERY_S of serving have passed."""
+    """One before the first step, the next a second of serving later, but not after waiting."""
     now_s = 100.0
     monkeypatch.setattr("engines.core.clock.time.perf_counter", lambda: now_s)
 
@@ -68,16 +62,18 @@ def test_a_pulse_takes_no_time_of_the_serving_clock(monkeypatch: pytest.MonkeyPa
         return seconds
 
     log = StepLog()
-    inner = SimpleNamespace(execute=lambda _: spend(0.4 * PULSE_EVERY_S))
-    pulse = SimpleNamespace(take=lambda: spend(5.0))
+    inner = SimpleNamespace(execute=lambda _: spend(0.4))
+    pulse = SimpleNamespace(take=lambda: spend(5.0), every_s=1.0)
     executor = LoggingExecutor(inner, 16, log, cast(Any, pulse))
     assert log.start_clock().now == 0.0
-    for _ in range(6):
-        executor.execute(Batch())
-    starts = np.arange(7) * 0.4 * PULSE_EVERY_S
+    for decodes in (0, 1, 1, 0, 1, 1):  # the fourth may have waited for a request
+        batch = Batch()
+        batch.num_decodes = decodes
+        executor.execute(batch)
+    starts = np.arange(7) * 0.4
     assert log.began == pytest.approx(starts[:-1])
     assert log.ended == pytest.approx(starts[1:])
-    assert log.pulses == [(pytest.approx(starts[i]), 5.0) for i in (0, 3)]
+    assert log.pulses == [(pytest.approx(starts[i]), 5.0) for i in (0, 4)]
 
 
 def test_a_machine_of_one_speed_is_simulated_as_ever(spec: PointSpec) -> None:
@@ -112,12 +108,17 @@ def test_slowness_is_the_pulse_over_the_profiles(
     assert priced["priced"].tolist() == pytest.approx([1.2e-3])
 
 
-def test_the_usual_pulse_is_the_median_of_all() -> None:
+@pytest.mark.parametrize("family", ["opt", "llama"])
+def test_a_pulse_is_taken_anew_when_it_is_old(family: str) -> None:
     torch = pytest.importorskip("torch")
     from engines.execution.probe import build_model
     from engines.execution.pulse import Pulse
 
-    pulse = Pulse(build_model(TINY, dtype=torch.bfloat16, device="cpu"))
-    assert pulse.take() > 0
+    spec = replace(TINY, family=family)
+    pulse = Pulse(build_model(spec, dtype=torch.bfloat16, device="cpu"), every_s=3600.0)
+    assert pulse.recent() == pulse.recent() == pulse.readings[0] > 0
+    pulse.every_s = 0.0
+    pulse.recent()
+    assert len(pulse.readings) == 2
     pulse.readings[:] = [9.0, 1.0, 2.0]
     assert pulse.usual == 2.0
