@@ -21,8 +21,9 @@ from engines.sim.steps import StepRow
 
 TOLERANCE = 0.03  # by which an interpolated step may err, twice, before one more size is measured
 REFINE_SHARE = 0.25  # of the time, at most, goes to finding sizes
-PASSES = 12  # over all steps, if there is time; over long prompts, a third of these
-LONG = 128  # prompt tokens; such a step is as long as many others, and sampled once
+PASSES = 12  # over all steps, if there is time; over long prompts, half of these
+LONG = 128  # prompt tokens; such a step is as long as many others
+LONG_SAMPLES = 2  # at a time
 OUTLIER = 1.5  # medians of a step's samples: what one of them counts at most
 USUAL_CONTEXT = 64  # tokens of each sequence beside which prompts and choices are measured
 USUAL_OUTPUTS = 4  # of a request whose tokens are drawn
@@ -95,7 +96,7 @@ class Measurements:
     def measure(self, wanted: StepRow) -> float | None:
         """Sample steps like `wanted` once more; returns the median in units, None without any."""
         units: list[float] = []
-        samples = 1 if wanted.tokens > LONG else self.samples
+        samples = min(self.samples, LONG_SAMPLES) if wanted.tokens > LONG else self.samples
         seconds = self.probe.time_steps(wanted, samples, lambda: units.append(self.unit_s()))
         self.tell(self.now())
         if not seconds:
@@ -108,7 +109,7 @@ class Measurements:
 
     def repeat(self, number: int) -> None:
         """Measure all again in another order, as far as there is time."""
-        steps = [step for step in self.found if number % 3 == 0 or step.tokens <= LONG]
+        steps = [step for step in self.found if number % 2 or step.tokens <= LONG]
         random.Random(number).shuffle(steps)
         for wanted in steps:
             if self.is_late:

@@ -17,6 +17,7 @@ from torch import Tensor
 from engines.models.interfaces import Model
 
 ROWS = 8
+READINGS = 5  # whose median is the speed: one alone is off by a few percent
 
 
 class _NoAttention:
@@ -51,10 +52,10 @@ class Pulse:
         return self.readings[-1]
 
     def recent(self) -> float:
-        """The last reading; a new one if `every_s` have passed since, or if there is none."""
-        if self.readings and time.perf_counter() - self._taken_s < self.every_s:
-            return self.readings[-1]
-        return self.take()
+        """The median of the last READINGS; a new one is taken if `every_s` have passed."""
+        if not self.readings or time.perf_counter() - self._taken_s >= self.every_s:
+            self.take()
+        return statistics.median(self.readings[-READINGS:])
 
     @property
     def usual(self) -> float:

@@ -151,8 +151,9 @@ class StepProbe:
         times: list[float] = []
         if self._fill(wanted, SamplingParams(), before=(samples + 1) // 2, steps=steps):
             self._warm_prefix(wanted.cached)
-            for _ in range(samples + 1):
-                new, longer = divmod(self._new_size(wanted), wanted.prompts)
+            for sample in range(samples + 1):  # the first only wakes the executor up
+                size = self._new_size(wanted) if sample else wanted.prompts
+                new, longer = divmod(size, wanted.prompts)
                 for i in range(wanted.prompts):
                     self._add(wanted.cached + new + (i < longer), 1, prefix=wanted.cached)
                 times.append(self._step(between))
