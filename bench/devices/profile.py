@@ -149,14 +149,17 @@ def _steps(subject: Subject, effort: Effort, tell: Callable[[float], None]) -> S
             scope,
             samples=min(SAMPLES, effort.steps),
             budget_s=effort.steps_s * scope.share,
-            unit_s=pulse.recent,
+            unit_s=lambda rows: pulse.recent().seconds(rows),
             tell=partial(_tell_share, tell, done, scope.share),
         )
         done += scope.share
         del probe  # and its cache
-    usual_s = pulse.usual
-    timed = [replace(r, seconds=usual_s * r.seconds, spread=usual_s * r.spread) for r in rows]
-    return StepTable(subject.spec.name, USUAL_BLOCK, tuple(timed), pulse_s=usual_s)
+    usual = pulse.usual
+    timed = [
+        replace(row, seconds=unit_s * row.seconds, spread=unit_s * row.spread)
+        for row, unit_s in zip(rows, (usual.seconds(row.rows) for row in rows), strict=True)
+    ]
+    return StepTable(subject.spec.name, USUAL_BLOCK, tuple(timed), usual)
 
 
 def _tell_share(tell: Callable[[float], None], done: float, part: float, share: float) -> None:
@@ -170,7 +173,7 @@ def _steps_toml(steps: StepTable) -> str:
 [steps]
 model = "{steps.model}"
 block_size = {steps.block_size}
-pulse_s = {steps.pulse_s:.6g}
+pulse_s = [{steps.speed.light_s:.6g}, {steps.speed.heavy_s:.6g}]
 csv = '''
 {to_csv(steps.rows)}'''
 """

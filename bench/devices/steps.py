@@ -84,7 +84,7 @@ class Measurements:
     until_s: float
     now: Callable[[], float]
     tell: Callable[[float], None]
-    unit_s: Callable[[], float]
+    unit_s: Callable[[int], float]
     found: dict[StepRow, list[float]] = field(default_factory=dict)
     copied: dict[StepRow, int] = field(default_factory=dict)
 
@@ -97,7 +97,9 @@ class Measurements:
         """Sample steps like `wanted` once more; returns the median in units, None without any."""
         units: list[float] = []
         samples = min(self.samples, LONG_SAMPLES) if wanted.tokens > LONG else self.samples
-        seconds = self.probe.time_steps(wanted, samples, lambda: units.append(self.unit_s()))
+        seconds = self.probe.time_steps(
+            wanted, samples, lambda: units.append(self.unit_s(wanted.rows))
+        )
         self.tell(self.now())
         if not seconds:
             return None
@@ -146,12 +148,12 @@ def measure_steps(
     budget_s: float,
     now: Callable[[], float] = time.monotonic,
     tell: Callable[[float], None] = lambda _: None,
-    unit_s: Callable[[], float] = lambda: 1.0,
+    unit_s: Callable[[int], float] = lambda _: 1.0,
 ) -> list[StepRow]:
     """Measure one system's steps in about `budget_s` seconds; the coarse grid always.
 
     `tell` hears the share of the time that is used, 0 to 1. The rows' times are in units of what
-    `unit_s` returns around each step: by default in seconds.
+    `unit_s` returns around each step for its number of rows: by default in seconds.
     """
     started = now()
 

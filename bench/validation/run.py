@@ -170,7 +170,7 @@ class Validation:
         steps = price_steps(pd.read_parquet(server.steps_path(spec)), own)
         steady, of_steady = run_point(own).metrics, step_errors(steps)
         slowness = steps["slowness"]
-        simulated = simulate_paced(own, steps["began"], slowness)
+        simulated = simulate_paced(own, steps)
         steps["priced"] *= slowness
         predicted, of_steps = simulated.metrics, step_errors(steps)
         names = (*METRICS, "preemptions", "steps")

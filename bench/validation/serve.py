@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.files import write_file
 from bench.point.model import ModelPlatform
@@ -31,6 +30,7 @@ from engines.sim.cost import Work
 from engines.sim.executor import SimExecutor, work_of
 from engines.sim.measured import MeasuredCost
 from engines.sim.profile import load_profile
+from engines.sim.steps import Speed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,13 +38,15 @@ if TYPE_CHECKING:
     from engines.execution.pulse import Pulse
 
 _PULSES = 5  # whose median is the speed in their middle
+_SPEED = ("light_s", "heavy_s")
 
 
 @dataclass
 class StepLog:
     """When each step's execution began and ended (s of `clock`), and what it did.
 
-    `pulses` holds when a pulse was taken (s) and how long it took, which `clock` leaves out.
+    `pulses` holds when a pulse was taken (s), and how long the light one and perhaps the heavy one
+    took, which `clock` leaves out.
     """
 
     clock: WallClock = field(default_factory=WallClock)
@@ -52,7 +54,7 @@ class StepLog:
     began: list[float] = field(default_factory=list)
     ended: list[float] = field(default_factory=list)
     works: list[Work] = field(default_factory=list)
-    pulses: list[tuple[float, float]] = field(default_factory=list)
+    pulses: list[tuple[float, float, float | None]] = field(default_factory=list)
 
     def start_clock(self) -> WallClock:
         """Begin to serve: the time is 0."""
@@ -62,20 +64,24 @@ class StepLog:
     def frame(self) -> pd.DataFrame:
         """A row per step: the fields of `Work`, and `seconds` from one step's end to the next.
 
-        `pulse` is the pulse of the time when it `began`, in seconds. Where nothing ran before, the
-        engine may have waited for an arrival; such a step has the usual time between two.
+        `light_s` and `heavy_s` are the speed of the time when it `began`. Where nothing ran before,
+        the engine may have waited for an arrival; such a step has the usual time between two.
         """
         import pandas as pd
 
         frame = pd.DataFrame([asdict(work) for work in self.works])
         began, ended = pd.Series(self.began), pd.Series(self.ended)
         between = (began - ended.shift()).where(frame["decodes"] > 0)
-        pulses = pd.DataFrame(self.pulses, columns=["at", "seconds"])
-        usual = pulses["seconds"].rolling(_PULSES, center=True, min_periods=1).median()
+        pulses = pd.DataFrame(self.pulses, columns=["at", *_SPEED]).set_index("at")
+        speeds = {}
+        for name in _SPEED:
+            found = pulses[name].dropna()
+            usual = found.rolling(_PULSES, center=True, min_periods=1).median()
+            speeds[name] = np.interp(began, usual.index, usual)
         return frame.assign(
             seconds=ended - began + between.fillna(between.median()),
             began=began,
-            pulse=np.interp(began, pulses["at"], usual),
+            **speeds,
         )
 
 
@@ -101,7 +107,7 @@ class LoggingExecutor:
         began_s = clock.now
         waited = work.decodes == 0  # perhaps; a processor is slow at first after that
         if not log.pulses or (not waited and began_s - log.pulses[-1][0] >= self._pulse.every_s):
-            log.pulses.append((began_s, self._pulse.take()))
+            log.pulses.append((began_s, *self._pulse.take(len(log.pulses))))
             clock.leave_out(clock.now - began_s)
         log.began.append(clock.now)
         result: StepResult = self._inner.execute(batch)
@@ -112,20 +118,18 @@ class LoggingExecutor:
 class PacedExecutor:
     """A simulated executor on a machine whose speed changes.
 
-    A step takes `slowness` times its price, interpolated between the rising times `at` (s).
+    `speeds` has it in seconds, `light_s` and `heavy_s`, at the rising times `began` (s), between
+    which it is interpolated; `usual` is that of the prices.
     """
 
     def __init__(
-        self,
-        inner: SimExecutor,
-        clock: Clock,
-        at: NDArray[np.float64],
-        slowness: NDArray[np.float64],
+        self, inner: SimExecutor, clock: Clock, speeds: pd.DataFrame, usual: Speed
     ) -> None:
         self._inner = inner
         self._clock = clock
-        self._at = at
-        self._slowness = slowness
+        self._began = speeds["began"].to_numpy()
+        self._speeds = [speeds[name].to_numpy() for name in _SPEED]
+        self._usual = usual
 
     @property
     def outside(self) -> int:
@@ -135,7 +139,9 @@ class PacedExecutor:
     def execute(self, batch: Batch) -> StepResult:
         """See `Executor.execute`."""
         result = self._inner.execute(batch)
-        result.elapsed_s *= float(np.interp(self._clock.now, self._at, self._slowness))
+        now = self._clock.now
+        speed = Speed(*(float(np.interp(now, self._began, each)) for each in self._speeds))
+        result.elapsed_s *= speed.slowness(self._usual, work_of(batch, 1).rows)
         return result
 
 
@@ -172,17 +178,24 @@ class Server:
 
     def steps_path(self, spec: PointSpec) -> Path:
         """Where the steps of a point are kept."""
-        return self.store.root / "steps" / f"{name_of(spec)}.parquet"
+        return self.store.root / "logs" / f"{name_of(spec)}.parquet"
 
 
-def simulate_paced(spec: PointSpec, began: pd.Series, slowness: pd.Series) -> Outcome:
-    """Simulate a point on a machine that was so slow when the steps `began` (s) that it served."""
+def usual_speed(spec: PointSpec) -> Speed:
+    """The speed at which the steps of a point's own profile were measured."""
+    assert spec.device_profile is not None, "a validation's own profile"
+    table = load_profile(spec.device_profile).steps
+    return table.speed if table is not None else Speed()
+
+
+def simulate_paced(spec: PointSpec, steps: pd.DataFrame) -> Outcome:
+    """Simulate a point on a machine as fast as when it served the `steps` (`StepLog.frame`)."""
     clock, platform = VirtualClock(), simulate(spec)
 
     def create(config: EngineConfig, seed: int) -> Executor:
         inner = platform.create_executor(config, seed)
         assert isinstance(inner, SimExecutor), "a simulated point is priced"
-        return PacedExecutor(inner, clock, began.to_numpy(), slowness.to_numpy())
+        return PacedExecutor(inner, clock, steps, usual_speed(spec))
 
     paced = replace(platform, create_executor=create, create_clock=lambda: clock)
     return serve_on(paced, spec, None, on_progress=None)
@@ -191,7 +204,7 @@ def simulate_paced(spec: PointSpec, began: pd.Series, slowness: pd.Series) -> Ou
 def price_steps(steps: pd.DataFrame, spec: PointSpec) -> pd.DataFrame:
     """Add to a served point's steps what the simulation `spec` would price each at, by term.
 
-    `slowness` is how many times longer the machine's pulse took than when the profile was measured.
+    `slowness` is how many times longer the machine took than when the profile was measured.
     """
     import pandas as pd
 
@@ -203,9 +216,9 @@ def price_steps(steps: pd.DataFrame, spec: PointSpec) -> pd.DataFrame:
     names = list(Work.__dataclass_fields__)
     works = [Work(*row) for row in steps[names].itertuples(index=False, name=None)]
     terms = pd.DataFrame([price.terms(work) for work in works]).add_prefix("priced_")
-    assert spec.device_profile is not None, "a validation's own profile"
-    table = load_profile(spec.device_profile).steps
-    usual_s = table.pulse_s if table is not None else 0.0
-    return pd.concat([steps, terms], axis=1).assign(
-        priced=terms.sum(axis=1), slowness=steps["pulse"] / usual_s if usual_s else 1.0
-    )
+    usual = usual_speed(spec)
+    slowness = [
+        Speed(light_s, heavy_s).slowness(usual, work.rows)
+        for light_s, heavy_s, work in zip(*(steps[name] for name in _SPEED), works, strict=True)
+    ]
+    return pd.concat([steps, terms], axis=1).assign(priced=terms.sum(axis=1), slowness=slowness)

@@ -1,8 +1,8 @@
-"""How fast a device is at the moment, by a piece of the model's work that is always the same.
+"""How fast a device is at the moment, by two pieces of the model's work that are always the same.
 
-The piece is a decode step of a few rows without its attention. It does what all steps do, in the
-same order and by the same kernels, so what slows them slows it about as much; the output layer
-alone, which is bound by memory, was up to half slower where steps were not.
+They are steps of few and of many rows without their attention: the first reads the weights, the
+second computes with them, and what slows one need not slow the other. Both do what all steps do, in
+the same order and by the same kernels; see `engines.sim.steps.Speed`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from engines.models.interfaces import Model
+from engines.sim.steps import HEAVY_ROWS, LIGHT_ROWS, Speed
 
-ROWS = 8
-READINGS = 5  # whose median is the speed: one alone is off by a few percent
+READINGS = 5  # of each, whose median is the speed: one alone is off by a few percent
+HEAVY_EVERY = 4  # readings
 
 
 class _NoAttention:
@@ -27,37 +28,48 @@ class _NoAttention:
 
 @dataclass
 class Pulse:
-    """Times the piece again and again; `readings` are the seconds that it took.
+    """Times the two again and again; `light` and `heavy` are the seconds that each took.
 
-    They are to be `every_s` apart: the piece takes as long as a small step.
+    Readings are to be `every_s` apart: the light one takes as long as a small step.
     """
 
     model: Model
-    every_s: float = 0.15
-    readings: list[float] = field(default_factory=list)
+    every_s: float = 0.2
+    light: list[float] = field(default_factory=list)
+    heavy: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._rows = torch.arange(ROWS, device=self.model.device)
+        self._rows = torch.arange(HEAVY_ROWS, device=self.model.device)
         self._taken_s = 0.0
+        for _ in range(2):  # kernels are prepared for each number of rows
+            self._time(LIGHT_ROWS)
+            self._time(HEAVY_ROWS)
+
+    def take(self, number: int) -> tuple[float, float | None]:
+        """Time the light one, and at the first of HEAVY_EVERY `number`s the heavy one too."""
+        self.light.append(self._time(LIGHT_ROWS))
+        if number % HEAVY_EVERY:
+            return self.light[-1], None
+        self.heavy.append(self._time(HEAVY_ROWS))
+        return self.light[-1], self.heavy[-1]
+
+    def recent(self) -> Speed:
+        """The speed of the last READINGS; a new one is taken if `every_s` have passed."""
+        if not self.light or time.perf_counter() - self._taken_s >= self.every_s:
+            self.take(len(self.light))
+        return Speed(*(statistics.median(each[-READINGS:]) for each in (self.light, self.heavy)))
+
+    @property
+    def usual(self) -> Speed:
+        """The medians of all readings."""
+        return Speed(statistics.median(self.light), statistics.median(self.heavy))
 
     @torch.inference_mode()
-    def take(self) -> float:
-        """Time the piece once; returns seconds."""
+    def _time(self, count: int) -> float:
+        rows = self._rows[:count]
         started = time.perf_counter()
-        self.model.logits(self.model.forward(self._rows, self._rows, _NoAttention()))
+        self.model.logits(self.model.forward(rows, rows, _NoAttention()))
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
         self._taken_s = time.perf_counter()
-        self.readings.append(self._taken_s - started)
-        return self.readings[-1]
-
-    def recent(self) -> float:
-        """The median of the last READINGS; a new one is taken if `every_s` have passed."""
-        if not self.readings or time.perf_counter() - self._taken_s >= self.every_s:
-            self.take()
-        return statistics.median(self.readings[-READINGS:])
-
-    @property
-    def usual(self) -> float:
-        """The median of all readings, in seconds."""
-        return statistics.median(self.readings)
+        return self._taken_s - started

@@ -32,6 +32,11 @@ class Work:
     blocks_in: int = 0
     blocks_out: int = 0
 
+    @property
+    def rows(self) -> int:
+        """Tokens that are computed."""
+        return self.decodes + self.prompt_tokens
+
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class StepPrice(ABC):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.core.errors import UserError, unknown_name
-from engines.sim.steps import StepTable, from_csv
+from engines.sim.steps import Speed, StepTable, from_csv
 
 _DATA = resources.files("engines.sim")
 LEAST = 1e6  # no device is so slow or so small: a number below is in GB/s, TFLOP/s or GB
@@ -168,10 +168,17 @@ def _steps_table(table: dict[str, Any], source: str) -> StepTable:
             wanted = "text" if kind is str else "a whole number"
             raise UserError(f"{source}: steps.{name} must be {wanted}, got {table.get(name)!r}")
     rows = from_csv(table["csv"].lstrip("\n"), f"{source}, steps.csv")
-    pulse_s = table.get("pulse_s", 0.0)
-    if type(pulse_s) not in (int, float) or not 0 <= pulse_s < math.inf:
-        raise UserError(f"{source}: steps.pulse_s must be a time in seconds, got {pulse_s!r}")
-    return StepTable(table["model"], table["block_size"], rows, float(pulse_s))
+    pulse_s = table.get("pulse_s", [0.0, 0.0])
+    if type(pulse_s) in (int, float):  # an earlier form: one time for all numbers of rows
+        pulse_s = [pulse_s, pulse_s]
+    if type(pulse_s) is not list or len(pulse_s) != 2 or not all(map(_is_time, pulse_s)):
+        shown = table["pulse_s"]
+        raise UserError(f"{source}: steps.pulse_s must be two times in seconds, got {shown!r}")
+    return StepTable(table["model"], table["block_size"], rows, Speed(*map(float, pulse_s)))
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool and 0 <= value < math.inf
 
 
 def _from_data_sheet(values: dict[str, Any], source: str) -> dict[str, Any]:

@@ -35,6 +35,7 @@ FAMILY = {
     System.ORCA_MAX: "orca",
     System.FT: "ft",
 }
+LIGHT_ROWS, HEAVY_ROWS = 8, 64  # of the two steps by which a device's speed is known
 FAMILIES = tuple(dict.fromkeys(FAMILY.values()))
 
 
@@ -56,6 +57,11 @@ class StepRow:
     spread: float = 0.0
 
     @property
+    def rows(self) -> int:
+        """Tokens that the step computes."""
+        return self.sequences + self.tokens
+
+    @property
     def squares(self) -> float:
         """Sum over prompts, taken as equal, of total length^2 - cached length^2."""
         new = self.tokens / max(self.prompts, 1)
@@ -63,17 +69,36 @@ class StepRow:
 
 
 @dataclass(frozen=True)
-class StepTable:
-    """Steps measured with one model in one type; the simulation of others takes the formula.
+class Speed:
+    """A device's speed at some time: seconds of a model's products for few and for many rows.
 
-    They are at the speed at which the device's pulse (`engines.execution.pulse`) takes `pulse_s`
-    seconds; 0 where it was not taken.
+    See `engines.execution.pulse`. Both are 0 where they were not measured.
+    """
+
+    light_s: float = 0.0
+    heavy_s: float = 0.0
+
+    def seconds(self, rows: int) -> float:
+        """Of as many rows, on the line through the two; fewer than LIGHT_ROWS take no less."""
+        share = max(0, rows - LIGHT_ROWS) / (HEAVY_ROWS - LIGHT_ROWS)
+        return self.light_s + share * (self.heavy_s - self.light_s)
+
+    def slowness(self, usual: Speed, rows: int) -> float:
+        """How many times longer than at the `usual` speed a step of so many rows takes."""
+        return self.seconds(rows) / usual.seconds(rows) if usual.light_s else 1.0
+
+
+@dataclass(frozen=True)
+class StepTable:
+    """Steps measured with one model in one type at one speed of the device.
+
+    The simulation of other models takes the formula.
     """
 
     model: str
     block_size: int
     rows: tuple[StepRow, ...]
-    pulse_s: float = 0.0
+    speed: Speed = Speed()
 
     def of(self, system: str, *kinds: str) -> list[StepRow]:
         """The rows of some kinds of one system."""

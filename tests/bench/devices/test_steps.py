@@ -85,7 +85,7 @@ def test_a_machine_that_slows_down_is_measured_at_one_speed() -> None:
             return found
 
     rows = measure_steps(
-        Probe(), SCOPE, budget_s=1e3, now=lambda: device.now_s, unit_s=lambda: 0.02 * slow
+        Probe(), SCOPE, budget_s=1e3, now=lambda: device.now_s, unit_s=lambda rows: 0.02 * slow
     )
     assert {row.seconds > 0 for row in rows} == {True}
     for row in rows:

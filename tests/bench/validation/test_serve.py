@@ -18,11 +18,10 @@ from bench.validation.serve import LoggingExecutor, StepLog, price_steps, simula
 from engines.core.batch import Batch
 from engines.core.config import System
 from engines.sim.cost import Work
+from engines.sim.steps import Speed
 
-OFTEN = 100  # times in which the machine's speed is given
 
-
-def spec_of(profile: Path, pulse_s: float = 0.0) -> PointSpec:
+def spec_of(profile: Path, pulse_s: str = "") -> PointSpec:
     if pulse_s:
         text = profile.read_text().replace("[steps]", f"[steps]\npulse_s = {pulse_s}")
         profile.write_text(text)
@@ -43,12 +42,13 @@ def test_a_steps_time_holds_what_lies_between_steps_but_no_pulse() -> None:
         began=[10.0, 11.5, 13.0, 20.0, 21.5],
         ended=[11.0, 12.5, 13.9, 21.0, 22.5],
         works=works,
-        pulses=[(10.0, 0.1), (13.0, 0.6), (20.0, 0.1)],
+        pulses=[(10.0, 0.1, 0.2), (13.0, 0.6, None), (20.0, 0.1, 0.4)],
     )
     frame = log.frame()
     # Half a second between two steps; before a prompt the engine waited, and the usual time counts.
     assert frame["seconds"].tolist() == pytest.approx([1.5, 1.5, 1.4, 1.5, 1.5])
-    assert frame["pulse"].tolist() == pytest.approx([0.1] * 5)  # the median of all three
+    assert frame["light_s"].tolist() == pytest.approx([0.1] * 5)  # the median of all three
+    assert frame["heavy_s"].tolist() == pytest.approx([0.3] * 5)  # of both
 
 
 def test_a_pulse_takes_no_time_of_the_serving_clock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ def test_a_pulse_takes_no_time_of_the_serving_clock(monkeypatch: pytest.MonkeyPa
 
     log = StepLog()
     inner = SimpleNamespace(execute=lambda _: spend(0.4))
-    pulse = SimpleNamespace(take=lambda: spend(5.0), every_s=1.0)
+    pulse = SimpleNamespace(take=lambda number: (spend(5.0), number), every_s=1.0)
     executor = LoggingExecutor(inner, 16, log, cast(Any, pulse))
     assert log.start_clock().now == 0.0
     for decodes in (0, 1, 1, 0, 1, 1):  # the fourth may have waited for a request
@@ -73,12 +73,16 @@ def test_a_pulse_takes_no_time_of_the_serving_clock(monkeypatch: pytest.MonkeyPa
     starts = np.arange(7) * 0.4
     assert log.began == pytest.approx(starts[:-1])
     assert log.ended == pytest.approx(starts[1:])
-    assert log.pulses == [(pytest.approx(starts[i]), 5.0) for i in (0, 4)]
+    assert log.pulses == [(pytest.approx(starts[i]), 5.0, n) for n, i in enumerate((0, 4))]
+
+
+def speeds_of(began: list[float], light: list[float], heavy: list[float]) -> pd.DataFrame:
+    return pd.DataFrame({"began": began, "light_s": light, "heavy_s": heavy})
 
 
 def test_a_machine_of_one_speed_is_simulated_as_ever(spec: PointSpec) -> None:
-    at = pd.Series(np.linspace(0, 20, OFTEN))
-    paced = simulate_paced(spec, at, pd.Series(np.ones(OFTEN)))
+    spec_of(Path(str(spec.device_profile)), "[0.002, 0.009]")
+    paced = simulate_paced(spec, speeds_of([0.0, 20.0], [0.002] * 2, [0.009] * 2))
     plain = run_point(spec)
     changing = ("wall_s", "host_us_per_step")
     for name, value in plain.metrics.items():
@@ -88,8 +92,10 @@ def test_a_machine_of_one_speed_is_simulated_as_ever(spec: PointSpec) -> None:
 
 def test_steps_take_longer_while_the_machine_is_slow(spec: PointSpec) -> None:
     """Twice as long from the tenth second on: latencies double there and nowhere else."""
-    at = pd.Series([0.0, 10.0, 10.001, 20.0])
-    paced = pd.DataFrame(simulate_paced(spec, at, pd.Series([1.0, 1.0, 2.0, 2.0])).requests)
+    spec_of(Path(str(spec.device_profile)), "[0.002, 0.009]")
+    light = [0.002, 0.002, 0.004, 0.004]
+    speeds = speeds_of([0.0, 10.0, 10.001, 20.0], light, [4.5 * each for each in light])
+    paced = pd.DataFrame(simulate_paced(spec, speeds).requests)
     plain = pd.DataFrame(run_point(spec).requests)
     first = [each["first_token_s"] - each["arrival_s"] for each in (paced, plain)]
     early, late = plain["arrival_s"] < 9, plain["arrival_s"] > 10.1
@@ -97,28 +103,45 @@ def test_steps_take_longer_while_the_machine_is_slow(spec: PointSpec) -> None:
     assert (first[0][late] / first[1][late]).median() == pytest.approx(2.0, rel=0.1)
 
 
-@pytest.mark.parametrize(("pulse_s", "expected"), [(0.0, 1.0), (0.004, 1.5)])
-def test_slowness_is_the_pulse_over_the_profiles(
-    tmp_path: Path, small_device: None, pulse_s: float, expected: float
+@pytest.mark.parametrize(
+    ("pulse_s", "rows", "expected"),
+    [
+        ("", 1, 1.0),
+        ("0.004", 1, 1.5),  # an earlier profile's
+        ("[0.004, 0.012]", 1, 1.5),
+        ("[0.004, 0.012]", 8, 1.5),
+        ("[0.004, 0.012]", 36, 1.125),  # the middle: 9 ms over 8 ms
+        ("[0.004, 0.012]", 64, 1.0),
+        ("[0.004, 0.012]", 120, 18 / 20),
+    ],
+)
+def test_slowness_is_by_a_steps_rows(
+    tmp_path: Path, small_device: None, pulse_s: str, rows: int, expected: float
 ) -> None:
+    """Steps of few rows are slow while those of many are not: only what reads memory is."""
     spec = spec_of(write_measured_profile(tmp_path / "steps.toml"), pulse_s)
-    works = pd.DataFrame([asdict(Work(decodes=1, groups=1, context_tokens=20))])
-    priced = price_steps(works.assign(seconds=0.0012, pulse=0.006), spec)
-    assert priced["slowness"].tolist() == pytest.approx([expected])
-    assert priced["priced"].tolist() == pytest.approx([1.2e-3])
+    works = pd.DataFrame([asdict(Work(decodes=1, groups=1, context_tokens=20))] * 2)
+    works.loc[1, "prompt_tokens"] = rows - 1
+    heavy_s = 0.006 if pulse_s == "0.004" else 0.012
+    priced = price_steps(works.assign(seconds=0.0012, light_s=0.006, heavy_s=heavy_s), spec)
+    assert priced["slowness"][1] == pytest.approx(expected)
+    assert priced["priced"][0] == pytest.approx(1.2e-3)
 
 
 @pytest.mark.parametrize("family", ["opt", "llama"])
 def test_a_pulse_is_taken_anew_when_it_is_old(family: str) -> None:
     torch = pytest.importorskip("torch")
     from engines.execution.probe import build_model
-    from engines.execution.pulse import Pulse
+    from engines.execution.pulse import HEAVY_EVERY, Pulse
 
     spec = replace(TINY, family=family)
     pulse = Pulse(build_model(spec, dtype=torch.bfloat16, device="cpu"), every_s=3600.0)
-    assert pulse.recent() == pulse.recent() == pulse.readings[0] > 0
+    found = pulse.recent()
+    assert pulse.recent() == found
+    assert (found.light_s, found.heavy_s) == (pulse.light[0], pulse.heavy[0])
     pulse.every_s = 0.0
-    pulse.recent()
-    assert len(pulse.readings) == 2
-    pulse.readings[:] = [9.0, 1.0, 2.0]
-    assert pulse.usual == 2.0
+    for _ in range(HEAVY_EVERY):
+        pulse.recent()
+    assert (len(pulse.light), len(pulse.heavy)) == (1 + HEAVY_EVERY, 2)
+    pulse.light[:], pulse.heavy[:] = [9.0, 1.0, 2.0], [5.0]
+    assert pulse.usual == Speed(2.0, 5.0)
