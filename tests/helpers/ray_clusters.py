@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from processes import started
+
+# Ray's agents outlive a head that was killed by a minute, in which they try to report its end to it
+# (ray/_private/utils.py, publish_error_to_driver). One test waits for them, in test_ray_session.py.
+AGENTS = re.compile(r"ray::\w+Agent|/agent(\.py|/main\.py)")
 
 _HOLD = """
 import os, sys, time

@@ -18,6 +18,7 @@ from typing import Any
 import cluster_fakes as fakes
 import pytest
 from processes import DEADLINE_S, TRIED_TWICE, marked, started, the_one, wait_until
+from ray_clusters import AGENTS
 
 from bench.point.spec import PointSpec
 from bench.progress import Display
@@ -216,7 +217,10 @@ def test_a_cluster_of_its_own_goes_with_the_command(
             assert process.returncode == 2, err
             assert "finished points are kept" in err.splitlines()[-1]
             assert time.monotonic() - began < PROMPT_S
-        wait_until(lambda: not ray_processes(str(tmp_path)), "every process of the cluster to end")
+        wait_until(
+            lambda: all(map(AGENTS.search, ray_processes(str(tmp_path)).values())),
+            "the cluster's processes to end",
+        )
     if "the connection to the Ray cluster" in err:  # else its logs stay: it has ended the command
         assert not list(temporary.rglob("session_2*"))
     assert not list(temporary.rglob("bench-sources-*"))
