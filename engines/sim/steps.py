@@ -79,8 +79,11 @@ class Speed:
     heavy_s: float = 0.0
 
     def seconds(self, rows: int) -> float:
-        """Of as many rows, on the line through the two; fewer than LIGHT_ROWS take no less."""
-        share = max(0, rows - LIGHT_ROWS) / (HEAVY_ROWS - LIGHT_ROWS)
+        """Of as many rows, on the line through the two; beyond either it does not go on.
+
+        Where both take about as long, as on a GPU, the line's slope is noise.
+        """
+        share = min(1.0, max(0, rows - LIGHT_ROWS) / (HEAVY_ROWS - LIGHT_ROWS))
         return self.light_s + share * (self.heavy_s - self.light_s)
 
     def slowness(self, usual: Speed, rows: int) -> float:
