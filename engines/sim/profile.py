@@ -168,17 +168,21 @@ def _steps_table(table: dict[str, Any], source: str) -> StepTable:
             wanted = "text" if kind is str else "a whole number"
             raise UserError(f"{source}: steps.{name} must be {wanted}, got {table.get(name)!r}")
     rows = from_csv(table["csv"].lstrip("\n"), f"{source}, steps.csv")
-    pulse_s = table.get("pulse_s", [0.0, 0.0])
-    if type(pulse_s) in (int, float):  # an earlier form: one time for all numbers of rows
-        pulse_s = [pulse_s, pulse_s]
-    if type(pulse_s) is not list or len(pulse_s) != 2 or not all(map(_is_time, pulse_s)):
-        shown = table["pulse_s"]
-        raise UserError(f"{source}: steps.pulse_s must be two times in seconds, got {shown!r}")
-    return StepTable(table["model"], table["block_size"], rows, Speed(*map(float, pulse_s)))
+    return StepTable(table["model"], table["block_size"], rows, _speed(table, source))
+
+
+def _speed(table: dict[str, Any], source: str) -> Speed:
+    if "pulse_s" not in table:
+        return Speed()
+    given = table["pulse_s"]
+    times = given if isinstance(given, list) else [given] * 2  # earlier: one for any number of rows
+    if len(times) != 2 or not all(map(_is_time, times)):
+        raise UserError(f"{source}: steps.pulse_s must be two times in seconds, got {given!r}")
+    return Speed(*map(float, times))
 
 
 def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and type(value) is not bool and 0 <= value < math.inf
+    return isinstance(value, int | float) and type(value) is not bool and 0 < value < math.inf
 
 
 def _from_data_sheet(values: dict[str, Any], source: str) -> dict[str, Any]:

@@ -35,8 +35,8 @@ FAMILY = {
     System.ORCA_MAX: "orca",
     System.FT: "ft",
 }
-LIGHT_ROWS, HEAVY_ROWS = 8, 64  # of the two steps by which a device's speed is known
 FAMILIES = tuple(dict.fromkeys(FAMILY.values()))
+LIGHT_ROWS, HEAVY_ROWS = 8, 64  # of the two steps by which a device's speed is known
 
 
 @dataclass(frozen=True, kw_only=True)

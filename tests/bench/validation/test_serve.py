@@ -14,9 +14,16 @@ from small_devices import TINY, write_measured_profile
 
 from bench.point.serve import run_point
 from bench.point.spec import PointSpec
-from bench.validation.serve import LoggingExecutor, StepLog, price_steps, simulate_paced
+from bench.validation.serve import (
+    LoggingExecutor,
+    StepLog,
+    price_steps,
+    simulate_paced,
+    usual_speed,
+)
 from engines.core.batch import Batch
 from engines.core.config import System
+from engines.core.errors import UserError
 from engines.sim.cost import Work
 from engines.sim.steps import Speed
 
@@ -126,6 +133,13 @@ def test_slowness_is_by_a_steps_rows(
     priced = price_steps(works.assign(seconds=0.0012, light_s=0.006, heavy_s=heavy_s), spec)
     assert priced["slowness"][1] == pytest.approx(expected)
     assert priced["priced"][0] == pytest.approx(1.2e-3)
+
+
+@pytest.mark.parametrize("pulse_s", ["[0.004, 0]", "[0.004]", "-1", "nan", "true", "'now'"])
+def test_a_pulse_that_is_no_two_times_is_refused(tmp_path: Path, pulse_s: str) -> None:
+    spec = spec_of(write_measured_profile(tmp_path / "steps.toml"), pulse_s)
+    with pytest.raises(UserError, match=r"steps\.pulse_s must be two times in seconds, got"):
+        usual_speed(spec)
 
 
 @pytest.mark.parametrize("family", ["opt", "llama"])
