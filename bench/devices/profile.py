@@ -27,9 +27,9 @@ from engines.execution.device import device_name
 from engines.execution.probe import build_model, narrow_spec, time_decode_steps
 from engines.execution.pulse import Pulse
 from engines.execution.setup import LoadedModel
-from engines.execution.step_probe import StepProbe
+from engines.execution.step_probe import StepProbe, filled_shape
 from engines.kernels.library import load_kernels
-from engines.sim.steps import StepRow, StepTable, to_csv
+from engines.sim.steps import StepTable, to_csv
 
 BLOCK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 USUAL_BLOCK = 16
@@ -124,7 +124,7 @@ def measure_profile(
 
 
 def _steps(subject: Subject, effort: Effort, tell: Callable[[float], None]) -> StepTable:
-    """Measure engine steps of each system, whose cache has the device's memory alone.
+    """Measure engine steps of all systems, whose caches share the device's memory.
 
     Each sample is held against the device's pulse of that moment, so that the table is of one
     speed: the usual one of the whole time.
@@ -140,30 +140,25 @@ def _steps(subject: Subject, effort: Effort, tell: Callable[[float], None]) -> S
         most_sequences=effort.most_sequences,
         most_tokens=effort.most_tokens,
     )
-    rows: list[StepRow] = []
-    done = 0.0
-    for scope in scopes:
-        probe = StepProbe(loaded, scope.system, num_slots=slots, block_size=USUAL_BLOCK)
-        rows += measure_steps(
-            probe,
-            scope,
-            samples=min(SAMPLES, effort.steps),
-            budget_s=effort.steps_s * scope.share,
-            unit_s=lambda rows: pulse.recent().seconds(rows),
-            tell=partial(_tell_share, tell, done, scope.share),
-        )
-        done += scope.share
-        del probe  # and its cache
+    shape = filled_shape(loaded, slots)
+    probes = {
+        system: StepProbe(loaded, shape, system, num_slots=slots, block_size=USUAL_BLOCK)
+        for system in (scope.system for scope in scopes)
+    }
+    rows = measure_steps(
+        probes,
+        scopes,
+        samples=min(SAMPLES, effort.steps),
+        budget_s=effort.steps_s,
+        unit_s=lambda rows: pulse.recent().seconds(rows),
+        tell=tell,
+    )
     usual = pulse.usual
     timed = [
         replace(row, seconds=unit_s * row.seconds, spread=unit_s * row.spread)
         for row, unit_s in zip(rows, (usual.seconds(row.rows) for row in rows), strict=True)
     ]
     return StepTable(subject.spec.name, USUAL_BLOCK, tuple(timed), usual)
-
-
-def _tell_share(tell: Callable[[float], None], done: float, part: float, share: float) -> None:
-    tell(done + part * share)
 
 
 def _steps_toml(steps: StepTable) -> str:

@@ -2,8 +2,9 @@
 
 It starts from a coarse grid, adds sizes where the interpolation errs in the middle between two, and
 measures all again in turn while there is time. A machine's speed changes by the second: so each
-turn has its own order, steps that are compared are measured side by side, and samples may be held
-against a piece of work that is timed before, between and after them.
+turn has its own order, in which the systems take their places too, steps that are compared are
+measured side by side, and samples may be held against a piece of work that is timed before, between
+and after them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Protocol
@@ -57,7 +58,7 @@ class Scope:
     most_context: int
     max_len: int
     widths: Sequence[int] = ()  # of beam searches
-    share: float = 1.0  # of the time for all systems
+    share: float = 1.0  # of the time in which sizes are found for all systems
 
 
 def usual_scopes(
@@ -79,12 +80,12 @@ class Measurements:
     `tell` hears the time (s, of `now`) after each step that is measured.
     """
 
-    probe: Probe
+    probes: Mapping[str, Probe]
     samples: int
-    until_s: float
     now: Callable[[], float]
     tell: Callable[[float], None]
     unit_s: Callable[[int], float]
+    until_s: float = 0.0
     found: dict[StepRow, list[float]] = field(default_factory=dict)
     copied: dict[StepRow, int] = field(default_factory=dict)
 
@@ -97,16 +98,15 @@ class Measurements:
         """Sample steps like `wanted` once more; returns the median in units, None without any."""
         units: list[float] = []
         samples = min(self.samples, LONG_SAMPLES) if wanted.tokens > LONG else self.samples
-        seconds = self.probe.time_steps(
-            wanted, samples, lambda: units.append(self.unit_s(wanted.rows))
-        )
+        probe = self.probes[wanted.system]
+        seconds = probe.time_steps(wanted, samples, lambda: units.append(self.unit_s(wanted.rows)))
         self.tell(self.now())
         if not seconds:
             return None
         unit_s = statistics.median(units)
         times = [each / unit_s for each in seconds]
         self.found.setdefault(wanted, []).extend(times)
-        self.copied[wanted] = self.probe.copied_blocks if wanted.groups else wanted.blocks
+        self.copied[wanted] = probe.copied_blocks if wanted.groups else wanted.blocks
         return statistics.median(times)
 
     def repeat(self, number: int) -> None:
@@ -137,12 +137,21 @@ class Measurements:
 
 
 def _order(row: StepRow) -> tuple[object, ...]:
-    return (row.kind, row.sequences, row.context, row.prompts, row.tokens, row.cached, row.blocks)
+    return (
+        row.system,
+        row.kind,
+        row.sequences,
+        row.context,
+        row.prompts,
+        row.tokens,
+        row.cached,
+        row.blocks,
+    )
 
 
 def measure_steps(
-    probe: Probe,
-    scope: Scope,
+    probes: Mapping[str, Probe],
+    scopes: Sequence[Scope],
     *,
     samples: int = 3,
     budget_s: float,
@@ -150,7 +159,7 @@ def measure_steps(
     tell: Callable[[float], None] = lambda _: None,
     unit_s: Callable[[int], float] = lambda _: 1.0,
 ) -> list[StepRow]:
-    """Measure one system's steps in about `budget_s` seconds; the coarse grid always.
+    """Measure the systems' steps in about `budget_s` seconds; the coarse grid always.
 
     `tell` hears the share of the time that is used, 0 to 1. The rows' times are in units of what
     `unit_s` returns around each step for its number of rows: by default in seconds.
@@ -160,8 +169,17 @@ def measure_steps(
     def tell_time(time_s: float) -> None:
         tell(min(1.0, (time_s - started) / budget_s) if budget_s else 0.0)
 
-    until_s = started + REFINE_SHARE * budget_s
-    found = Measurements(probe, samples, until_s, now, tell_time, unit_s)
+    found = Measurements(probes, samples, now, tell_time, unit_s)
+    for scope in scopes:
+        found.until_s = now() + REFINE_SHARE * scope.share * budget_s
+        _find_sizes(found, scope)
+    found.until_s = started + budget_s
+    for number in range(1, PASSES):
+        found.repeat(number)
+    return found.rows()
+
+
+def _find_sizes(found: Measurements, scope: Scope) -> None:
     sizes, prompts = _sizes(scope.most_sequences), _prompt_sizes(scope)
     beside = [0] if scope.system == "ft" else [0, *(n for n in sizes if n in _BESIDE)]
     for n in sizes:
@@ -174,10 +192,6 @@ def measure_steps(
     ):
         found.measure(wanted)
     _refine(found, prompts, lambda tokens: [_prompt(scope, n, tokens) for n in beside])
-    found.until_s = started + budget_s
-    for number in range(1, PASSES):
-        found.repeat(number)
-    return found.rows()
 
 
 def _refine(

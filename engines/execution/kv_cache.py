@@ -13,6 +13,7 @@ All layers' keys and values are one tensor, so that copies between slots are one
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class CacheShape:
     head_size: int
     dtype: torch.dtype
     device: torch.device
+    memory: Tensor | None = None  # [elements], which caches are to share; None: each has its own
 
     @classmethod
     def of(cls, model: Model) -> CacheShape:
@@ -55,8 +57,11 @@ class CacheShape:
         return 2 * self.num_layers * self.kv_heads * self.head_size * self.dtype.itemsize
 
     def allocate(self, *slots: int) -> Tensor:
-        """Uninitialised memory [2 * num_layers, *slots]: keys, then values of each layer."""
-        return torch.empty(2 * self.num_layers, *slots, dtype=self.dtype, device=self.device)
+        """Memory [2 * num_layers, *slots] as it is: keys, then values of each layer."""
+        size = (2 * self.num_layers, *slots)
+        if self.memory is not None:
+            return self.memory[: math.prod(size)].view(size)
+        return torch.empty(size, dtype=self.dtype, device=self.device)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from engines.core.executor import StepResult
 from engines.core.request import Request
 from engines.core.sampling import SamplingParams
 from engines.core.stats import StepRecorder
+from engines.execution.kv_cache import ORCA_BLOCK, CacheShape
 from engines.execution.setup import LoadedModel
 from engines.execution.torch_executor import Stopwatch, TorchExecutor
 from engines.sim.cost import Work
@@ -38,9 +40,8 @@ class SkippingExecutor(TorchExecutor):
 
     skips = False
 
-    def __init__(self, loaded: LoadedModel, config: EngineConfig) -> None:
-        super().__init__(loaded.model, loaded.kernels, config)
-        self._cache.memory.normal_()  # like a model's; memory that nobody set may hold slow numbers
+    def __init__(self, loaded: LoadedModel, config: EngineConfig, shape: CacheShape) -> None:
+        super().__init__(loaded.model, loaded.kernels, config, shape=shape)
         self.works: list[Work] = []
 
     def execute(self, batch: Batch) -> StepResult:
@@ -76,11 +77,31 @@ class SkippingExecutor(TorchExecutor):
         return time.perf_counter() - started
 
 
+def filled_shape(loaded: LoadedModel, num_slots: int) -> CacheShape:
+    """Memory for a cache of as many slots of any system, full of numbers like a model's.
+
+    Memory that nobody set may hold numbers with which a processor is slow.
+    """
+    shape, model = loaded.shape, loaded.model
+    size = (num_slots + ORCA_BLOCK) * shape.slot_bytes // shape.dtype.itemsize
+    memory = torch.empty(size, dtype=shape.dtype, device=model.device).normal_()
+    return replace(shape, memory=memory)
+
+
 class StepProbe:
-    """Times steps of one system ("astra", "orca" or "ft") with a loaded model."""
+    """Times steps of one system ("astra", "orca" or "ft") with a loaded model.
+
+    Probes of several systems may share a shape's memory: none leaves anything there for later.
+    """
 
     def __init__(
-        self, loaded: LoadedModel, system: str, *, num_slots: int, block_size: int = 16
+        self,
+        loaded: LoadedModel,
+        shape: CacheShape,
+        system: str,
+        *,
+        num_slots: int,
+        block_size: int = 16,
     ) -> None:
         self._warm = WARM_STEPS[loaded.model.device.type]
         self._system = system
@@ -97,7 +118,7 @@ class StepProbe:
             share_prefix=system == "astra",
             watermark=0.0,
         )
-        self._executor = SkippingExecutor(loaded, config)
+        self._executor = SkippingExecutor(loaded, config, shape)
         self._engine = Engine(
             create_scheduler(config), self._executor, WallClock(), recorder=StepRecorder(0.0, 0.0)
         )

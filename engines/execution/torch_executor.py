@@ -66,7 +66,7 @@ class TorchExecutor:
 
     With a model's slice, each rank of `communicator` runs one, in lock step. Every rank gets the
     same logits and so makes the same choices; where equal numbers may give different ones (a GPU's
-    running sums are not the same each time), rank 0's hold.
+    running sums are not the same each time), rank 0's hold. `shape` may bring the cache's memory.
     """
 
     def __init__(
@@ -77,8 +77,9 @@ class TorchExecutor:
         *,
         options: Options | None = None,
         communicator: Communicator | None = None,
+        shape: CacheShape | None = None,
     ) -> None:
-        cache = create_cache(CacheShape.of(model), config, kernels)
+        cache = create_cache(shape or CacheShape.of(model), config, kernels)
         self.timing = Timing()
         # For all at once: a captured graph reads the rows' own tensors.
         self.rows = Rows(

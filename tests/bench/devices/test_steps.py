@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import pytest
 
@@ -48,7 +49,7 @@ class FakeDevice:
         return [phase * self.seconds(wanted)] * samples
 
     def measure(self, budget_s: float) -> MeasuredCost:
-        rows = measure_steps(self, SCOPE, budget_s=budget_s, now=lambda: self.now_s)
+        rows = measure_steps({"astra": self}, [SCOPE], budget_s=budget_s, now=lambda: self.now_s)
         table = StepTable("opt-125m", 16, tuple(rows))
         return MeasuredCost(table, "astra", block_size=16, draws=True)
 
@@ -85,8 +86,9 @@ def test_a_machine_that_slows_down_is_measured_at_one_speed() -> None:
             return found
 
     rows = measure_steps(
-        Probe(), SCOPE, budget_s=1e3, now=lambda: device.now_s, unit_s=lambda rows: 0.02 * slow
-    )
+        {"astra": Probe()}, [SCOPE], budget_s=1e3, now=lambda: device.now_s,
+        unit_s=lambda rows: 0.02 * slow,
+    )  # fmt: skip
     assert {row.seconds > 0 for row in rows} == {True}
     for row in rows:
         if row.kind in ("decode", "prompt"):
@@ -116,7 +118,7 @@ def test_a_step_has_its_mean_time_and_an_outlier_counts_as_one_and_a_half() -> N
             between()
             return [0.02, 0.022, 0.018, 0.5]
 
-    rows = measure_steps(Probe(), SCOPE, samples=4, budget_s=0.0)
+    rows = measure_steps({"astra": Probe()}, [SCOPE], samples=4, budget_s=0.0)
     assert [row.seconds for row in rows] == pytest.approx([(0.06 + 1.5 * 0.021) / 4] * len(rows))
 
 
@@ -144,3 +146,15 @@ def test_the_time_is_kept_and_the_coarse_grid_is_measured_anyway() -> None:
     assert len(hasty.asked) == len(set(hasty.asked)), "nothing twice"
     longest = max(3 * patient.seconds(step) for step in patient.asked)
     assert 60.0 <= patient.now_s < 60.0 + longest, "all are repeated until the time is up"
+
+
+def test_systems_are_measured_in_turns_after_their_sizes_are_found() -> None:
+    """So that no system's table is of one minute of the machine alone."""
+    device = FakeDevice()
+    scopes = [replace(SCOPE, system=system, share=0.5) for system in ("astra", "orca")]
+    measure_steps(
+        dict.fromkeys(("astra", "orca"), device), scopes, budget_s=1e3, now=lambda: device.now_s
+    )
+    later = [step.system for step in device.asked[len(device.asked) // 2 :]]
+    changes = sum(one != two for one, two in pairwise(later))
+    assert changes == pytest.approx(len(later) / 2, rel=0.2)
