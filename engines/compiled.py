@@ -28,7 +28,7 @@ MODULES = (
     *("core.scheduler", "core.stats"),
     *("astra.block_manager", "astra.block_pool", "astra.growth", "astra.scheduler"),
     *("orca.buddy", "orca.manager", "orca.scheduler", "ft.manager", "ft.scheduler"),
-    *("sim.beams", "sim.cost", "sim.executor", "sim.interpolation", "sim.measured"),
+    *("sim.beams", "sim.cost", "sim.executor", "sim.interpolation", "sim.measured", "sim.waking"),
 )
 PURE = "BENCH_PURE_PYTHON"  # set: run the sources, whatever is compiled
 _TOLD = "BENCH_STALE_TOLD"  # set for child processes once the notice has been given

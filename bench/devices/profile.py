@@ -29,6 +29,7 @@ from engines.execution.pulse import Pulse
 from engines.execution.setup import LoadedModel
 from engines.execution.step_probe import StepProbe, filled_shape
 from engines.kernels.library import load_kernels
+from engines.sim.interpolation import rising
 from engines.sim.steps import StepTable, to_csv
 
 BLOCK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -40,6 +41,9 @@ SLOTS_A_TOKEN = 2.2  # which Orca reserves at most, in powers of two
 MOST_PROMPT_TOKENS = 2560
 SAMPLES = 4  # of a step, each time it is measured
 STEPS_SHARE = 0.8  # of the time
+IDLE_S = (0.1, 0.5, 2.0, 6.0)  # after which a device may take its time to wake up
+IDLE_SHARE = 0.1  # of the time of steps
+LEAST_LATE_S = 1e-6  # less is none
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Effort:
     `tokens` is of the matrix product and the prompt; `batch_size` and `context_len` are of paged
     decode attention; `samples` are taken in each of `rounds`; `steps` are decode steps.
     Engine steps of all systems are measured for `steps_s` seconds, up to `most_sequences` and
-    prompts of `most_tokens`.
+    prompts of `most_tokens`; waking up after IDLE_S in each of `idle_rounds`.
     """
 
     tokens: int = 512
@@ -72,6 +76,7 @@ class Effort:
     steps: int = 20
     block_sizes: tuple[int, ...] = BLOCK_SIZES
     steps_s: float = 240.0
+    idle_rounds: int = 3
     most_sequences: int = 128
     most_tokens: int = 1024
 
@@ -81,7 +86,8 @@ def usual_effort(device: str, *, quick: bool = False) -> Effort:
     if quick:
         return Effort(
             tokens=32, batch_size=2, context_len=32, samples=1, rounds=1, steps=2,
-            block_sizes=(1, 16, 256), steps_s=0.0, most_sequences=2, most_tokens=16,
+            block_sizes=(1, 16, 256), steps_s=0.0, idle_rounds=0, most_sequences=2,
+            most_tokens=16,
         )  # fmt: skip
     return Effort(batch_size=32, context_len=1024, tokens=2048) if device == "cuda" else Effort()
 
@@ -89,7 +95,7 @@ def usual_effort(device: str, *, quick: bool = False) -> Effort:
 def validation_effort(device: str, *, short: bool) -> Effort:
     """Steps above all: a validation needs the rates only to have a whole profile."""
     usual = replace(usual_effort(device), samples=1, rounds=1, most_tokens=512)
-    return replace(usual, steps_s=60.0, most_sequences=64) if short else usual
+    return replace(usual, steps_s=60.0, idle_rounds=1, most_sequences=64) if short else usual
 
 
 def measure_profile(
@@ -151,14 +157,31 @@ def _steps(subject: Subject, effort: Effort, tell: Callable[[float], None]) -> S
         samples=min(SAMPLES, effort.steps),
         budget_s=effort.steps_s,
         unit_s=lambda rows: pulse.recent().seconds(rows),
-        tell=tell,
+        tell=lambda share: tell(share * (1 - IDLE_SHARE)),
+    )
+    waking = measure_waking(
+        pulse, effort.idle_rounds, lambda share: tell(1 - (1 - share) * IDLE_SHARE)
     )
     usual = pulse.usual
     timed = [
         replace(row, seconds=unit_s * row.seconds, spread=unit_s * row.spread)
         for row, unit_s in zip(rows, (usual.seconds(row.rows) for row in rows), strict=True)
     ]
-    return StepTable(subject.spec.name, USUAL_BLOCK, tuple(timed), usual)
+    return StepTable(subject.spec.name, USUAL_BLOCK, tuple(timed), usual, waking)
+
+
+def measure_waking(
+    pulse: Pulse, rounds: int, tell: Callable[[float], None]
+) -> tuple[tuple[float, float], ...]:
+    """How late a small step is after each of IDLE_S: medians, which do not fall."""
+    late: dict[float, list[float]] = {}
+    for number in range(rounds):
+        for idle_s in IDLE_S:
+            late.setdefault(idle_s, []).append(max(LEAST_LATE_S, pulse.late_s(idle_s)))
+        tell((number + 1) / rounds)
+    return tuple(
+        zip(late, rising([statistics.median(each) for each in late.values()]), strict=True)
+    )
 
 
 def _steps_toml(steps: StepTable) -> str:
@@ -169,6 +192,7 @@ def _steps_toml(steps: StepTable) -> str:
 model = "{steps.model}"
 block_size = {steps.block_size}
 pulse_s = [{steps.speed.light_s:.6g}, {steps.speed.heavy_s:.6g}]
+waking = [{", ".join(f"[{idle_s:g}, {late_s:.3g}]" for idle_s, late_s in steps.waking)}]
 csv = '''
 {to_csv(steps.rows)}'''
 """

@@ -27,6 +27,7 @@ from engines.sim.measured import MeasuredCost
 from engines.sim.profile import DeviceProfile, load_profile
 from engines.sim.slots import default_slots, paper_server
 from engines.sim.steps import FAMILY
+from engines.sim.waking import WakingClock
 
 Progress = Callable[[float], None]  # called with the finished share, 0 to 1
 # The original decodes these greedily, and draws the tokens of all others at random.
@@ -87,7 +88,7 @@ def simulate(spec: PointSpec) -> Platform:
         },
         default_slots=partial(default_slots, model, profile, degree),
         create_executor=partial(_executor, model, profile, degree, spec.sampling),
-        create_clock=VirtualClock,
+        create_clock=_clock(model, profile, degree),
         # All of the simulation's own time is the host's.
         host_us_per_step=lambda executor, wall_s, steps: 1e6 * wall_s / max(steps, 1),
         swap_bytes=int(spec.swap_space_gib * GIB * model.kv_shards(degree)),
@@ -113,6 +114,13 @@ def _why_formula(model: ModelSpec, profile: DeviceProfile, degree: int) -> str:
     return (
         "measured" if degree == 1 else f"formula: steps were measured on one device, not {degree}"
     )
+
+
+def _clock(model: ModelSpec, profile: DeviceProfile, degree: int) -> Callable[[], Clock]:
+    steps = profile.steps
+    if steps is None or not steps.waking or _why_formula(model, profile, degree) != "measured":
+        return VirtualClock
+    return partial(WakingClock, steps)
 
 
 def _executor(

@@ -23,14 +23,14 @@ from bench.point.spec import PointSpec
 from bench.results.provenance import environment, provenance_of
 from bench.results.store import State, Store, name_of
 from engines.core.batch import Batch
-from engines.core.clock import Clock, VirtualClock, WallClock
+from engines.core.clock import Clock, WallClock
 from engines.core.config import EngineConfig
 from engines.core.executor import Executor, StepResult
 from engines.sim.cost import Work
 from engines.sim.executor import SimExecutor, work_of
 from engines.sim.measured import MeasuredCost
 from engines.sim.profile import load_profile
-from engines.sim.steps import Speed
+from engines.sim.steps import Speed, StepTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,14 +183,21 @@ class Server:
 
 def usual_speed(spec: PointSpec) -> Speed:
     """The speed at which the steps of a point's own profile were measured."""
+    return steps_of(spec).speed
+
+
+def steps_of(spec: PointSpec) -> StepTable:
+    """The measured steps of a point's own profile."""
     assert spec.device_profile is not None, "a validation's own profile"
     table = load_profile(spec.device_profile).steps
-    return table.speed if table is not None else Speed()
+    assert table is not None, "the profile holds steps of this model"
+    return table
 
 
 def simulate_paced(spec: PointSpec, steps: pd.DataFrame) -> Outcome:
     """Simulate a point on a machine as fast as when it served the `steps` (`StepLog.frame`)."""
-    clock, platform = VirtualClock(), simulate(spec)
+    platform = simulate(spec)
+    clock = platform.create_clock()
 
     def create(config: EngineConfig, seed: int) -> Executor:
         inner = platform.create_executor(config, seed)
@@ -216,7 +223,12 @@ def price_steps(steps: pd.DataFrame, spec: PointSpec) -> pd.DataFrame:
     names = list(Work.__dataclass_fields__)
     works = [Work(*row) for row in steps[names].itertuples(index=False, name=None)]
     terms = pd.DataFrame([price.terms(work) for work in works]).add_prefix("priced_")
-    usual = usual_speed(spec)
+    table, usual = steps_of(spec), usual_speed(spec)
+    idle = steps["began"] - (steps["began"] + steps["seconds"]).shift()
+    terms["priced_waking"] = [
+        table.late_s(idle_s) if work.decodes == 0 else 0.0
+        for idle_s, work in zip(idle.fillna(0.0), works, strict=True)
+    ]
     slowness = [
         Speed(light_s, heavy_s).slowness(usual, work.rows)
         for light_s, heavy_s, work in zip(*(steps[name] for name in _SPEED), works, strict=True)

@@ -59,6 +59,12 @@ class Pulse:
             self.take(len(self.light))
         return Speed(*(statistics.median(each[-READINGS:]) for each in (self.light, self.heavy)))
 
+    def late_s(self, idle_s: float) -> float:
+        """How much longer the light one takes after an idle time than right after that."""
+        time.sleep(idle_s)
+        woken_s = self._time(LIGHT_ROWS)
+        return woken_s - statistics.median(self._time(LIGHT_ROWS) for _ in range(READINGS))
+
     @property
     def usual(self) -> Speed:
         """The medians of all readings."""

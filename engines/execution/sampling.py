@@ -15,13 +15,16 @@ CPU_ROWS = 4
 def likeliest(logits: Tensor) -> Tensor:
     """The first token with the highest of a row's logits [n, vocab]; returns int64 [n].
 
-    PyTorch's argmax takes BF16 element by element on a CPU, so there a few rows at a time are
-    widened, as many as stay in the processor's cache.
+    On a CPU NumPy's argmax takes a fifth of PyTorch's time. It knows no BF16, so a few rows at a
+    time are widened, as many as stay in the processor's cache.
     """
-    if logits.device.type != "cpu" or logits.dtype == torch.float32 or not len(logits):
+    if logits.device.type != "cpu":
         return logits.argmax(-1)
-    parts = (logits[first : first + CPU_ROWS] for first in range(0, len(logits), CPU_ROWS))
-    return torch.cat([rows.float().argmax(-1) for rows in parts])
+    parts = [
+        logits[first : first + CPU_ROWS].float().numpy().argmax(-1)
+        for first in range(0, max(1, len(logits)), CPU_ROWS)
+    ]
+    return torch.from_numpy(np.concatenate(parts))
 
 
 def uniform_numbers(

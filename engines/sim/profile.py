@@ -8,6 +8,7 @@ import os
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,8 @@ def _steps_table(table: dict[str, Any], source: str) -> StepTable:
             wanted = "text" if kind is str else "a whole number"
             raise UserError(f"{source}: steps.{name} must be {wanted}, got {table.get(name)!r}")
     rows = from_csv(table["csv"].lstrip("\n"), f"{source}, steps.csv")
-    return StepTable(table["model"], table["block_size"], rows, _speed(table, source))
+    speed, waking = _speed(table, source), _waking(table.get("waking", []), source)
+    return StepTable(table["model"], table["block_size"], rows, speed, waking)
 
 
 def _speed(table: dict[str, Any], source: str) -> Speed:
@@ -179,6 +181,19 @@ def _speed(table: dict[str, Any], source: str) -> Speed:
     if len(times) != 2 or not all(map(_is_time, times)):
         raise UserError(f"{source}: steps.pulse_s must be two times in seconds, got {given!r}")
     return Speed(*map(float, times))
+
+
+def _waking(given: Any, source: str) -> tuple[tuple[float, float], ...]:
+    pairs = given if isinstance(given, list) else [given]
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(map(_is_time, pair)):
+            raise UserError(
+                f"{source}: steps.waking must be pairs of times in seconds, got {pair!r}"
+            )
+    found = tuple((float(idle_s), float(late_s)) for idle_s, late_s in pairs)
+    if any(one >= two for (one, _), (two, _) in pairwise(found)):
+        raise UserError(f"{source}: the idle times of steps.waking must rise, got {given!r}")
+    return found
 
 
 def _is_time(value: object) -> bool:

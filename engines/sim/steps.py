@@ -95,6 +95,7 @@ class Speed:
 class StepTable:
     """Steps measured with one model in one type at one speed of the device.
 
+    `waking` are rising idle times (s), each with how much longer the first step takes after it (s).
     The simulation of other models takes the formula.
     """
 
@@ -102,6 +103,17 @@ class StepTable:
     block_size: int
     rows: tuple[StepRow, ...]
     speed: Speed = Speed()
+    waking: tuple[tuple[float, float], ...] = ()
+
+    def late_s(self, idle_s: float) -> float:
+        """How much longer a step takes after an idle time; linear between those measured."""
+        before_s = late_s = 0.0
+        for measured_s, measured_late_s in self.waking:
+            if idle_s < measured_s:
+                share = (idle_s - before_s) / (measured_s - before_s)
+                return late_s + share * (measured_late_s - late_s)
+            before_s, late_s = measured_s, measured_late_s
+        return late_s
 
     def of(self, system: str, *kinds: str) -> list[StepRow]:
         """The rows of some kinds of one system."""

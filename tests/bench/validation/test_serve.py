@@ -28,9 +28,11 @@ from engines.sim.cost import Work
 from engines.sim.steps import Speed
 
 
-def spec_of(profile: Path, pulse_s: str = "") -> PointSpec:
-    if pulse_s:
-        text = profile.read_text().replace("[steps]", f"[steps]\npulse_s = {pulse_s}")
+def spec_of(profile: Path, pulse_s: str = "", waking: str = "") -> PointSpec:
+    given = {"pulse_s": pulse_s, "waking": waking}
+    lines = [f"{name} = {value}" for name, value in given.items() if value]
+    if lines:
+        text = profile.read_text().replace("[steps]", "\n".join(["[steps]", *lines]))
         profile.write_text(text)
     return PointSpec(
         system=System.ASTRA, model="opt-125m", device_profile=str(profile), workload="alpaca",
@@ -130,7 +132,8 @@ def test_slowness_is_by_a_steps_rows(
     works = pd.DataFrame([asdict(Work(decodes=1, groups=1, context_tokens=20))] * 2)
     works.loc[1, "prompt_tokens"] = rows - 1
     heavy_s = 0.006 if pulse_s == "0.004" else 0.012
-    priced = price_steps(works.assign(seconds=0.0012, light_s=0.006, heavy_s=heavy_s), spec)
+    works = works.assign(began=[0.0, 0.0012], seconds=0.0012, light_s=0.006, heavy_s=heavy_s)
+    priced = price_steps(works, spec)
     assert priced["slowness"][1] == pytest.approx(expected)
     assert priced["priced"][0] == pytest.approx(1.2e-3)
 
@@ -139,6 +142,54 @@ def test_slowness_is_by_a_steps_rows(
 def test_a_pulse_that_is_no_two_times_is_refused(tmp_path: Path, pulse_s: str) -> None:
     spec = spec_of(write_measured_profile(tmp_path / "steps.toml"), pulse_s)
     with pytest.raises(UserError, match=r"steps\.pulse_s must be two times in seconds, got"):
+        usual_speed(spec)
+
+
+def test_the_first_step_after_idling_is_late(tmp_path: Path, small_device: None) -> None:
+    """A request that comes to an idle device waits longer for its first token."""
+    path = write_measured_profile(tmp_path / "steps.toml")
+    first = []
+    for waking in ("", "[[0.1, 0.02], [1.0, 0.11]]"):
+        run = run_point(replace(spec_of(path, waking=waking), rate=0.5, duration=200.0))
+        requests = pd.DataFrame(run.requests)
+        first.append(requests["first_token_s"] - requests["arrival_s"])
+        if not waking:
+            idle = requests["arrival_s"] - requests["finish_s"].cummax().shift(fill_value=0.0)
+    late = first[1] - first[0]
+    alone, short = idle > 1.2, (idle > 0.3) & (idle < 0.9)
+    assert min(alone.sum(), short.sum()) > 10
+    assert late[alone].tolist() == pytest.approx([0.11] * alone.sum())
+    # 0.1 s for each second; less what the request before was late and so ended later.
+    assert (late[short] - (0.01 + 0.1 * idle[short])).abs().max() < 0.012
+
+
+def test_the_price_of_a_step_holds_what_waking_takes(tmp_path: Path, small_device: None) -> None:
+    """Of a step that began long after the last, unless it decodes: then nothing was idle."""
+    path = write_measured_profile(tmp_path / "steps.toml")
+    spec = spec_of(path, waking="[[1.0, 0.1]]")
+    works = [Work(prompts=1, prompt_tokens=4, groups=1), Work(prompts=1, prompt_tokens=4, groups=1)]
+    works += [Work(decodes=1, groups=1, context_tokens=20)]
+    steps = pd.DataFrame([asdict(work) for work in works])
+    steps = steps.assign(began=[0.0, 0.51, 9.0], seconds=0.01, light_s=0.0, heavy_s=0.0)
+    priced = price_steps(steps, spec)
+    assert priced["priced_waking"].tolist() == pytest.approx([0.0, 0.05, 0.0])
+    assert priced["priced"][1] - priced["priced"][0] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("waking", "message"),
+    [
+        ("[[1.0, 0.1], [0.5, 0.2]]", r"the idle times of steps\.waking must rise"),
+        ("[[1.0]]", r"pairs of times in seconds, got \[1.0\]"),
+        ("[[0.0, 0.1]]", r"pairs of times in seconds"),
+        ("3.0", r"pairs of times in seconds, got 3.0"),
+    ],
+)
+def test_waking_that_is_no_rising_times_is_refused(
+    tmp_path: Path, waking: str, message: str
+) -> None:
+    spec = spec_of(write_measured_profile(tmp_path / "steps.toml"), waking=waking)
+    with pytest.raises(UserError, match=message):
         usual_speed(spec)
 
 
@@ -159,3 +210,34 @@ def test_a_pulse_is_taken_anew_when_it_is_old(family: str) -> None:
     assert (len(pulse.light), len(pulse.heavy)) == (1 + HEAVY_EVERY, 2)
     pulse.light[:], pulse.heavy[:] = [9.0, 1.0, 2.0], [5.0]
     assert pulse.usual == Speed(2.0, 5.0)
+
+
+def test_waking_is_measured_by_medians_that_do_not_fall() -> None:
+    pytest.importorskip("torch")
+    from bench.devices.profile import IDLE_S, measure_waking
+
+    times = {0.1: [0.01, 0.02, 0.9], 0.5: [0.04] * 3, 2.0: [0.02] * 3, 6.0: [-0.1, 0.2, 0.3]}
+    readings = {idle_s: iter(each) for idle_s, each in times.items()}
+    shares: list[float] = []
+    pulse = SimpleNamespace(late_s=lambda idle_s: next(readings[idle_s]))
+    found = measure_waking(cast(Any, pulse), 3, shares.append)
+    # 2 s and 0.5 s are out of order: both take their mean.
+    assert [idle_s for idle_s, _ in found] == list(IDLE_S)
+    assert [late_s for _, late_s in found] == pytest.approx([0.02, 0.03, 0.03, 0.2])
+    assert shares == pytest.approx([1 / 3, 2 / 3, 1.0])
+
+
+def test_how_late_a_device_is_is_held_against_steps_right_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch = pytest.importorskip("torch")
+    from engines.execution.probe import build_model
+    from engines.execution.pulse import Pulse
+
+    pulse = Pulse(build_model(TINY, dtype=torch.float32, device="cpu"))
+    slept: list[float] = []
+    monkeypatch.setattr("engines.execution.pulse.time.sleep", slept.append)
+    times = iter([0.5, 0.1, 0.2, 0.3, 0.2, 0.2])
+    monkeypatch.setattr(pulse, "_time", lambda rows: next(times))
+    assert pulse.late_s(2.5) == pytest.approx(0.3)
+    assert slept == [2.5]
