@@ -25,7 +25,7 @@ from bench.results.provenance import source_hash
 from engines.core.errors import UserError
 from engines.execution.device import device_name
 from engines.execution.probe import build_model, narrow_spec, time_decode_steps
-from engines.execution.pulse import Pulse
+from engines.execution.pulse import HEAVY_EVERY, READINGS, Pulse
 from engines.execution.setup import LoadedModel
 from engines.execution.step_probe import StepProbe, filled_shape
 from engines.kernels.library import load_kernels
@@ -151,6 +151,8 @@ def _steps(subject: Subject, effort: Effort, tell: Callable[[float], None]) -> S
         system: StepProbe(loaded, shape, system, num_slots=slots, block_size=USUAL_BLOCK)
         for system in (scope.system for scope in scopes)
     }
+    for number in range(HEAVY_EVERY * READINGS):  # the first step is to have whole medians too
+        pulse.take(number)
     rows = measure_steps(
         probes,
         scopes,
