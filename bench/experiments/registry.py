@@ -18,39 +18,51 @@ Table = Mapping[str, Any]
 
 def _read(name: str) -> Table:
     path = resources.files("bench.experiments").joinpath("data", f"{name}.toml")
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    table: Table = _frozen(tomllib.loads(path.read_text(encoding="utf-8")))
+    return table
 
 
-def _tuples(table: Table) -> dict[str, Any]:
-    """The table with its lists as tuples: records are not changed."""
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in table.items()}
+def _frozen(value: Any) -> Any:
+    """The value with its lists as tuples: records are not changed."""
+    if isinstance(value, dict):
+        return {key: _frozen(inner) for key, inner in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _entries(tables: Iterable[Table]) -> Iterator[Table]:
+    """The tables; what stands beside `each` holds for every one of its entries.
+
+    An entry adds to the tables that it shares: its `args` stand beside the others'.
+    """
+    for table in tables:
+        shared = {key: value for key, value in table.items() if key != "each"}
+        for entry in table.get("each", ({},)):
+            added = {k: {**shared.get(k, {}), **v} for k, v in entry.items() if type(v) is dict}
+            yield {**shared, **entry, **added}
 
 
 def _figure(name: str, table: Table, servers: Table) -> Figure:
     """Build a figure; its server and settings hold for all its panels."""
     fields = {k: v for k, v in table.items() if k not in ("server", "settings", "short_settings")}
-    fields["panels"] = tuple(_panel(p, table, servers) for p in table.get("panels", ()))
-    fields["claims"] = tuple(_claims(table.get("claims", ())))
-    fields["sweep"] = _tuples(table.get("sweep", {}))
+    fields["panels"] = tuple(_panel(p, table, servers) for p in _entries(table.get("panels", ())))
+    fields["claims"] = tuple(map(_claim, _entries(table.get("claims", ()))))
     return Figure(name=name, **fields)
 
 
 def _panel(table: Table, figure: Table, servers: Table) -> Panel:
-    shared = (servers[table.get("server") or figure["server"]], figure.get("settings", {}))
-    settings = {k: v for part in (*shared, table.get("settings", {})) for k, v in part.items()}
-    short = {**figure.get("short_settings", {}), **table.get("short_settings", {})}
+    server = servers[table.get("server") or figure["server"]]
     return Panel(
         name=table["name"],
         title=table["title"],
         curves=tuple(curve for c in table["curves"] for curve in _curves(c)),
-        settings=_tuples(settings),
-        short_settings=_tuples(short),
+        settings={**server, **figure.get("settings", {}), **table.get("settings", {})},
+        short_settings={**figure.get("short_settings", {}), **table.get("short_settings", {})},
     )
 
 
 def _curves(table: Table) -> Iterator[Curve]:
     """A curve, or with `vary` one for each value of a setting, whose label has a place for it."""
-    fields = {**_tuples(table), "system": System(table["system"])}
+    fields = {**table, "system": System(table["system"])}
     varied = fields.pop("vary", {})
     if not varied:
         yield Curve(**fields)
@@ -60,16 +72,7 @@ def _curves(table: Table) -> Iterator[Curve]:
             yield Curve(**{**fields, "settings": {setting: value}, "label": label})
 
 
-def _claims(tables: Iterable[Table]) -> Iterator[Claim]:
-    """The claims; what stands beside `each` holds for every one of its entries."""
-    for table in tables:
-        shared = {key: value for key, value in table.items() if key != "each"}
-        for entry in table.get("each", ({},)):
-            args = {**shared.get("args", {}), **entry.get("args", {})}
-            yield _claim({**_tuples({**shared, **entry}), "args": _tuples(args)})
-
-
-def _claim(fields: dict[str, Any]) -> Claim:
+def _claim(fields: Table) -> Claim:
     """A claim. Its numbers are text, as the paper prints them: "8" is not as exact as "8.0"."""
     printed = fields["paper"]
     ends = [Decimal(end) for end in (printed if isinstance(printed, tuple) else (printed,))]
@@ -87,20 +90,16 @@ def _claim(fields: dict[str, Any]) -> Claim:
 
 
 _PAPER = _read("paper")
-CALIBRATIONS: tuple[Calibration, ...] = tuple(
-    Calibration(**_tuples(table)) for table in _PAPER["calibrations"]
-)
-FIGURES: dict[str, Figure] = {
-    name: _figure(name, _read(name), _PAPER["servers"]) for name in _PAPER["figures"]
-}
+CALIBRATIONS = tuple(Calibration(**table) for table in _PAPER["calibrations"])
+FIGURES = {name: _figure(name, _read(name), _PAPER["servers"]) for name in _PAPER["figures"]}
 # Parts of a figure under names of their own: the figure, and what its panels' names start with.
 PARTS: dict[str, tuple[str, str]] = {
     name: (part["figure"], part["panels"]) for name, part in _PAPER["parts"].items()
 }
 # Several figures, whole or in part, under one name.
-GROUPS: dict[str, tuple[str, ...]] = {**_tuples(_PAPER["groups"]), "all": tuple(FIGURES)}
+GROUPS: dict[str, tuple[str, ...]] = {**_PAPER["groups"], "all": tuple(FIGURES)}
 # Claims about memory by shape: they need no run.
-TABLE1_CLAIMS: tuple[Claim, ...] = tuple(_claims(_PAPER["table1"]))
+TABLE1_CLAIMS = tuple(map(_claim, _entries(_PAPER["table1"])))
 
 
 def names() -> list[str]:
