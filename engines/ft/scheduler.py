@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engines.core.batch import Batch, Prompt
+from engines.core.batch import Batch
 from engines.core.config import EngineConfig
 from engines.core.request import SequenceGroup
 from engines.core.scheduler import Scheduler
@@ -41,10 +41,7 @@ class FTScheduler(Scheduler):
         for group in groups:
             assert self.rows.can_admit(group, prompt_len), "a selected request does not fit"
             self.waiting.popleft()
-            group.start()
-            self.rows.admit(group, prompt_len)
-            self.batch.prompts.append(Prompt(group, prompt_len, 0, self._copies(group)))
-            self._join(group, prompt_len)
+            self._start(group, prompt_len)
 
     def _select(self) -> list[SequenceGroup]:
         """Earliest waiting requests that may share a padded batch; always at least one."""
