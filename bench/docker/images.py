@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import bench
 from bench.docker.daemon import refusal
 from bench.machine import git_state
+from bench.point.spec import parse_name
 from engines.core.config import System
 from engines.core.errors import UserError, unknown_name
 
@@ -57,7 +58,7 @@ class Image:
 
 def image_system(system: str) -> str:
     """Return whose image serves a system: the three Orca variants share one."""
-    return "orca" if System.parse(system).value.startswith("orca") else system
+    return "orca" if parse_name(System, system).startswith("orca") else system
 
 
 def checkout() -> Path:

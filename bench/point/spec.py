@@ -64,7 +64,7 @@ def parse_name(kind: type[Kind], name: str) -> Kind:
 
 
 _TYPES: Mapping[str, Callable[[str], object]] = {
-    "system": System.parse,
+    "system": partial(parse_name, System),
     "sampling": SamplingParams.parse,
     "backend": partial(parse_name, Backend),
     "gpu_memory": MemorySize,

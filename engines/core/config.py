@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
-from engines.core.errors import UserError, unknown_name
+from engines.core.errors import UserError
 from engines.core.text import parse_decimal, shown
 
 GIB = 1 << 30
@@ -36,14 +36,6 @@ class System(StrEnum):
     ORCA_POW2 = "orca-pow2"
     ORCA_MAX = "orca-max"
     FT = "ft"
-
-    @classmethod
-    def parse(cls, name: str) -> System:
-        """Return the system called `name`; raises UserError naming the nearest ones."""
-        try:
-            return cls(name)
-        except ValueError:
-            raise unknown_name("system", name, [s.value for s in cls]) from None
 
 
 class Preemption(StrEnum):

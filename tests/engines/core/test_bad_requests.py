@@ -10,7 +10,6 @@ from serving import ORCA, make_config, make_engine, make_request
 from engines.core.config import EngineConfig, System
 from engines.core.engine import Engine
 from engines.core.errors import UserError
-from engines.core.models import find_model
 from engines.core.request import Request
 from engines.core.sampling import SamplingParams
 
@@ -192,10 +191,3 @@ def test_sampling_out_of_range(values: dict[str, Any], problem: str) -> None:
     with pytest.raises(UserError) as caught:
         SamplingParams(**values)
     assert str(caught.value) == problem
-
-
-def test_misspelt_names_get_the_nearest() -> None:
-    with pytest.raises(UserError, match="unknown system 'orca-orcale': did you mean orca-oracle"):
-        System.parse("orca-orcale")
-    with pytest.raises(UserError, match="unknown model 'opt13b': did you mean opt-13b"):
-        find_model("opt13b")
