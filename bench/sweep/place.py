@@ -48,6 +48,24 @@ class Job:
         started = self.store.load_record(spec)["provenance"]["started"]
         return datetime.fromisoformat(started) >= self.redo_before
 
+    def keep(
+        self,
+        spec: PointSpec,
+        outcome: Outcome,
+        started: datetime,
+        ended: datetime,
+        **machine: Any,
+    ) -> None:
+        """Store an outcome; `machine` is the provenance in which its machine differs from ours."""
+        provenance = provenance_of(
+            spec,
+            shared={**self.shared, **machine},
+            inputs=outcome.inputs,
+            started=started,
+            ended=ended,
+        )
+        self.store.write(spec, outcome, provenance=provenance)
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -93,14 +111,7 @@ def execute(
                 return Ended(spec, by_other=True)
             started = datetime.now(UTC)
             outcome = run(spec, on_progress=on_progress)
-            provenance = provenance_of(
-                spec,
-                shared=job.shared,
-                inputs=outcome.inputs,
-                started=started,
-                ended=datetime.now(UTC),
-            )
-            job.store.write(spec, outcome, provenance=provenance)
+            job.keep(spec, outcome, started, datetime.now(UTC))
     except Exception as error:
         return failure(spec, error)
     return Ended(spec)

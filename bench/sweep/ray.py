@@ -15,7 +15,6 @@ from bench.machine import usable_cores
 from bench.point.serve import run_point
 from bench.point.spec import PointSpec
 from bench.progress import Display
-from bench.results.provenance import provenance_of
 from bench.results.store import name_of
 from bench.sweep.local import without_ctrl_c
 from bench.sweep.place import Ended, Job, RunPoint, failure, one_line
@@ -234,14 +233,7 @@ class _Tasks:
     def _write(self, spec: PointSpec, served: Served) -> Ended:
         """Store a result like a local process, but with the node's provenance."""
         try:
-            provenance = provenance_of(
-                spec,
-                shared={**self._job.shared, **served.machine},
-                inputs=served.outcome.inputs,
-                started=served.started,
-                ended=served.ended,
-            )
-            self._job.store.write(spec, served.outcome, provenance=provenance)
+            self._job.keep(spec, served.outcome, served.started, served.ended, **served.machine)
         except Exception as error:
             return failure(spec, error)
         return Ended(spec)
