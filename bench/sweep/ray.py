@@ -30,23 +30,15 @@ class RayCluster:
     """The cluster at an address (HOST:PORT, "auto"), or one of this machine alone ("local").
 
     It connects when the first points run, and stays connected until `close`. `jobs` limits the
-    points at a time. `modules` are files of modules that `run` needs.
+    points at a time.
     """
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        jobs: int | None = None,
-        run: RunPoint = run_point,
-        modules: Iterable[Path] = (),
-    ) -> None:
+    def __init__(self, address: str, *, jobs: int | None = None, run: RunPoint = run_point) -> None:
         """Do not connect yet; raises UserError for an invalid address."""
         host_and_port(address)
         self._address = address
         self._jobs = jobs
         self._run = run
-        self._modules = tuple(modules)
         self._session: RaySession | None = None
         self._stack = ExitStack()
 
@@ -65,7 +57,7 @@ class RayCluster:
     def _connect(self, display: Display) -> RaySession:
         display.note(f"connecting to Ray ({self._address})")
         with tempfile.TemporaryDirectory(prefix="bench-sources-") as folder:
-            stage_sources(Path(folder), modules=self._modules)
+            stage_sources(Path(folder))
             env = {"working_dir": folder, "env_vars": SETTINGS}
             session = self._stack.enter_context(
                 ray_session(self._address, num_cpus=usable_cores(), runtime_env=env)

@@ -25,11 +25,8 @@ from engines.kernels.build import DEVICES, library_path, source_folder
 _TELL_EVERY_S = 0.5
 
 
-def stage_sources(folder: Path, *, modules: Iterable[Path] = ()) -> None:
-    """Copy the sources that run points into `folder`, with the kernels compiled from them.
-
-    `modules` are more files to copy there.
-    """
+def stage_sources(folder: Path) -> None:
+    """Copy the sources that run points into `folder`, with the kernels compiled from them."""
     for package in (engines, bench):
         top = Path(str(package.__file__)).parent
         ignored = shutil.ignore_patterns("__pycache__", ".*", "lib")
@@ -39,8 +36,8 @@ def stage_sources(folder: Path, *, modules: Iterable[Path] = ()) -> None:
         shutil.copytree(csrc, folder / "csrc")
     target = folder / "engines" / "kernels" / "lib"
     target.mkdir(exist_ok=True)
-    for path in [*modules, *(library for device in DEVICES for library in compiled(device))]:
-        shutil.copy2(path, target if path.suffix == ".so" else folder)
+    for library in [path for device in DEVICES for path in compiled(device)]:
+        shutil.copy2(library, target)
 
 
 def compiled(device: str) -> list[Path]:

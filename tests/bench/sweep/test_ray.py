@@ -27,7 +27,7 @@ from bench.sweep.ray import RayCluster
 from bench.sweep.runner import run_points
 from engines.core.errors import UserError
 
-pytest.importorskip("ray")
+ray = pytest.importorskip("ray")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.alone,
@@ -149,8 +149,8 @@ def test_a_sweep_survives_a_killed_process_and_a_lost_node(
             mortal.remove_node(node, allow_graceful=False)
 
     watch = Watch(lose_node)
-    place = RayCluster(mortal.address, run=fakes.slowly, modules=[Path(fakes.__file__)])
-    with closing(place):
+    ray.cloudpickle.register_pickle_by_value(fakes)  # nodes have no tests
+    with closing(RayCluster(mortal.address, run=fakes.slowly)) as place:
         summary = run_points(swept, points, place=place, display=watch)
         again = run_points(swept, points[:1], place=place, force=True)
     assert again.done == (points[0],)
