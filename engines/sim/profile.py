@@ -169,35 +169,24 @@ def _steps_table(table: dict[str, Any], source: str) -> StepTable:
             wanted = "text" if kind is str else "a whole number"
             raise UserError(f"{source}: steps.{name} must be {wanted}, got {table.get(name)!r}")
     rows = from_csv(table["csv"].lstrip("\n"), f"{source}, steps.csv")
-    speed, waking = _speed(table, source), _waking(table.get("waking", []), source)
-    return StepTable(table["model"], table["block_size"], rows, speed, waking)
+    pulse, waking = table.get("pulse_s"), table.get("waking", [])
+    if type(pulse) is float:  # of an earlier version: one for any number of rows
+        pulse = [pulse, pulse]
+    wanted = f"{source}: steps.pulse_s must be two times in seconds"
+    speed = Speed() if pulse is None else Speed(*_two_times(pulse, wanted))
+    wanted = f"{source}: steps.waking must be pairs of times in seconds"
+    pairs = waking if type(waking) is list else [waking]
+    late = tuple(_two_times(pair, wanted) for pair in pairs)
+    if any(one >= two for (one, _), (two, _) in pairwise(late)):
+        raise UserError(f"{source}: the idle times of steps.waking must rise, got {waking!r}")
+    return StepTable(table["model"], table["block_size"], rows, speed, late)
 
 
-def _speed(table: dict[str, Any], source: str) -> Speed:
-    if "pulse_s" not in table:
-        return Speed()
-    given = table["pulse_s"]
-    times = given if isinstance(given, list) else [given] * 2  # earlier: one for any number of rows
-    if len(times) != 2 or not all(map(_is_time, times)):
-        raise UserError(f"{source}: steps.pulse_s must be two times in seconds, got {given!r}")
-    return Speed(*map(float, times))
-
-
-def _waking(given: Any, source: str) -> tuple[tuple[float, float], ...]:
-    pairs = given if isinstance(given, list) else [given]
-    for pair in pairs:
-        if not isinstance(pair, list) or len(pair) != 2 or not all(map(_is_time, pair)):
-            raise UserError(
-                f"{source}: steps.waking must be pairs of times in seconds, got {pair!r}"
-            )
-    found = tuple((float(idle_s), float(late_s)) for idle_s, late_s in pairs)
-    if any(one >= two for (one, _), (two, _) in pairwise(found)):
-        raise UserError(f"{source}: the idle times of steps.waking must rise, got {given!r}")
-    return found
-
-
-def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and type(value) is not bool and 0 < value < math.inf
+def _two_times(given: Any, wanted: str) -> tuple[float, float]:
+    times = given if type(given) is list else ()
+    if len(times) != 2 or not all(type(t) in (int, float) and 0 < t < math.inf for t in times):
+        raise UserError(f"{wanted}, got {given!r}")
+    return float(times[0]), float(times[1])
 
 
 def _from_data_sheet(values: dict[str, Any], source: str) -> dict[str, Any]:
