@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.experiments.capacity import Estimate, capacity
+from bench.experiments.capacity import LATENCY, Estimate, capacity
 from bench.experiments.effort import Effort, at_effort
 from bench.experiments.miniature import scale_panel
 from bench.experiments.model import Panel
@@ -143,13 +143,8 @@ class PanelTable:
 
     def capacity(self, index: int) -> Estimate | None:
         """Capacity of a curve from the points that are there; None if there is none."""
-        curve = self.curve(index)
-        if "mean_normalized_latency_s" not in curve:
-            return None
-        curve = curve.dropna(subset=["mean_normalized_latency_s"])
-        if curve.empty:
-            return None
-        return capacity(list(curve["rate"]), list(curve["mean_normalized_latency_s"]))
+        curve = self.curve(index).reindex(columns=["rate", LATENCY]).dropna()
+        return None if curve.empty else capacity(list(curve["rate"]), list(curve[LATENCY]))
 
     def column(self, name: str) -> list[str]:
         """The distinct values of a column over the sound rows, sorted, as text."""
