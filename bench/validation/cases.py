@@ -53,7 +53,6 @@ class Target:
     budget_s: float
     short: bool = False
     gpu_memory: str | None = None
-    seed: int = 0
 
     def cases(self) -> list[Case]:
         """Every system on ShareGPT's lengths; Astra on all else. Short: two systems, two loads."""
@@ -100,7 +99,6 @@ class Target:
             "backend": self.backend,
             "dtype": self.dtype,
             "gpu_memory": self.gpu_memory,
-            "seed": self.seed,
             "swap_space_gib": _SWAP_GIB,
         }
         if self.backend is Backend.CPU:

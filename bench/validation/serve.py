@@ -181,11 +181,6 @@ class Server:
         return self.store.root / "logs" / f"{name_of(spec)}.parquet"
 
 
-def usual_speed(spec: PointSpec) -> Speed:
-    """The speed at which the steps of a point's own profile were measured."""
-    return steps_of(spec).speed
-
-
 def steps_of(spec: PointSpec) -> StepTable:
     """The measured steps of a point's own profile."""
     assert spec.device_profile is not None, "a validation's own profile"
@@ -202,7 +197,7 @@ def simulate_paced(spec: PointSpec, steps: pd.DataFrame) -> Outcome:
     def create(config: EngineConfig, seed: int) -> Executor:
         inner = platform.create_executor(config, seed)
         assert isinstance(inner, SimExecutor), "a simulated point is priced"
-        return PacedExecutor(inner, clock, steps, usual_speed(spec))
+        return PacedExecutor(inner, clock, steps, steps_of(spec).speed)
 
     paced = replace(platform, create_executor=create, create_clock=lambda: clock)
     return serve_on(paced, spec, None, on_progress=None)
@@ -223,14 +218,14 @@ def price_steps(steps: pd.DataFrame, spec: PointSpec) -> pd.DataFrame:
     names = list(Work.__dataclass_fields__)
     works = [Work(*row) for row in steps[names].itertuples(index=False, name=None)]
     terms = pd.DataFrame([price.terms(work) for work in works]).add_prefix("priced_")
-    table, usual = steps_of(spec), usual_speed(spec)
+    table = steps_of(spec)
     idle = steps["began"] - (steps["began"] + steps["seconds"]).shift()
     terms["priced_waking"] = [
         table.late_s(idle_s) if work.decodes == 0 else 0.0
         for idle_s, work in zip(idle.fillna(0.0), works, strict=True)
     ]
     slowness = [
-        Speed(light_s, heavy_s).slowness(usual, work.rows)
+        Speed(light_s, heavy_s).slowness(table.speed, work.rows)
         for light_s, heavy_s, work in zip(*(steps[name] for name in _SPEED), works, strict=True)
     ]
     return pd.concat([steps, terms], axis=1).assign(priced=terms.sum(axis=1), slowness=slowness)

@@ -19,7 +19,7 @@ from bench.validation.serve import (
     StepLog,
     price_steps,
     simulate_paced,
-    usual_speed,
+    steps_of,
 )
 from engines.core.batch import Batch
 from engines.core.config import System
@@ -142,7 +142,7 @@ def test_slowness_is_by_a_steps_rows(
 def test_a_pulse_that_is_no_two_times_is_refused(tmp_path: Path, pulse_s: str) -> None:
     spec = spec_of(write_measured_profile(tmp_path / "steps.toml"), pulse_s)
     with pytest.raises(UserError, match=r"steps\.pulse_s must be two times in seconds, got"):
-        usual_speed(spec)
+        steps_of(spec)
 
 
 def test_the_first_step_after_idling_is_late(tmp_path: Path, small_device: None) -> None:
@@ -190,7 +190,7 @@ def test_waking_that_is_no_rising_times_is_refused(
 ) -> None:
     spec = spec_of(write_measured_profile(tmp_path / "steps.toml"), waking=waking)
     with pytest.raises(UserError, match=message):
-        usual_speed(spec)
+        steps_of(spec)
 
 
 @pytest.mark.parametrize("family", ["opt", "llama"])
