@@ -20,6 +20,7 @@ import numpy as np
 from bench.point.platform import Progress
 from bench.point.serve import Outcome, run_point
 from bench.point.spec import PointSpec
+from bench.progress import Display, Work
 from bench.results.provenance import provenance_of
 from bench.results.store import Store
 from bench.sweep.local import LocalProcesses
@@ -27,6 +28,28 @@ from bench.sweep.runner import run_points
 from engines.core.errors import LostWorkerError, UserError
 
 TROUBLE = 7  # the seed of the point that misbehaves
+
+
+class Recorder(Display):
+    """Remembers what is told of points."""
+
+    def __init__(self) -> None:
+        self.begun: list[Work] = []
+        self.shares: list[float] = []
+        self.errors: list[str] = []
+        self.notes: list[str] = []
+
+    def begin(self, spec: Work) -> None:
+        self.begun.append(spec)
+
+    def advance(self, spec: Work, fraction: float) -> None:
+        self.shares.append(fraction)
+
+    def end(self, spec: Work, *, error: str = "") -> None:
+        self.errors.append(error)
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
 
 
 def specs(count: int, marks: Path | None = None) -> list[PointSpec]:

@@ -13,32 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-from driver_fakes import provenance
+from driver_fakes import Recorder, provenance
 
 from bench.docker.container import Confinement
 from bench.docker.gpus import Gpu
 from bench.docker.images import Image
 from bench.point.serve import Outcome
 from bench.point.spec import PointSpec
-from bench.progress import Display
 from bench.results.store import Store, name_of
 from bench.sweep import containers
 from bench.sweep.containers import Containers
 from bench.sweep.runner import Summary, run_points
 from engines.core.config import GIB
 from engines.core.errors import UserError
-
-
-class Recorder(Display):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.shares: list[float] = []
-
-    def advance(self, spec: Any, fraction: float) -> None:
-        self.shares.append(fraction)
-
-    def note(self, line: str) -> None:
-        self.notes.append(line)
 
 
 class Docker:

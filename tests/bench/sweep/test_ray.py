@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from subprocess import Popen
@@ -17,11 +17,11 @@ from typing import Any
 
 import cluster_fakes as fakes
 import pytest
+from driver_fakes import Recorder
 from processes import DEADLINE_S, TRIED_TWICE, marked, started, the_one, wait_until
 from ray_clusters import AGENTS
 
 from bench.point.spec import PointSpec
-from bench.progress import Display
 from bench.results.store import Store
 from bench.sweep.ray import RayCluster
 from bench.sweep.runner import run_points
@@ -112,22 +112,6 @@ def held(artifacts: Path) -> list[Path]:
     return list(artifacts.glob("results/*/.*.lock"))
 
 
-class Watch(Display):
-    """Remembers what is told, and passes on who makes progress."""
-
-    def __init__(self, on_progress: Callable[[PointSpec], None] = lambda spec: None) -> None:
-        self.notes: list[str] = []
-        self.shares: list[float] = []
-        self._on_progress = on_progress
-
-    def advance(self, spec: PointSpec, fraction: float) -> None:
-        self.shares.append(fraction)
-        self._on_progress(spec)
-
-    def note(self, line: str) -> None:
-        self.notes.append(line)
-
-
 def assert_same_results(one: Store, other: Store, points: list[PointSpec]) -> None:
     for spec in points:
         for name in ("metrics.json", "requests.parquet"):
@@ -142,13 +126,16 @@ def test_a_sweep_survives_a_killed_process_and_a_lost_node(
     swept, plain = Store(tmp_path / "swept"), Store(tmp_path / "plain")
     (node,) = mortal.worker_nodes
 
-    def lose_node(spec: PointSpec) -> None:
-        """Kill the second node while a point runs there."""
-        mark = tmp_path / "marks" / f"run-{spec.seed}"
-        if node in mortal.worker_nodes and mark.read_text() == node.node_id:
-            mortal.remove_node(node, allow_graceful=False)
+    class Watch(Recorder):
+        """Kills the second node while a point runs there."""
 
-    watch = Watch(lose_node)
+        def advance(self, spec: PointSpec, fraction: float) -> None:
+            super().advance(spec, fraction)
+            mark = tmp_path / "marks" / f"run-{spec.seed}"
+            if node in mortal.worker_nodes and mark.read_text() == node.node_id:
+                mortal.remove_node(node, allow_graceful=False)
+
+    watch = Watch()
     ray.cloudpickle.register_pickle_by_value(fakes)  # nodes have no tests
     with closing(RayCluster(mortal.address, run=fakes.slowly)) as place:
         summary = run_points(swept, points, place=place, display=watch)

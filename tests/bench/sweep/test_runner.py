@@ -11,10 +11,10 @@ from typing import Any
 
 import driver_fakes as fakes
 import pytest
+from driver_fakes import Recorder
 from processes import DEADLINE_S, alive, started, wait_until
 
 from bench.point.spec import PointSpec
-from bench.progress import Display
 from bench.results.store import State, Store
 from bench.sweep.local import LocalProcesses
 from bench.sweep.plan import make_plan, weight
@@ -32,26 +32,6 @@ def marks(tmp_path: Path) -> Path:
     directory = tmp_path / "marks"
     directory.mkdir()
     return directory
-
-
-class Recorder(Display):
-    def __init__(self) -> None:
-        self.begun: list[PointSpec] = []
-        self.shares: list[float] = []
-        self.errors: list[str] = []
-        self.notes: list[str] = []
-
-    def begin(self, spec: PointSpec) -> None:
-        self.begun.append(spec)
-
-    def advance(self, spec: PointSpec, fraction: float) -> None:
-        self.shares.append(fraction)
-
-    def end(self, spec: PointSpec, *, error: str = "") -> None:
-        self.errors.append(error)
-
-    def note(self, line: str) -> None:
-        self.notes.append(line)
 
 
 def runs_of(marks: Path, seed: int) -> int:
