@@ -194,14 +194,6 @@ TestManagerMachine.settings = settings(
 )
 
 
-def test_group_shares_its_prompt() -> None:
-    """Three sequences map the same two blocks; no block is computed twice."""
-    manager = make_manager()
-    group = admit(manager, 6, sampling="n3")
-    assert tables(group) == [tables(group)[0]] * 3
-    assert manager.pool.num_used == 2
-
-
 @pytest.mark.parametrize(("prompt_len", "copies"), [(3, 2), (4, 0), (5, 2), (8, 0)])
 def test_copy_on_write_only_for_a_shared_partly_filled_block(prompt_len: int, copies: int) -> None:
     """With a full last block each takes a new one; else all but one copy it."""
@@ -218,17 +210,6 @@ def test_copy_on_write_only_for_a_shared_partly_filled_block(prompt_len: int, co
     full = prompt_len // 4
     assert len({tuple(table[:full]) for table in tables(group)}) == 1, "full blocks stay shared"
     manager.check_integrity()
-
-
-def test_single_sequence_writes_in_place() -> None:
-    """Without sharing nothing is copied and only a block boundary takes a block."""
-    manager, batch = make_manager(), Batch()
-    group = admit(manager, 3)
-    manager.append(group, 4, batch)
-    assert (batch.copies, batch.changed) == ([], [])
-    manager.append(group, 5, batch)
-    assert batch.changed == group.running
-    assert len(group.running[0].blocks) == 2
 
 
 def test_prefix_is_computed_once_and_kept() -> None:

@@ -8,7 +8,6 @@ import pytest
 from serving import ORCA, make_config, make_engine, make_request
 
 from engines.core.config import EngineConfig, System
-from engines.core.engine import Engine
 from engines.core.errors import UserError
 from engines.core.request import Request
 from engines.core.sampling import SamplingParams
@@ -109,24 +108,6 @@ def test_recomputing_needs_a_batch_for_the_whole_sequence() -> None:
     assert "--preemption swap" in message
     for values in ({"max_batched_tokens": 41}, {"max_batched_tokens": 40, "preemption": "swap"}):
         make_engine(make_config(num_slots=256, **values)).add_request(request)
-
-
-def step_often(engine: Engine) -> None:
-    for _ in range(50):
-        engine.step()
-
-
-def test_swap_space_exhausted() -> None:
-    """Preempting into too small a pool ends the run with the number of blocks it lacks."""
-    config = make_config(num_slots=64, swap_slots=8, watermark=0.0)
-    engine = make_engine(config)
-    for index in range(3):
-        engine.add_request(make_request(index, 10, 20, sampling="n2"))
-    with pytest.raises(UserError) as caught:
-        step_often(engine)
-    message = str(caught.value)
-    assert "swap blocks but 2 are free: raise --swap-space" in message
-    assert "\n" not in message
 
 
 @pytest.mark.parametrize(

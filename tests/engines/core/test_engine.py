@@ -48,39 +48,12 @@ def test_two_requests_on_ft() -> None:
     assert means.running_requests == 1
 
 
-def test_ft_finishes_a_batch_at_its_longest_output() -> None:
-    """Both start together; the shorter one waits for the longer."""
-    engine = make_engine(make_config("ft", num_slots=256))
-    groups = drive(engine, [make_request(0, 4, 3), make_request(1, 6, 7)], max_steps=9)
-    assert [g.finish_s for g in groups] == [7.0, 7.0]
-    assert [g.first_token_s for g in groups] == [1.0, 1.0]
-
-
-def test_idle_time_passes_without_steps() -> None:
-    """The clock jumps to the next arrival."""
-    engine = make_engine(make_config())
-    groups = drive(
-        engine, [make_request(0, 2, 1), make_request(1, 2, 1, arrival_s=50)], max_steps=9
-    )
-    assert [g.finish_s for g in groups] == [1.0, 51.0]
-    assert engine.num_steps == 2
-
-
 def test_output_of_one_token_ends_with_its_prompt() -> None:
     """The first token is the last."""
     for system in System:
         engine = make_engine(make_config(system.value, num_slots=256))
         (group,) = drive(engine, [make_request(0, 5, 1, sampling="n2")], max_steps=2)
         assert group.first_token_s == group.finish_s == 1.0
-
-
-def test_recomputed_group_keeps_its_first_token_time() -> None:
-    """Preempting a group does not move its time to first token."""
-    config = make_config(num_slots=16, max_model_len=16, watermark=0.0)
-    engine = make_engine(config)
-    groups = drive(engine, [make_request(0, 4, 9), make_request(1, 4, 9)], max_steps=30)
-    assert [g.num_preemptions for g in groups] == [0, 2]
-    assert [g.first_token_s for g in groups] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,6 @@ SAMPLINGS = ("n1", "n1", "n2", "n3", "beam2", "beam3")
 QUICK = settings(
     deadline=None,
     derandomize=True,
-    max_examples=60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
@@ -241,26 +240,17 @@ def check_all_free(kv: Any) -> None:
         assert not kv._rows
 
 
-@settings(QUICK, max_examples=250)
-@given(cases(System.ASTRA))
-def test_astra_on_small_traces(case: Case) -> None:
-    serve(case)
-
-
-@pytest.mark.parametrize("system", ORCA)
-def test_orca_on_small_traces(system: System) -> None:
-    @settings(QUICK, max_examples=60)
+@pytest.mark.parametrize(
+    ("system", "examples"),
+    [(System.ASTRA, 250), *((system, 60) for system in ORCA), (System.FT, 80)],
+)
+def test_small_traces(system: System, examples: int) -> None:
+    @settings(QUICK, max_examples=examples)
     @given(cases(system))
     def check(case: Case) -> None:
-        assert serve(case).scheduler.num_preemptions == 0
+        serve(case)
 
     check()
-
-
-@settings(QUICK, max_examples=80)
-@given(cases(System.FT))
-def test_ft_on_small_traces(case: Case) -> None:
-    assert serve(case).scheduler.num_preemptions == 0
 
 
 @pytest.mark.parametrize("preemption", list(Preemption))
@@ -304,6 +294,7 @@ def test_latest_group_is_preempted_first() -> None:
     # block, so group 1, with 3 tokens made, waits for its end in step 8 and takes 6 more steps.
     assert (first.num_preemptions, second.num_preemptions) == (0, 2)
     assert (first.finish_s, second.finish_s) == (9.0, 15.0)
+    assert first.first_token_s == second.first_token_s == 1.0, "preempting moves no first token"
 
 
 def test_waiting_group_does_not_overtake() -> None:

@@ -109,11 +109,6 @@ def test_parameters_by_shape(name: str, billions: float) -> None:
     assert find_model(name).num_parameters / 1e9 == pytest.approx(billions, rel=0.005)
 
 
-def test_kv_bytes_of_opt_13b() -> None:
-    """Section 3 of the paper: 800 KiB a token."""
-    assert find_model("opt-13b").kv_bytes_per_token == 800 * 1024
-
-
 @pytest.mark.parametrize(
     ("text", "size"), [("40GiB", 40 * GIB), ("1.5GiB", 3 * GIB // 2), ("2GB", 2 * 10**9)]
 )
