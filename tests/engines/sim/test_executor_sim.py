@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from serving import (
     ORCA,
+    PARAMETERS,
     TINY,
     drive,
     make_config,
@@ -20,6 +22,7 @@ from engines.core.batch import Batch, Copy, Prompt, Swap
 from engines.core.executor import Fork
 from engines.core.request import SequenceGroup
 from engines.sim.beams import BeamProcess
+from engines.sim.cost import Work
 from engines.sim.executor import work_of
 
 
@@ -52,41 +55,20 @@ def test_prompts_are_priced_by_what_is_computed(
     """A cached prefix is read but not computed; Orca computes a prompt once per sequence."""
     batch = Batch()
     joined(batch, 10, num_cached=cached, copies=copies, sampling="n3")
-    by_token = make_sim(make_config(), make_profile(flops=2.0 * TINY.num_parameters))
-    assert by_token.execute(batch).elapsed_s == pytest.approx(tokens)
-    by_square = make_sim(make_config(), make_profile(attention_flops=2.0 * 2 * 8))
-    assert by_square.execute(batch).elapsed_s == pytest.approx(squares)
-    by_sequence = make_sim(make_config(), make_profile(sequence_overhead_s=1.0))
-    assert by_sequence.execute(batch).elapsed_s == pytest.approx(3), "each sequence is sampled"
+    assert work_of(batch, block_size=4) == Work(
+        prompts=3, prompt_tokens=tokens, prompt_squares=squares, groups=1
+    ), "each of three sequences is sampled"
 
 
-def test_swapped_blocks_move_one_by_one_per_layer() -> None:
-    """A block is one transfer per layer for keys and one for values; bytes are per device."""
+def test_moved_blocks_and_copied_tokens_are_counted() -> None:
+    """A copy touches whole blocks."""
     batch = Batch()
     batch.swap_out += [Swap(0, 0), Swap(1, 1)]
     batch.swap_in.append(Swap(5, 2))
-    by_transfer = make_sim(make_config(), make_profile(pcie_latency_s=1.0))
-    assert by_transfer.execute(batch).elapsed_s == 3 * 2 * TINY.num_layers
-    block_bytes = 4 * TINY.kv_bytes_per_token
-    for degree in (1, 2):
-        by_byte = make_sim(make_config(), make_profile(pcie_bandwidth=1.0), degree=degree)
-        assert by_byte.execute(batch).elapsed_s == pytest.approx(3 * block_bytes / degree)
-
-
-def test_copies_read_and_write() -> None:
-    """Copied bytes count twice, per device."""
-    batch = Batch()
-    batch.copies += [Copy(0, 4, 4), Copy(0, 8, 3)]
-    for degree in (1, 2):
-        sim = make_sim(make_config(), make_profile(copy_bandwidth=1.0), degree=degree)
-        expected = 2 * 7 * TINY.kv_bytes_per_token / degree
-        assert sim.execute(batch).elapsed_s == pytest.approx(expected)
-
-
-def test_copies_are_counted_in_blocks() -> None:
-    batch = Batch()
     batch.copies += [Copy(0, 4, 4), Copy(0, 8, 3), Copy(16, 32, 16)]
-    assert work_of(batch, block_size=4).copied_blocks == 1 + 1 + 4
+    assert work_of(batch, block_size=4) == Work(
+        blocks_in=1, blocks_out=2, copied_tokens=4 + 3 + 16, copied_blocks=1 + 1 + 4
+    )
 
 
 def test_replaced_beams_are_priced_by_their_tokens() -> None:
@@ -103,19 +85,19 @@ def test_replaced_beams_are_priced_by_their_tokens() -> None:
         assert sim.execute(batch).elapsed_s == expected
 
 
-def test_groups_are_priced_once_whatever_their_sequences() -> None:
+def test_groups_count_once_whatever_their_sequences_and_decodes_with_their_context() -> None:
     """One that decodes and one with its prompt, of which one searches with beams."""
     batch = Batch()
     decoding = joined(batch, 10, sampling="n3")
     batch.clear_changes()
     batch.begin(1)
     batch.fix_decodes()
-    by_group = make_sim(make_config(), make_profile(group_overhead_s=1.0))
-    by_beams = make_sim(make_config(), make_profile(beam_overhead_s=1.0))
-    assert by_group.execute(batch).elapsed_s == 1
+    alone = Work(decodes=3, groups=1, context_tokens=3 * 11)
+    assert work_of(batch, block_size=4) == alone
     joined(batch, 20, sampling="beam2")
-    assert by_group.execute(batch).elapsed_s == 2
-    assert by_beams.execute(batch).elapsed_s == 1
+    assert work_of(batch, block_size=4) == replace(
+        alone, groups=2, beam_groups=1, prompts=2, prompt_tokens=20, prompt_squares=400
+    ), "a prompt of this step reads no cache"
     batch.leave(decoding, decoding.running[:1])
     decoding.running = decoding.running[1:]
     assert batch.num_groups == 2, "two of its sequences are left"
@@ -123,17 +105,20 @@ def test_groups_are_priced_once_whatever_their_sequences() -> None:
     assert batch.num_groups == 1
 
 
-def test_decodes_are_priced_by_their_context() -> None:
-    """Only sequences that decode read a cache; the prompt of the step does not count."""
+@pytest.mark.parametrize("prompt", [False, True])
+def test_a_batch_is_priced_with_its_work(*, prompt: bool) -> None:
+    """By the whole formula, or by its short cut for steps that only decode."""
     batch = Batch()
-    joined(batch, 10)
+    joined(batch, 10, sampling="beam2")
     batch.clear_changes()
     batch.begin(1)
     batch.fix_decodes()
-    sim = make_sim(make_config(), make_profile(kv_bandwidth=float(TINY.kv_bytes_per_token)))
-    assert sim.execute(batch).elapsed_s == pytest.approx(11)
-    joined(batch, 20)
-    assert sim.execute(batch).elapsed_s == pytest.approx(11)
+    if prompt:
+        joined(batch, 20)
+    names = [name for name in PARAMETERS if not name.startswith("fork")]
+    sim = make_sim(make_config(), make_profile(**dict.fromkeys(names, 3.0)))
+    expected = sim.cost.seconds(work_of(batch, block_size=4))
+    assert sim.execute(batch).elapsed_s == pytest.approx(expected)
 
 
 ONE_FLOP_A_TOKEN = make_profile(flops=2.0 * TINY.num_parameters)
