@@ -9,10 +9,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import repr as shown  # of junk only its ends
 from typing import Any
 
 from engines.core.errors import UserError
+from engines.core.text import shown
 
 CONFIG_FILE = "config.json"
 # Beyond every model, and within what can be laid out before it is held against the weights.

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from reprlib import repr as shown
 
 from engines.core.errors import UserError, unknown_name
 from engines.core.model_config import ModelConfig, read_config
+from engines.core.text import shown
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _MOST_LAYERS = 1024
