@@ -35,8 +35,6 @@ def model_arguments(model: ModelSpec, tensor_parallel: int, *, dtype: str) -> di
         )
     if dtype not in _TYPES:
         raise UserError(f"FasterTransformer's library has no type {dtype}: use float16")
-    if model.num_heads % tensor_parallel:
-        raise UserError(f"{model.num_heads} heads cannot be shared by {tensor_parallel} devices")
     return {
         "head_num": model.num_heads,
         "size_per_head": model.head_size,
@@ -45,7 +43,7 @@ def model_arguments(model: ModelSpec, tensor_parallel: int, *, dtype: str) -> di
         "end_id": NEVER,
         "layer_num": model.num_layers,
         "max_seq_len": model.max_positions,
-        "tensor_para_size": tensor_parallel,
+        "tensor_para_size": model.kv_shards(tensor_parallel),  # all of them, in OPT
         "pipeline_para_size": 1,
         "inference_data_type": _TYPES[dtype],
         "inter_size": model.ffn_size,

@@ -187,7 +187,7 @@ def test_what_the_library_cannot_run_is_refused() -> None:
     for name, degree, dtype, why in (
         ("llama-13b", 1, "float16", "runs OPT models alone"),
         ("opt-350m", 1, "float16", "not opt-350m"),
-        ("opt-13b", 3, "float16", "40 heads cannot be shared by 3"),
+        ("opt-13b", 3, "float16", "degree 3 does not divide the 40 heads"),
         ("opt-13b", 1, "int8", "has no type int8"),
     ):
         with pytest.raises(UserError, match=why):
