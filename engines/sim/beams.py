@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import random
+from bisect import bisect_left
 from functools import cache, lru_cache
 from importlib import resources
 from typing import NamedTuple
@@ -33,8 +34,7 @@ class Recording:
         self.positions = positions
         self.parents = parents
         self.period = length - length // 2
-        half = [i for i, position in enumerate(positions) if position >= length // 2]
-        self.second_half = half[0] if half else len(positions)
+        self.second_half = bisect_left(positions, length // 2)  # the index of its first fork
 
 
 class Row(NamedTuple):
