@@ -43,8 +43,6 @@ PROFILE, AGAIN = "profile.toml", "again"
 MOST_SAMPLES = 100  # steps and requests of each point that the figure shows
 LIMIT_TIMES = 5.0  # a rate is sustained up to this many times the latency of a lone request
 _FIRST_RATE, _LIGHT_RATE = 0.5, 0.01
-Tell = Callable[[str], None]
-Advance = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Validation:
 
     target: Target
     root: Path
-    tell: Tell
+    tell: Callable[[str], None]
     advance: Callable[[str], Any]  # a context that shows a named point's progress
 
     @property
