@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_devices import write_profile
 
 from bench.point.serve import run_point
 from bench.point.spec import PointSpec
@@ -145,15 +146,9 @@ def test_one_point_alone_is_constant() -> None:
 
 def profile_file(directory: Path, csv: str, **settings: object) -> Path:
     values = {"model": "opt-125m", "block_size": 16, **settings}
-    steps = "\n".join(f"{name} = {value!r}" for name, value in values.items())
-    rates = "weight_bandwidth kv_bandwidth flops attention_flops copy_bandwidth pcie_bandwidth"
-    path = directory / "here.toml"
-    path.write_text(
-        'name = "here"\nmemory_bytes = 1e10\nelement_bytes = 4\npcie_latency_s = 0.0\n'
-        "link_bandwidth = inf\nlink_latency_s = 0.0\nstep_overhead_s = 0.0\n"
-        + "".join(f"{name} = 1e12\n" for name in rates.split())
-        + f"[steps]\n{steps}\ncsv = '''\n{csv}'''\n"
-    )
+    path = write_profile(directory / "here.toml", step_overhead_s=1e-3, element_bytes=4)
+    lines = ["[steps]", *(f"{name} = {value!r}" for name, value in values.items())]
+    path.write_text("\n".join([path.read_text(), *lines, f"csv = '''\n{csv}'''\n"]))
     return path
 
 
