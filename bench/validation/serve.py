@@ -5,7 +5,6 @@ A machine's speed may change meanwhile: it is measured too, so that the simulati
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,8 +19,9 @@ from bench.point.platform import simulate
 from bench.point.serve import Outcome, serve_on
 from bench.point.setting import settle
 from bench.point.spec import PointSpec
-from bench.results.provenance import environment, provenance_of
+from bench.results.provenance import environment
 from bench.results.store import State, Store, name_of
+from bench.sweep.place import Job
 from engines.core.batch import Batch
 from engines.core.clock import Clock, WallClock
 from engines.core.config import EngineConfig
@@ -167,14 +167,10 @@ class Server:
 
         platform = replace(self.platform, create_executor=create, create_clock=log.start_clock)
         outcome = serve_on(platform, spec, None, on_progress=on_progress)
+        ended = datetime.now(UTC)
         shared = environment(source=self.store.source, gpu=spec.backend == "cuda")
-        provenance = provenance_of(
-            spec, shared=shared, inputs=outcome.inputs, started=started, ended=datetime.now(UTC)
-        )
-        content = io.BytesIO()
-        log.frame().to_parquet(content, index=False)
-        write_file(self.steps_path(spec), content.getvalue())
-        self.store.write(spec, outcome, provenance=provenance)
+        write_file(self.steps_path(spec), log.frame().to_parquet(index=False))
+        Job(self.store, (spec,), shared).keep(spec, outcome, started, ended)
 
     def steps_path(self, spec: PointSpec) -> Path:
         """Where the steps of a point are kept."""
