@@ -158,18 +158,15 @@ def load_panel(store: Store, panel: Panel, choice: Choice) -> PanelTable:
     specs = choice.points(panel)
     panel = choice.panel(panel)
     indices = [index for index, curve in enumerate(panel.curves) for _ in curve.all_rates]
-    loaded = store.load(specs).drop_duplicates("digest").set_index("digest")
-    metrics = loaded.to_dict("index")
-    rows = [_row(store, metrics, index, spec) for index, spec in zip(indices, specs, strict=True)]
+    loaded = store.load(specs).drop_duplicates("digest").set_index("digest").to_dict("index")
+    rows = []
+    for index, spec in zip(indices, specs, strict=True):
+        row: dict[Any, Any] = {"curve": index, "digest": spec.digest, "reason": ""}
+        row |= spec.to_dict()
+        if (found := loaded.get(spec.digest)) is not None:
+            row |= {**found, "state": STALE if found["stale"] else COMPLETE}
+        else:
+            check = store.check(spec)
+            row |= {"state": check.state.value, "reason": check.reason}
+        rows.append(row)
     return PanelTable(panel, pd.DataFrame(rows), tuple(specs))
-
-
-def _row(
-    store: Store, metrics: Mapping[Any, Mapping[Any, Any]], curve: int, spec: PointSpec
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"curve": curve, "digest": spec.digest, "reason": "", **spec.to_dict()}
-    found = metrics.get(spec.digest)
-    if found is not None:
-        return {**row, **found, "state": STALE if found["stale"] else COMPLETE}
-    check = store.check(spec)
-    return {**row, "state": check.state.value, "reason": check.reason}
