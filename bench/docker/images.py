@@ -58,7 +58,7 @@ class Image:
 
 def image_system(system: str) -> str:
     """Return whose image serves a system: the three Orca variants share one."""
-    return "orca" if parse_name(System, system).startswith("orca") else system
+    return parse_name(System, system).family
 
 
 def checkout() -> Path:

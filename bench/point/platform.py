@@ -26,7 +26,6 @@ from engines.sim.executor import SimExecutor
 from engines.sim.measured import MeasuredCost
 from engines.sim.profile import DeviceProfile, load_profile
 from engines.sim.slots import default_slots, paper_server
-from engines.sim.steps import FAMILY
 from engines.sim.waking import WakingClock
 
 Progress = Callable[[float], None]  # called with the finished share, 0 to 1
@@ -136,7 +135,7 @@ def _executor(
     if profile.steps is not None and _why_formula(model, profile, degree) == "measured":
         price = MeasuredCost(
             profile.steps,
-            FAMILY[config.system],
+            config.system.family,
             block_size=config.block_size,
             draws=sampling.temperature > 0,
         )

@@ -37,6 +37,11 @@ class System(StrEnum):
     ORCA_MAX = "orca-max"
     FT = "ft"
 
+    @property
+    def family(self) -> str:
+        """Whose image, memory layout and kernels it has: "astra", "orca" or "ft"."""
+        return self.value.partition("-")[0]
+
 
 class Preemption(StrEnum):
     """How a preempted group's KV cache is kept (paper, section 4.5).

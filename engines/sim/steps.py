@@ -27,15 +27,7 @@ from engines.core.config import System
 from engines.core.errors import UserError
 
 KINDS = ("decode", "prompt", "draw", "beam", "copy", "swap_in", "swap_out")
-# Whose memory layout a system has, and with it kernels and measured steps.
-FAMILY = {
-    System.ASTRA: "astra",
-    System.ORCA_ORACLE: "orca",
-    System.ORCA_POW2: "orca",
-    System.ORCA_MAX: "orca",
-    System.FT: "ft",
-}
-FAMILIES = tuple(dict.fromkeys(FAMILY.values()))
+FAMILIES = tuple(dict.fromkeys(system.family for system in System))
 LIGHT_ROWS, HEAVY_ROWS = 8, 64  # of the two steps by which a device's speed is known
 
 
