@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TextIO
 
 import click
 
 from bench.commands import options
-from bench.commands.output import note
+from bench.commands.output import note, pass_on
 from bench.commands.point_options import SYSTEM_VARIABLE
+from bench.docker.container import run_command
 from bench.docker.images import Recipe, image_system
-from bench.docker.launch import launch
+from bench.docker.launch import prepared
 from engines.core.config import System
 
 
@@ -46,14 +45,8 @@ def command(
     this machine; it has no network. Exits like the command.
     """
     recipe = Recipe(image_system(system), device, build_arg)
-    out, errors = _writer(sys.stdout), _writer(sys.stderr)
     words = ("env", f"{SYSTEM_VARIABLE}={system}", "bench", *words)
-    ctx.exit(launch(recipe, words, artifacts, note, out=out, errors=errors))
-
-
-def _writer(stream: TextIO) -> Callable[[bytes], None]:
-    def write(content: bytes) -> None:
-        stream.buffer.write(content)
-        stream.flush()
-
-    return write
+    with prepared(recipe, artifacts, note) as container:
+        errors = partial(pass_on, err=True)
+        status = run_command(*container, words, out=pass_on, errors=errors)
+    ctx.exit(status)

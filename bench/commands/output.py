@@ -48,6 +48,11 @@ def note(line: str) -> None:
     click.echo(printable(line), err=True)
 
 
+def pass_on(content: bytes, *, err: bool = False) -> None:
+    """Print what a container has printed, as it is."""
+    click.echo(content, nl=False, err=err)
+
+
 def print_json(value: Any, *, indent: int | None = None) -> None:
     """Print plain values, or NumPy's, as JSON in ASCII."""
     click.echo(json.dumps(plain(value), indent=indent, allow_nan=False))

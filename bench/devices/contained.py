@@ -10,7 +10,7 @@ from bench.devices.device import Shapes
 from bench.devices.measured import Measurer
 from bench.docker.gpus import find_gpus
 from bench.docker.images import Recipe
-from bench.docker.launch import launch_json
+from bench.docker.launch import prepared, run_json
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class InContainer(Measurer):
 
     def _run(self, device: str, *words: str) -> Any:
         recipe = Recipe("astra", device, self.build_args)  # the paged kernels are its own
-        return launch_json(recipe, words, self.root, self.note)
+        with prepared(recipe, self.root, self.note) as container:
+            return run_json(*container, words)
 
 
 def _options(shapes: Shapes) -> list[str]:

@@ -106,7 +106,7 @@ def serve_offline(client: DockerClient, image: Image) -> str:
     words = ["bench", "run", "--backend", "sim", "--rate", "2"]
     words += ["--duration", "60", "--json", "--quiet"]
     with tempfile.TemporaryDirectory() as artifacts:
-        metrics = run_json(client, image, words, Confinement(Path(artifacts)))
+        metrics = run_json(client, image, Confinement(Path(artifacts)), words)
     return f"{metrics['finished']} of {metrics['requests']} requests served"
 
 

@@ -107,8 +107,8 @@ class Confinement:
 def run_command(
     client: DockerClient,
     image: Image,
-    words: Sequence[str],
     confinement: Confinement,
+    words: Sequence[str],
     *,
     out: Callable[[bytes], object],
     errors: Callable[[bytes], object],

@@ -141,8 +141,8 @@ class _Run:
                 status = run_command(
                     client,
                     batch.image,
-                    words,
                     confinement,
+                    words,
                     out=_Lines(lambda line: self.news.put((batch, json.loads(line)))),
                     errors=_Lines(lambda line: setattr(batch, "last_line", line)),
                     given="".join(json.dumps(spec.to_dict()) + "\n" for spec in specs).encode(),

@@ -41,7 +41,7 @@ class Docker:
         self.ran: list[tuple[str, list[str], Confinement]] = []
 
     def run(
-        self, client: Any, image: Image, words: Sequence[str], confinement: Confinement, **to: Any
+        self, client: Any, image: Image, confinement: Confinement, words: Sequence[str], **to: Any
     ) -> int:
         self.ran.append((image.name, list(words), confinement))
         to["out"](json.dumps(self.printed).encode())
@@ -57,7 +57,8 @@ def docker(monkeypatch: pytest.MonkeyPatch) -> Docker:
     monkeypatch.setattr(launch, "find_gpus", lambda: fake.gpus)
     monkeypatch.setattr("bench.devices.contained.find_gpus", lambda: fake.gpus)
     monkeypatch.setattr(launch, "ensure_image", lambda _, r, note: Image(r.name, "sha256:1", "", 1))
-    monkeypatch.setattr(launch, "run_command", fake.run)
+    for user in ("bench.docker.launch", "bench.commands.launch"):
+        monkeypatch.setattr(f"{user}.run_command", fake.run)
     return fake
 
 

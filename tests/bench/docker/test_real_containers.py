@@ -273,7 +273,7 @@ def test_a_container_is_confined(
     user = "12345:12346" if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}"
     before = sorted(tmp_path.rglob("*"))
     confinement = Confinement(results, user=user)
-    found = run_json(client, images["astra"], ["python3", "-c", PROBE], confinement)
+    found = run_json(client, images["astra"], confinement, ["python3", "-c", PROBE])
     assert ":".join(map(str, found["user"])) == user
     assert found["interfaces"] == []
     assert found["network"] == "Network is unreachable"

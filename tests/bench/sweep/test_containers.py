@@ -51,7 +51,7 @@ class Docker:
         tell(spec, event="end", error="")
 
     def run(
-        self, client: Any, image: Image, words: Sequence[str], confinement: Confinement, **to: Any
+        self, client: Any, image: Image, confinement: Confinement, words: Sequence[str], **to: Any
     ) -> int:
         specs = [PointSpec.from_dict(json.loads(line)) for line in to["given"].splitlines()]
         self.ran.append((image.name, list(words), confinement, specs))
