@@ -14,7 +14,7 @@ from bench.claims.evidence import Pair, pairs_in, ratio_claims, search_of
 from bench.claims.intervals import Mean, geometric_mean
 from bench.claims.searches import MOST_SEEDS, Found, run_searches
 from bench.commands import options
-from bench.commands.backend import check_profile, tell_backend
+from bench.commands.backend import check_profile
 from bench.commands.output import print_json, print_table, say, tell_summary
 from bench.commands.places import Where, settle
 from bench.commands.point_options import SETTINGS as OF_POINTS
@@ -32,6 +32,7 @@ from bench.results.store import Store
 from engines.core.errors import UserError
 
 Searches = dict[tuple[str, str], Search]  # by panel and system
+Ratios = dict[Pair, tuple[Mean, dict[int, float]]]  # of capacities: the mean, and by seed
 SETTINGS = tuple(name for name in OF_POINTS if name not in OF_TRACES)
 OF_FIGURES = ("seed", "lengths", "backend")  # settings that --figure leaves to the command line
 
@@ -45,39 +46,35 @@ NOT_OF_SYSTEMS: Mapping[str, str] = {  # options that a search of one system ref
     "timeout": f"{_VARIES}: omit --timeout (requests that are cut off would not count)",
 }
 
-search_options = options.stack(
-    click.option(
-        "--figure",
-        "figures",
-        multiple=True,
-        metavar="NAME",
-        help="Search all curves behind the ratio claims of a figure instead (repeatable).",
-    ),
-    options.effort,
-    click.option(
-        "--limit",
-        type=Decimal(min=0, min_open=True),
-        default=LIMIT_S_PER_TOKEN,
-        help="Mean normalized latency that is still sustained, in s/token.",
-    ),
-    click.option(
-        "--tolerance",
-        type=Decimal(*TOLERANCES),
-        default=DEFAULT_TOLERANCE,
-        help="How closely the rate is enclosed, as a fraction of it.",
-    ),
-    click.option(
-        "--seeds",
-        type=Whole(1, MOST_SEEDS),
-        help="Searches, each with a seed of its own, from --seed on.  [default: 3; with --figure "
-        "as many as its claims need, at most 10]",
-    ),
-    options.as_json(help="Print one JSON object."),
-)
-
 
 @click.command("capacity")
-@search_options
+@click.option(
+    "--figure",
+    "figures",
+    multiple=True,
+    metavar="NAME",
+    help="Search all curves behind the ratio claims of a figure instead (repeatable).",
+)
+@options.effort
+@click.option(
+    "--limit",
+    type=Decimal(min=0, min_open=True),
+    default=LIMIT_S_PER_TOKEN,
+    help="Mean normalized latency that is still sustained, in s/token.",
+)
+@click.option(
+    "--tolerance",
+    type=Decimal(*TOLERANCES),
+    default=DEFAULT_TOLERANCE,
+    help="How closely the rate is enclosed, as a fraction of it.",
+)
+@click.option(
+    "--seeds",
+    type=Whole(1, MOST_SEEDS),
+    help="Searches, each with a seed of its own, from --seed on.  [default: 3; with --figure "
+    "as many as its claims need, at most 10]",
+)
+@options.as_json(help="Print one JSON object.")
 @options.place
 @point_options(without=OF_TRACES, system_required=False)  # --figure does without
 @options.artifacts
@@ -97,7 +94,7 @@ def command(ctx: click.Context, /, *, figures: tuple[str, ...], **given: Any) ->
     choice = choice_of(given, where.backend, names=())
     pairs = _pairs(figures)
     searches = _figure_searches(pairs, choice) if figures else _search(where, given)
-    where.tell_runner()
+    where.tell(given["backend"])
     place, display = where.place(), choose(quiet=given["quiet"])
     if figures and given["seeds"] is None:
         claims = ratio_claims(map(registry.find, figures))
@@ -105,18 +102,19 @@ def command(ctx: click.Context, /, *, figures: tuple[str, ...], **given: Any) ->
     else:
         seeds = dict.fromkeys(searches.values(), given["seeds"] or FEWEST_SEEDS)
         run = run_searches(store, seeds, target=target, place=place, display=display)
-    if not figures:
-        tell_backend(given["backend"], where.backend)
     if run.failed is not None:
         tell_summary(run.failed, store)
         ctx.exit(run.failed.exit_status)
     found = {key: run.found[search] for key, search in searches.items()}
-    if figures:
-        shown = _show_figures(found, pairs, as_json=given["as_json"])
-    else:
-        shown = _show(*found.values(), as_json=given["as_json"])
+    by_seed = {p: found[p.panel, p.over].over(found[p.panel, p.under]) for p in pairs}
+    ratios = {pair: (geometric_mean(list(each.values())), each) for pair, each in by_seed.items()}
     if given["as_json"]:
+        shown = _figures_values(found, ratios) if figures else _values(*found.values())
         print_json({**asdict(target), **shown})
+    elif figures:
+        _print_figures(found, ratios)
+    else:
+        _print(*found.values())
 
 
 def _check(ctx: click.Context, given: dict[str, Any], *, of_figures: bool) -> None:
@@ -176,10 +174,8 @@ def _pairs(names: Iterable[str]) -> list[Pair]:
     return list(found)
 
 
-def _show(found: Found, *, as_json: bool) -> dict[str, Any]:
-    """Print a capacity seed by seed, or return the keys of its JSON."""
-    if as_json:
-        return _values(found)
+def _print(found: Found) -> None:
+    """Print a capacity seed by seed."""
     header = ("seed", "sustained (req/s)", "exceeded (req/s)", "capacity (req/s)", "points")
     rows = [
         (f"{s}", f"{b.sustained:g}", f"{b.exceeded:g}", f"{b.capacity:.4g}", f"{len(b.probes)}")
@@ -187,33 +183,14 @@ def _show(found: Found, *, as_json: bool) -> dict[str, Any]:
     ]
     print_table(header, rows)
     say(f"{found.spec.system} sustains {_mean_text(found.mean)} req/s")
-    return {}
 
 
-def _show_figures(
-    found: Mapping[tuple[str, str], Found], pairs: Iterable[Pair], *, as_json: bool
-) -> dict[str, Any]:
-    """Print the capacities and their ratios, or return the keys of their JSON."""
-    by_seed = {p: found[p.panel, p.over].over(found[p.panel, p.under]) for p in pairs}
-    means = {pair: geometric_mean(list(ratios.values())) for pair, ratios in by_seed.items()}
-    if not as_json:
-        rows = [(panel, system, _mean_text(one.mean)) for (panel, system), one in found.items()]
-        print_table(("panel", "system", "capacity (req/s)"), rows)
-        rows = [(p.panel, f"{p.over} / {p.under}", _mean_text(m)) for p, m in means.items()]
-        print_table(("panel", "ratio", "mean over seeds"), rows)
-        return {}
-    curves = [{"panel": panel, **_values(one)} for (panel, _), one in found.items()]
-    ratios = [
-        {
-            **pair._asdict(),
-            "mean": mean.value,
-            "interval_95": mean.interval,
-            "seeds": mean.count,
-            "by_seed": {str(seed): value for seed, value in by_seed[pair].items()},
-        }
-        for pair, mean in means.items()
-    ]
-    return {"curves": curves, "ratios": ratios}
+def _print_figures(found: Mapping[tuple[str, str], Found], ratios: Ratios) -> None:
+    """Print the capacities and their ratios."""
+    rows = [(panel, system, _mean_text(one.mean)) for (panel, system), one in found.items()]
+    print_table(("panel", "system", "capacity (req/s)"), rows)
+    rows = [(p.panel, f"{p.over} / {p.under}", _mean_text(m)) for p, (m, _) in ratios.items()]
+    print_table(("panel", "ratio", "mean over seeds"), rows)
 
 
 def _mean_text(mean: Mean) -> str:
@@ -243,5 +220,21 @@ def _values(found: Found) -> dict[str, Any]:
                 ],
             }
             for seed, bracket in found.brackets.items()
+        ],
+    }
+
+
+def _figures_values(found: Mapping[tuple[str, str], Found], ratios: Ratios) -> dict[str, Any]:
+    return {
+        "curves": [{"panel": panel, **_values(one)} for (panel, _), one in found.items()],
+        "ratios": [
+            {
+                **pair._asdict(),
+                "mean": mean.value,
+                "interval_95": mean.interval,
+                "seeds": mean.count,
+                "by_seed": {str(seed): value for seed, value in by_seed.items()},
+            }
+            for pair, (mean, by_seed) in ratios.items()
         ],
     }

@@ -12,7 +12,6 @@ import click
 from bench.claims.deciding import decide
 from bench.claims.evidence import ratio_claims
 from bench.commands import options
-from bench.commands.backend import tell_backend
 from bench.commands.output import note, print_table, say, tell_summary
 from bench.commands.places import settle
 from bench.commands.plot import draw_all, figures_folder
@@ -67,8 +66,7 @@ def command(
     if draws:
         check_writable(figures_folder(store, choice))
     if points or not figures:
-        where.tell_runner()
-        tell_backend(given["backend"], choice.backend)
+        where.tell(given["backend"])
     display = choose(quiet=quiet)
     place, since = where.place(), datetime.now(UTC) if force else False
     summary = run_points(store, points, place=place, force=since, display=display)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands.backend import resolve_backend
+from bench.commands.backend import resolve_backend, tell_backend
 from bench.commands.output import note
 from bench.devices.contained import InContainer
 from bench.devices.measured import Measurer
@@ -35,10 +35,11 @@ class Where:
     ray: str | None = None
     build_args: Mapping[str, str] = field(default_factory=dict)
 
-    def tell_runner(self) -> None:
-        """Say on standard error where points run, and why, if `auto` decided."""
+    def tell(self, asked: str) -> None:
+        """Say on standard error where points run, on which backend, and why if `auto` decided."""
         if self.reason:
             note(f"runner {self.runner}: {self.reason}")
+        tell_backend(asked, self.backend)
 
     def place(self) -> Place:
         """The place; raises UserError if it cannot be had."""
