@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 from bench.commands.output import note
 from bench.point.spec import Backend, PointSpec, parse_name
@@ -36,11 +35,8 @@ def resolve_backend(name: str, *, here: bool = True) -> Backend:
 
 
 def _has_gpu() -> bool:
-    """Whether PyTorch sees a GPU; without a driver's device file it need not be asked (2 s)."""
-    devices = Path("/dev")
-    if not (any(devices.glob("nvidia[0-9]*")) or (devices / "dxg").exists()):
-        return False
-    if importlib.util.find_spec("torch") is None:
+    """Whether PyTorch sees a GPU; without a driver it need not be asked (2 s)."""
+    if find_driver() is None or importlib.util.find_spec("torch") is None:
         return False
     import torch
 

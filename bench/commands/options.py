@@ -30,11 +30,6 @@ def stack(*decorators: Decorator) -> Decorator:
     return add
 
 
-def _settle_image_device(name: str) -> str:
-    """Return "cuda" or "cpu"; `auto` is what this machine has."""
-    return ("cuda" if gpus.find_gpus() else "cpu") if name == "auto" else name
-
-
 flag = partial(click.option, is_flag=True)
 as_json = partial(flag, "--json", "as_json")
 jobs = partial(click.option, "--jobs", "-j", type=COUNT, metavar="N")
@@ -65,7 +60,7 @@ image_device = click.option(
     "--device",
     type=click.Choice(("auto", "cuda", "cpu")),
     default="auto",
-    callback=lambda _ctx, _option, name: _settle_image_device(name),
+    callback=lambda _ctx, _option, name: gpus.settle_device(name),
     help="Images for GPUs, or for machines without. auto: what this machine has.",
 )
 place = stack(

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.devices.device import Shapes
 from bench.devices.measured import Measurer
-from bench.docker.gpus import find_gpus
+from bench.docker.gpus import settle_device
 from bench.docker.images import Recipe
 from bench.docker.launch import prepared, run_json
 
@@ -22,7 +22,7 @@ class InContainer(Measurer):
 
     def settle_device(self, name: str) -> str:
         """See `Measurer`; PyTorch need not be installed here."""
-        return ("cuda" if find_gpus() else "cpu") if name == "auto" else name
+        return settle_device(name)
 
     def kernels(self, shapes: Shapes, device: str, *, quiet: bool) -> dict[str, Any]:
         """See `Measurer`; always quiet, since the output is kept for messages of failure."""

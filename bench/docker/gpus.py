@@ -75,6 +75,11 @@ def visible(gpus: Sequence[Gpu | None], setting: str | None) -> list[Gpu]:
     return chosen
 
 
+def settle_device(name: str) -> str:
+    """Return the device of images, "cuda" or "cpu"; `auto` is what this machine has."""
+    return ("cuda" if find_gpus() else "cpu") if name == "auto" else name
+
+
 def docker_gives_gpus(client: DockerClient) -> bool:
     """Whether Docker can hand GPUs to containers, as far as can be seen without doing it."""
     information = client.info()

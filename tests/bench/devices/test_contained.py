@@ -55,7 +55,7 @@ def docker(monkeypatch: pytest.MonkeyPatch) -> Docker:
     monkeypatch.setattr(launch, "connect", lambda: SimpleNamespace(close=lambda: None))
     monkeypatch.setattr(launch, "remove_ended", lambda _: None)
     monkeypatch.setattr(launch, "find_gpus", lambda: fake.gpus)
-    monkeypatch.setattr("bench.devices.contained.find_gpus", lambda: fake.gpus)
+    monkeypatch.setattr("bench.docker.gpus.find_gpus", lambda: fake.gpus)
     monkeypatch.setattr(launch, "ensure_image", lambda _, r, note: Image(r.name, "sha256:1", "", 1))
     for user in ("bench.docker.launch", "bench.commands.launch"):
         monkeypatch.setattr(f"{user}.run_command", fake.run)
