@@ -87,9 +87,6 @@ def refusal(error: Any) -> str:
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """The error and those behind it, through the layers of the SDK and of its HTTP client."""
-    for _ in range(10):
-        if error is None:
-            return
+    while error is not None:
         yield error
-        inner = [argument for argument in error.args if isinstance(argument, BaseException)]
-        error = inner[0] if inner else error.__cause__ or error.__context__
+        error = error.__cause__ or error.__context__

@@ -150,12 +150,9 @@ def test_a_daemon_that_does_not_run_is_explained(monkeypatch: pytest.MonkeyPatch
 
 
 def test_missing_permission_is_explained() -> None:
-    from docker.errors import DockerException
-    from urllib3.exceptions import ProtocolError
-
-    refused = PermissionError(13, os.strerror(13))
-    inner = requests.exceptions.ConnectionError(ProtocolError("Connection aborted.", refused))
-    outer = DockerException("Error while fetching server API version")
+    inner = requests.ConnectionError("Connection aborted.")
+    inner.__context__ = PermissionError(13, os.strerror(13))
+    outer = docker.errors.DockerException("Error while fetching server API version")
     outer.__cause__ = inner
     assert "join the group 'docker'" in explain(outer)
     assert explain(ValueError("odd\nthing")).startswith("Docker does not answer: odd thing:")
