@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from engines.core.text import printable
 
@@ -17,21 +16,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 10.0
 _MOST_NAMED = 3  # running points in a line
-
-
-class Work(Protocol):
-    """What is shown while it runs, such as a point: hashable, with a readable name."""
-
-    @property
-    def slug(self) -> str:
-        """The name."""
-
-
-@dataclass(frozen=True)
-class _Named:
-    """Work of which nothing but the name is known."""
-
-    slug: str
+Work = Hashable  # what is shown while it runs, such as a point: its text is its name
 
 
 class Display:
@@ -57,11 +42,10 @@ class Display:
     @contextmanager
     def single(self, name: str) -> Iterator[Callable[[float], None]]:
         """Show one piece of work while inside; yields what takes the share that is done."""
-        work = _Named(name)
-        with self.over({work: 1.0}):
-            self.begin(work)
-            yield lambda share: self.advance(work, share)
-            self.end(work)
+        with self.over({name: 1.0}):
+            self.begin(name)
+            yield lambda share: self.advance(name, share)
+            self.end(name)
 
 
 class Shown(Display):
@@ -99,7 +83,7 @@ class Shown(Display):
         """Count the point among the running ones, from nothing."""
         if spec in self._tasks:
             self._progress.remove_task(self._tasks[spec])
-        name = printable(spec.slug)
+        name = printable(str(spec))
         self._tasks[spec] = self._progress.add_task(name, total=self._weights[spec])
 
     def advance(self, spec: Work, fraction: float) -> None:
@@ -112,7 +96,7 @@ class Shown(Display):
         self._progress.remove_task(self._tasks.pop(spec))
         self._ended.add(spec)
         if error:
-            self.note(f"FAILED {spec.slug}: {error}")
+            self.note(f"FAILED {spec}: {error}")
         self._refresh()
 
     def note(self, line: str) -> None:

@@ -280,6 +280,9 @@ class PointSpec(Selection):
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    def __str__(self) -> str:
+        return self.slug
+
     @property
     def slug(self) -> str:
         """A readable name, unique together with `digest`."""
