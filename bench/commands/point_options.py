@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from bench.commands import options
-from bench.commands.types import COUNT, INPUT, SECONDS, SEED, Decimal, Whole, Window
+from bench.commands.types import COUNT, INPUT, SECONDS, SEED, Decimal, Whole, window
 from bench.point.spec import DEFAULT_ROUTER, Backend, PointSpec, Router, plain_setting
 from bench.workloads.replay import TooLong, ZeroOutput
 from engines.core.config import Preemption, System
@@ -101,7 +101,7 @@ _BY_FIELD: dict[str, Any] = {
     "too_long": click.Choice([how.value for how in TooLong]),
     "zero_output": click.Choice([how.value for how in ZeroOutput]),
     "swap_space_gib": SECONDS,
-    "window": Window(),
+    "window": window,
 }
 _BY_TYPE: Mapping[str, Any] = {
     "tuple[str, ...]": str,

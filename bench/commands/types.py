@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from bench.point.spec import MAX_SEED
+from engines.core.errors import UserError
 from engines.core.text import parse_decimal, parse_whole
 
 
@@ -46,22 +47,6 @@ class Numbers(Whole):
         return tuple(super(Numbers, self).convert(part, param, ctx) for part in value.split(","))
 
 
-class Window(click.ParamType):  # type: ignore[type-arg]
-    """A span of time, START:END in seconds."""
-
-    name = "window"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See click; fails in one line."""
-        parts = value.split(":")
-        if len(parts) != 2:
-            self.fail(f"{value!r} is not START:END in seconds, such as 300:900", param, ctx)
-        start, end = (SECONDS.convert(part, param, ctx) for part in parts)
-        if not start < end:
-            self.fail(f"{value!r} needs 0 <= START < END", param, ctx)
-        return start, end
-
-
 class Place(click.Path):
     """A file or folder; no name at all is refused, since it would mean the present folder."""
 
@@ -80,3 +65,12 @@ NEW_FILE = Place(dir_okay=False, path_type=Path)
 EXISTING_FOLDER = Place(exists=True, file_okay=False, path_type=Path)
 EXISTING_FILE = Place(exists=True, dir_okay=False, path_type=Path)
 INPUT = Place(exists=True, dir_okay=False)  # kept in a point's settings as it was written
+
+
+def window(text: str) -> tuple[float, float]:
+    """Read a span of time, START:END in seconds; raises UserError."""
+    start, _, end = text.partition(":")
+    try:
+        return parse_decimal(start), parse_decimal(end)
+    except ValueError as error:
+        raise UserError(f"--window takes START:END in seconds, as in 300:900: {error}") from None
