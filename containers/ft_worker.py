@@ -51,16 +51,14 @@ def join_ranks():
 
 def next_order():
     """Return what the first rank reads, on every rank; None at the end."""
-    line = sys.stdin.readline() if dist.get_rank() == 0 else ""
-    if dist.get_world_size() > 1:
-        data = torch.tensor(list(line.encode()), dtype=torch.uint8)
-        length = torch.tensor([len(data)])
-        dist.broadcast(length, 0)
-        data = data if dist.get_rank() == 0 else torch.empty(int(length), dtype=torch.uint8)
-        if len(data):
-            dist.broadcast(data, 0)
-        line = bytes(data.tolist()).decode()
-    return json.loads(line) if line else None
+    line = sys.stdin.readline().encode() if dist.get_rank() == 0 else b""
+    length = torch.tensor([len(line)])
+    dist.broadcast(length, 0)
+    if not length:
+        return None
+    data = torch.tensor(list(line) or [0] * int(length), dtype=torch.uint8)
+    dist.broadcast(data, 0)
+    return json.loads(bytes(data.tolist()))
 
 
 def answer(stream, values):
