@@ -48,6 +48,7 @@ ray_ranks = ray_cluster(
 )
 ray_points = ray_cluster(help=f"Run the points on a Ray cluster: {_RAY}")
 out_folder = partial(click.option, "--out", type=DIRECTORY, metavar="DIR")
+reference = partial(click.option, "--reference", type=DIRECTORY, metavar="DIR")
 build_arg = click.option(
     "--build-arg",
     multiple=True,

@@ -20,7 +20,7 @@ from bench.commands.backend import resolve_backend
 from bench.commands.figure import command as figure
 from bench.commands.output import print_table, say
 from bench.commands.selection import choice_of
-from bench.commands.types import DIRECTORY, Decimal
+from bench.commands.types import Decimal
 from bench.experiments import registry
 from bench.experiments.effort import Effort
 from bench.experiments.tables import Choice
@@ -42,12 +42,7 @@ PICTURE_WIDTH = 1000  # pixels, so that all pictures together stay well below a 
     metavar="sim|cpu|cuda",
     help="Whose results to compare with the reference. The reference itself is simulated.",
 )
-@click.option(
-    "--reference",
-    type=DIRECTORY,
-    metavar="DIR",
-    help="Where the reference lies.  [default: artifacts/reference/sim]",
-)
+@options.reference(help="Where the reference lies.  [default: artifacts/reference/sim]")
 @click.option(
     "--tolerance",
     type=Decimal(min=0),

@@ -14,7 +14,6 @@ from bench.commands import options
 from bench.commands.backend import resolve_backend
 from bench.commands.output import print_json, print_table, say, say_marked
 from bench.commands.selection import choice_of
-from bench.commands.types import DIRECTORY
 from bench.files import check_writable
 from bench.report.build import Report, build_report
 from bench.report.pictures import draw_all
@@ -36,10 +35,8 @@ CAPACITIES = ("panel", "system", "capacity", "from", "Astra over it", "paper")
 
 @click.command("report")
 @options.selection
-@click.option(
-    "--reference",
-    type=DIRECTORY,
-    help="Reference results to compare with.  [default: artifacts/reference/BACKEND, if there]",
+@options.reference(
+    help="Reference results to compare with.  [default: artifacts/reference/BACKEND, if there]"
 )
 @options.as_json(help="Print report.json instead of a table.")
 def command(*, reference: Path | None, as_json: bool, **given: Any) -> None:
