@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import driver_fakes as fakes
 import pytest
-from click.testing import CliRunner, Result
+from command_line import bench, passed, refused
 from made_up_kernels import measured
 
-from bench.cli import main
 from bench.point.spec import PointSpec
 from bench.results.measurements import measured_directory, write_measurement
 from bench.results.store import Store
@@ -22,8 +22,7 @@ OTHERS = (
 )  # fmt: skip
 
 
-def clean(*words: str) -> Result:
-    return CliRunner().invoke(main, ["clean", *words])
+clean = partial(passed, "clean", "--yes", "--artifacts")
 
 
 def files_of(root: Path) -> set[str]:
@@ -51,19 +50,18 @@ def artifacts(tmp_path: Path) -> Path:
 
 
 def test_what_runs_made_goes_and_nothing_else(artifacts: Path) -> None:
-    done = clean("--yes", "--artifacts", str(artifacts))
-    assert done.exit_code == 0, done.output
+    done = clean(artifacts)
     assert files_of(artifacts) == set(OTHERS)
     assert not (artifacts / "results" / "sim" / Store(artifacts).directory(SPECS[0]).name).exists()
     assert "a folder/results/sim: 9 files" in done.stdout
-    again = clean("--yes", "--artifacts", str(artifacts))
-    assert (again.exit_code, again.stdout) == (0, "")
+    again = clean(artifacts)
+    assert again.stdout == ""
     assert "nothing to remove" in again.stderr
 
 
 def test_nothing_goes_without_a_yes(artifacts: Path) -> None:
     before = files_of(artifacts)
-    done = clean("--artifacts", str(artifacts))
+    done = bench("clean", "--artifacts", artifacts)
     assert done.exit_code == 2
     assert "give --yes" in done.stderr
     assert files_of(artifacts) == before
@@ -74,7 +72,7 @@ def test_a_folder_of_points_with_a_file_that_is_not_ours_stays(artifacts: Path, 
     folder = Store(artifacts).directory(SPECS[0])
     (folder / name).write_text('{"spec": {"another": "point"}}')
     before = files_of(folder)
-    assert clean("--yes", "--artifacts", str(artifacts)).exit_code == 0
+    clean(artifacts)
     assert files_of(folder) == before
 
 
@@ -83,14 +81,14 @@ def test_links_are_not_followed(artifacts: Path, tmp_path: Path) -> None:
     (artifacts / "results").rename(elsewhere)
     (artifacts / "results").symlink_to(elsewhere)
     before = files_of(elsewhere)
-    assert clean("--yes", "--artifacts", str(artifacts)).exit_code == 0
+    clean(artifacts)
     assert files_of(elsewhere) == before
 
 
 def test_a_command_at_work_is_left_alone(artifacts: Path) -> None:
     before = files_of(artifacts)
     with Store(artifacts).lock(SPECS[0]):
-        done = clean("--yes", "--artifacts", str(artifacts))
+        done = bench("clean", "--yes", "--artifacts", artifacts)
     assert done.exit_code == 2
     assert "a command is running points there" in done.stderr
     assert files_of(artifacts) == before
@@ -106,11 +104,9 @@ def test_folders_that_are_not_ours_are_refused(
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "file").touch()
     before = files_of(tmp_path)
-    done = clean("--yes", "--artifacts", name.replace("~", str(tmp_path / "home")))
-    assert done.exit_code == 2
-    assert done.stderr.count("\n") == 1
+    refused("clean", "--yes", "--artifacts", name.replace("~", str(tmp_path / "home")))
     assert files_of(tmp_path) == before
 
 
 def test_what_is_not_there_needs_no_cleaning(tmp_path: Path) -> None:
-    assert clean("--yes", "--artifacts", str(tmp_path / "none")).exit_code == 0
+    clean(tmp_path / "none")

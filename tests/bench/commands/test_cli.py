@@ -9,7 +9,7 @@ from typing import Any
 
 import driver_fakes as fakes
 import pytest
-from click.testing import CliRunner, Result
+from command_line import bench, passed, refused
 
 from bench.cli import COMMANDS, main
 from bench.experiments import registry
@@ -44,10 +44,6 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Figure:
     monkeypatch.setitem(registry.FIGURES, figure.name, figure)
     monkeypatch.setattr(results, "source_hash", lambda: "unchanged while testing")
     return figure
-
-
-def bench(*words: str) -> Result:
-    return CliRunner().invoke(main, list(words))
 
 
 BAD = {
@@ -140,29 +136,21 @@ def test_bad_input_is_one_line_and_exit_status_2_and_nothing_written(
     (here / "good.csv").write_text("arrival_s,input_len,output_len\n0,5,5\n")
     (here / "bad.csv").write_text("arrival_s,input_len,output_len\n0,5,5\n1,x,5\n")
     before = sorted(here.rglob("*"))
-    result = bench(*line.split())
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("Error: ")
-    assert result.stderr.count("\n") == 1
-    assert len(result.stderr) <= len("Error: \n") + 300
-    assert result.stderr[:-1].isprintable()
-    assert BAD[line] in result.stderr
-    assert result.stdout == ""
+    told = refused(*line.split())
+    assert len(told) <= len("Error: \n") + 300
+    assert told[:-1].isprintable()
+    assert BAD[line] in told
     assert sorted(here.rglob("*")) == before
 
 
 @pytest.mark.parametrize("backend", ["cpu", "cuda"])
 def test_a_backend_that_is_not_there_is_refused(here: Path, backend: str) -> None:
-    result = bench("run", "--system", "astra", "--backend", backend, *SHORT)
-    assert result.exit_code == 2
-    assert result.stderr.startswith("Error: ")  # without torch, without a GPU, or without memory
-    assert "--backend" in result.stderr or "smaller model" in result.stderr
-    assert result.stderr.count("\n") == 1
+    told = refused("run", "--system", "astra", "--backend", backend, *SHORT)
+    assert "--backend" in told or "smaller model" in told  # no torch, no GPU, or too little memory
 
 
 def test_run_prints_one_json_object_and_writes_nothing(here: Path) -> None:
-    result = bench("run", "--system", "astra", "--json", *SHORT)
-    assert result.exit_code == 0, result.output
+    result = passed("run", "--system", "astra", "--json", *SHORT)
     metrics = json.loads(result.stdout)
     assert set(metrics) >= KEYS
     assert set(metrics["kv_pct"]) == {"token", "reservation", "internal", "external"}
@@ -173,8 +161,7 @@ def test_run_prints_one_json_object_and_writes_nothing(here: Path) -> None:
 
 
 def test_run_prints_a_table(here: Path) -> None:
-    result = bench("run", "--system", "orca-pow2", *SHORT)
-    assert result.exit_code == 0, result.output
+    result = passed("run", "--system", "orca-pow2", *SHORT)
     assert "mean_normalized_latency_s" in result.stdout
     assert "kv_pct reservation" in result.stdout
 
@@ -200,18 +187,14 @@ def test_a_trace_brings_its_own_rate_and_duration(here: Path) -> None:
     assert metrics["duration"] == 20.0
     assert metrics["rate"] == pytest.approx(41 / 20)
     for name in ("--rate", "--duration"):
-        refused = bench(*words, name, "9")
-        assert refused.exit_code == 2
-        assert f"omit {name}" in refused.stderr
+        assert f"omit {name}" in refused(*words, name, "9")
 
 
 def test_figure_runs_draws_skips_and_reruns(here: Path, tiny: Figure) -> None:
-    dry = bench("figure", "tiny", "--dry-run")
-    assert dry.exit_code == 0
+    dry = passed("figure", "tiny", "--dry-run")
     assert "3 of 3 points would run" in dry.stdout
     assert not list(here.iterdir())
-    first = bench("figure", "tiny", "tiny-sharegpt", "--jobs", "2")
-    assert first.exit_code == 0, first.output
+    first = passed("figure", "tiny", "tiny-sharegpt", "--jobs", "2")
     paths = [Path(line) for line in first.stdout.splitlines()]
     assert {path.name for path in paths} == {
         "tiny.pdf", "tiny.png", "tiny-sharegpt.pdf", "tiny-sharegpt.png"
@@ -224,8 +207,7 @@ def test_figure_runs_draws_skips_and_reruns(here: Path, tiny: Figure) -> None:
     assert "3 run" in bench("figure", "tiny", "--no-plot", "--force").stderr
     assert "3 run" in bench("figure", "tiny", "--no-plot", "--seed", "5").stderr
     assert "3 run" in bench("figure", "tiny", "--no-plot", "--short", "--quiet").stderr
-    drawn = bench("plot", "tiny", "--seed", "5")
-    assert drawn.exit_code == 0, drawn.output
+    passed("plot", "tiny", "--seed", "5")
 
 
 def test_a_failing_point_is_named_and_the_status_is_1(
@@ -248,8 +230,7 @@ def test_a_failing_point_is_named_and_the_status_is_1(
 
 
 def test_report_and_figures(here: Path) -> None:
-    report = bench("report")
-    assert report.exit_code == 0, report.output
+    passed("report")
     assert (here / "artifacts" / "report" / "report.md").exists()
     assert json.loads(bench("report", "--json").stdout)
     listed = json.loads(bench("figures", "--json").stdout)
@@ -259,8 +240,7 @@ def test_report_and_figures(here: Path) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name: str) -> None:
-    result = bench(name, "--help")
-    assert result.exit_code == 0
+    result = passed(name, "--help")
     assert "Usage: " in result.stdout
 
 

@@ -6,17 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from command_line import passed, refused
 from small_devices import write_measured_profile, write_profile
 
-from bench.cli import main
 from engines.sim.profile import load_profile
 
 PLACE = Path("validation") / "cpu-opt-125m-float32"
 
 
-def bench(*words: str) -> Result:
-    return CliRunner().invoke(main, ["validate", "--device", "cpu", *words])
+VALIDATE = ("validate", "--device", "cpu")
 
 
 @pytest.mark.usefixtures("small_device", "one_thread")
@@ -27,10 +25,9 @@ def test_a_validation_is_written_drawn_and_not_repeated(
 
     monkeypatch.setattr(cases, "SHORTEST_S", 0.2)
     profile = write_measured_profile(tmp_path / "steps.toml")
-    words = ("--short", "--budget", "0.1", "--artifacts", str(tmp_path), "-q",
+    words = (*VALIDATE, "--short", "--budget", "0.1", "--artifacts", str(tmp_path), "-q",
              "--device-profile", str(profile))  # fmt: skip
-    first = bench(*words)
-    assert first.exit_code == 0, first.output
+    first = passed(*words)
     root = tmp_path / PLACE
     found = json.loads((root / "validation.json").read_bytes())
     assert {point["system"] for point in found["points"]} == {"astra", "orca-oracle"}
@@ -44,8 +41,7 @@ def test_a_validation_is_written_drawn_and_not_repeated(
     assert (root / "validation.png").read_bytes().startswith(b"\x89PNG")
     assert "order of the systems" in first.output
     files = {path: path.read_bytes() for path in root.rglob("*.parquet")}
-    again = bench(*words, "--json")
-    assert again.exit_code == 0, again.output
+    again = passed(*words, "--json")
     assert json.loads(again.stdout)["points"] == found["points"]
     assert {path: path.read_bytes() for path in root.rglob("*.parquet")} == files
 
@@ -53,12 +49,10 @@ def test_a_validation_is_written_drawn_and_not_repeated(
 @pytest.mark.usefixtures("small_device")
 def test_bad_input_is_one_line_before_anything_is_measured(tmp_path: Path) -> None:
     place = ("--artifacts", str(tmp_path))
-    short = bench("--budget", "1", *place)
-    assert short.exit_code == 2
-    assert "raise --budget to" in short.stderr
-    assert "or give --short" in short.stderr
+    short = refused(*VALIDATE, "--budget", "1", *place)
+    assert "raise --budget to" in short
+    assert "or give --short" in short
     formula = write_profile(tmp_path / "formula.toml", step_overhead_s=0.01)
-    without = bench("--device-profile", str(formula), *place)
-    assert without.exit_code == 2
-    assert "holds no measured steps" in without.stderr
+    without = refused(*VALIDATE, "--device-profile", formula, *place)
+    assert "holds no measured steps" in without
     assert list(tmp_path.iterdir()) == [formula]

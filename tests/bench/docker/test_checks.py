@@ -9,9 +9,8 @@ from unittest.mock import patch
 import docker
 import pytest
 import requests
-from click.testing import CliRunner
+from command_line import refused
 
-from bench.cli import main
 from bench.docker import checks
 from bench.docker.checks import Finding, Level, container_findings
 from bench.docker.daemon import connect, explain
@@ -134,10 +133,7 @@ def test_what_docker_says_at_any_time_is_one_line(
         raise error
 
     monkeypatch.setattr("bench.docker.daemon.connect", fail)
-    result = CliRunner().invoke(main, ["images", "--list"])
-    assert result.exit_code == 2
-    assert result.stderr.startswith(line)
-    assert result.stderr.count("\n") == 1
+    assert refused("images", "--list").startswith(line)
 
 
 def test_a_daemon_that_does_not_run_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
