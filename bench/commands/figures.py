@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -16,8 +16,8 @@ from bench.experiments.times import costs
 from bench.progress import clock
 
 EFFORTS = tuple(effort.value for effort in Effort)
-HEADER = ("name", "title", "points", *EFFORTS, "paper's hardware")
-MARKDOWN_HEADER = ("figure", "command", *EFFORTS, "results", "the paper's GPUs", "GPU-h")
+TABLE = ("name", "title", "points", *EFFORTS, "paper's hardware")
+MARKDOWN = ("figure", "command", *EFFORTS, "results", "the paper's GPUs", "GPU-h")
 
 
 @click.command("figures")
@@ -33,11 +33,14 @@ def command(*, as_json: bool, markdown: bool) -> None:
     rows = [_row(figure) for figure in registry.FIGURES.values()]
     if as_json:
         print_json(rows, indent=1)
-    elif markdown:
-        for line in markdown_lines(rows):
-            say(line)
+        return
+    columns = MARKDOWN if markdown else TABLE
+    table = [[_cells(row)[name] for name in columns] for row in (*rows, _total(rows))]
+    if markdown:
+        for line in (columns, ["---"] * len(columns), *table):
+            say(f"| {' | '.join(line)} |")
     else:
-        print_table(HEADER, [_cells(row) for row in rows])
+        print_table(columns, table)
         shorter = ", ".join(name for name in registry.names() if name not in registry.FIGURES)
         say(f"Also: {shorter}")
 
@@ -57,44 +60,34 @@ def _row(figure: Figure) -> dict[str, Any]:
     }
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    hours = row["gpu_hours"]["full"]
-    return (
-        row["name"],
-        row["title"],
-        str(row["points"] or "-"),
-        *_times(row),
-        f"{row['hardware']}{f', {hours:.0f} GPU-h' if hours else ''}",
-    )
-
-
-def markdown_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The registry as the lines of a Markdown table: command, times, disk, hardware."""
-    total = {
-        "number": "all",
+def _total(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
         "name": "all",
+        "number": "all",
+        "title": "Every figure",
+        "points": sum(row["points"] for row in rows),
         **{
             key: {effort: sum(row[key][effort] or 0.0 for row in rows) for effort in EFFORTS}
             for key in ("sim_seconds", "megabytes", "gpu_hours")
         },
         "hardware": "8x A100-80GB",
     }
-    rule = ["---"] * len(MARKDOWN_HEADER)
-    cells = [MARKDOWN_HEADER, rule, *(_markdown_cells(row) for row in (*rows, total))]
-    return [f"| {' | '.join(line)} |" for line in cells]
 
 
-def _markdown_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    megabytes, hours = row["megabytes"]["full"], row["gpu_hours"].values()
-    return (
-        row["number"],
-        f"`make {row['name']}`",
-        *_times(row),
-        "-" if megabytes is None else "< 1 MB" if megabytes < 1 else f"{megabytes:.0f} MB",
-        row["hardware"] or "-",
-        " / ".join(f"{value:.3g}" for value in hours) if any(hours) else "-",
-    )
-
-
-def _times(row: Mapping[str, Any]) -> Iterable[str]:
-    return ("-" if s is None else clock(s) for s in row["sim_seconds"].values())
+def _cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of a row by the heads of their columns, those of both tables."""
+    hours, mb = row["gpu_hours"], row["megabytes"]["full"]
+    size = "-" if mb is None else "< 1 MB" if mb < 1 else f"{mb:.0f} MB"
+    whole = f", {hours['full']:.0f} GPU-h" if hours["full"] else ""
+    return {
+        "name": row["name"],
+        "figure": row["number"],
+        "title": row["title"],
+        "command": f"`make {row['name']}`",
+        "points": str(row["points"] or "-"),
+        **{name: "-" if s is None else clock(s) for name, s in row["sim_seconds"].items()},
+        "results": size,
+        "the paper's GPUs": row["hardware"] or "-",
+        "GPU-h": " / ".join(f"{value:.3g}" for value in hours.values()) if whole else "-",
+        "paper's hardware": f"{row['hardware']}{whole}",
+    }
