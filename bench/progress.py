@@ -57,16 +57,14 @@ class Shown(Display):
     def __init__(self, console: Console, *, get_time: Callable[[], float] = time.monotonic) -> None:
         self._console, self._get_time = console, get_time
         self._live = console.is_terminal and not console.is_dumb_terminal
-        self._progress = _make_progress(console, get_time, live=self._live)
-        self._weights: Mapping[Work, float] = {}
-        self._tasks: dict[Work, TaskID] = {}  # of running points
-        self._ended: set[Work] = set()
-        self._last_line = 0.0
 
     @contextmanager
     def over(self, weights: Mapping[Work, float]) -> Iterator[None]:
         """Show the progress while inside; a log gets a last line at the end."""
-        self._weights, self._ended, self._last_line = dict(weights), set(), self._get_time()
+        self._weights, self._last_line = dict(weights), self._get_time()
+        self._tasks: dict[Work, TaskID] = {}  # of running points
+        self._ended: set[Work] = set()
+        self._progress = _make_progress(self._console, self._get_time, live=self._live)
         self._progress.add_task("", total=sum(weights.values()))
         self._refresh()
         try:
@@ -75,9 +73,6 @@ class Shown(Display):
         finally:
             if self._ended and not self._live:
                 self.note(self._state())
-            for task in self._progress.task_ids:
-                self._progress.remove_task(task)
-            self._tasks.clear()
 
     def begin(self, spec: Work) -> None:
         """Count the point among the running ones, from nothing."""
