@@ -55,11 +55,11 @@ def write_bundle(
         write_file(folder / MANIFEST, json_bytes(manifest))
         lines = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
         write_file(folder / SUMS, "".join(lines).encode())
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise describe(error, folder) from error
-        raise
+    except OSError as error:
+        raise describe(error, folder) from error
+    finally:
+        if not (folder / SUMS).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def verify_sums(folder: Path) -> int:

@@ -122,10 +122,7 @@ def run_command(
     import docker
     from docker.utils.socket import frames_iter
 
-    provenance = {
-        **git_state(),
-        "container": confinement.record(image, client.version().get("Version")),
-    }
+    record = confinement.record(image, client.version().get("Version"))
     name = f"sosp23-{uuid.uuid4().hex}"
     confinement.artifacts.mkdir(parents=True, exist_ok=True)  # as us, not as the daemon
     try:
@@ -136,7 +133,7 @@ def run_command(
                 name=name,
                 stdin_open=True,
                 labels={LAUNCHER: _THIS_PROCESS},
-                environment=_environment(provenance),
+                environment=_environment(record),
                 **confinement.options(),
             )
             stream = container.attach_socket(params=_STREAMS)
@@ -155,14 +152,14 @@ def run_command(
             client.api.remove_container(name, force=True)
 
 
-def _environment(provenance: Mapping[str, Any]) -> dict[str, str]:
+def _environment(record: Mapping[str, Any]) -> dict[str, str]:
     """A home to write to, the only network interface, and what results are to record."""
     return {
         "HOME": _TMP,
         "USER": "bench",
         "NCCL_SOCKET_IFNAME": "lo",
         "GLOO_SOCKET_IFNAME": "lo",
-        GIVEN: json.dumps(provenance),
+        GIVEN: json.dumps({**git_state(), "container": record}),
     }
 
 
