@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from command_line import bench, refused
 from processes import DEADLINE_S, started
 
-from bench.cli import main
 from bench.point.spec import PointSpec
 from bench.results.store import State, Store, name_of
 
@@ -23,8 +23,7 @@ LINES = "".join(f"{json.dumps(spec.to_dict())}\n\n" for spec in SPECS)
 
 
 def points(*words: str, text: str = LINES) -> Result:
-    content = text.encode(errors="surrogateescape")
-    return CliRunner().invoke(main, ["points", "-", *words], input=content)
+    return bench("points", "-", *words, input=text)
 
 
 def test_points_come_into_the_store_once(tmp_path: Path) -> None:
@@ -87,8 +86,7 @@ def test_forced_commands_that_share_the_work_run_each_point_once(tmp_path: Path)
 def test_bad_input_is_one_line(
     tmp_path: Path, text: str, words: tuple[str, ...], message: str
 ) -> None:
-    result = points("--artifacts", str(tmp_path / "none"), *words, text=text)
-    assert result.exit_code == 2
-    (line,) = result.stderr.strip().splitlines()
+    content = text.encode(errors="surrogateescape")
+    line = refused("points", "-", "--artifacts", tmp_path / "none", *words, input=content)
     assert re.search(message, line), line
     assert not (tmp_path / "none").exists()

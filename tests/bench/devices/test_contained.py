@@ -10,10 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from command_line import passed, refused
 from made_up_kernels import measured
 
-from bench.cli import main
 from bench.commands.places import Where
 from bench.devices.contained import InContainer
 from bench.devices.measured import Measurer, measure_figure
@@ -85,16 +84,15 @@ def test_a_measurement_without_a_free_gpu_is_refused(docker: Docker, tmp_path: P
     with pytest.raises(UserError, match="no GPU is free here"):
         measure_figure(figure, measurer(tmp_path), backend="cuda", quiet=True)
     words = ("launch", "--system", "ft", "--device", "cuda", "--artifacts", str(tmp_path / "a"))
-    result = CliRunner().invoke(main, [*words, "--", "doctor"])
-    assert result.exit_code == 2
-    assert result.stderr.startswith("Error: no GPU is free here for a CUDA image")
+    told = refused(*words, "--", "doctor")
+    assert told.startswith("Error: no GPU is free here for a CUDA image")
     assert docker.ran == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_launched_command_serves_the_system_of_the_launch(docker: Docker, tmp_path: Path) -> None:
     words = ("launch", "--system", "orca-pow2", "--device", "cpu", "--artifacts", str(tmp_path))
-    CliRunner().invoke(main, [*words, "--", "run", "--rate", "2"])
+    passed(*words, "--", "run", "--rate", "2")
     ((image, command, _),) = docker.ran
     assert image == "sosp23-orca:cpu"
     assert command == ["env", "BENCH_SYSTEM=orca-pow2", "bench", "run", "--rate", "2"]

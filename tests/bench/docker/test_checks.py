@@ -137,9 +137,6 @@ def test_what_docker_says_at_any_time_is_one_line(
 
 
 def test_a_daemon_that_does_not_run_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
-    with pytest.raises(UserError, match="no Docker daemon answers: start it"):
-        connect(timeout_s=1)
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     with pytest.raises(UserError, match="no Docker daemon answers: start it"):
         connect(timeout_s=1)
