@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.machine import output
-from engines.core.text import parse_whole
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -64,11 +63,11 @@ def visible(gpus: Sequence[Gpu | None], setting: str | None) -> list[Gpu]:
         return [gpu for gpu in gpus if gpu is not None]
     chosen: list[Gpu] = []
     for word in map(str.strip, setting.split(",")):
-        try:
-            index = parse_whole(word)
-            found = [gpu for gpu in gpus[index : index + 1] if gpu is not None]
-        except ValueError:
-            found = [gpu for gpu in gpus if gpu and word and gpu.uuid.startswith(word)]
+        found = [
+            gpu
+            for index, gpu in enumerate(gpus)
+            if gpu and word and (word == str(index) or gpu.uuid.startswith(word))
+        ]
         if len(found) != 1 or found[0] in chosen:
             break
         chosen += found
