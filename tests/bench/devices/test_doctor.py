@@ -7,10 +7,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from command_line import bench, passed
 
 from bench import machine
-from bench.cli import main
 from bench.devices import doctor
 from bench.docker.checks import Finding, Level
 from engines.core.config import GIB
@@ -18,23 +17,20 @@ from engines.core.config import GIB
 
 def test_this_machine_serves(tmp_path: Path) -> None:
     place = tmp_path / "artifacts"
-    result = CliRunner().invoke(main, ["doctor", "--artifacts", str(place), "--json"])
-    assert result.exit_code == 0, result.output
+    result = passed("doctor", "--artifacts", place, "--json")
     found = {line["name"]: line for line in json.loads(result.stdout)}
     assert {"Python", "numpy", "click", "cores", "memory", "disk", "artifacts", "git", "GPU",
             "Docker", "Ray"} <= set(found)  # fmt: skip
     assert not any(line["level"] == "fail" for line in found.values())
     assert not place.exists()
-    table = CliRunner().invoke(main, ["doctor", "--artifacts", str(place)])
+    table = passed("doctor", "--artifacts", place)
     assert "numpy" in table.stdout
 
 
 def test_a_place_that_cannot_be_written_fails_with_a_remedy(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.touch()
-    result = CliRunner().invoke(
-        main, ["doctor", "--artifacts", str(blocked / "artifacts"), "--json"]
-    )
+    result = bench("doctor", "--artifacts", blocked / "artifacts", "--json")
     assert result.exit_code == 1
     failed = [line for line in json.loads(result.stdout) if line["level"] == "fail"]
     assert [line["name"] for line in failed] == ["artifacts"]

@@ -7,20 +7,15 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from command_line import bench, passed, refused
 from made_up_kernels import measured
 
 from bench.claims.verdicts import Status
-from bench.cli import main
 from bench.experiments import registry
 from bench.experiments.tables import Choice
 from bench.report.build import build_report
 from bench.results import measurements as kernel_results
 from bench.results.store import Store
-
-
-def bench(*words: str) -> Result:
-    return CliRunner().invoke(main, list(words))
 
 
 def keep(root: Path, found: dict) -> None:
@@ -31,8 +26,7 @@ def keep(root: Path, found: dict) -> None:
 @pytest.mark.usefixtures("small_device")
 def test_the_kernels_figure_is_measured_on_the_cpu_once_and_drawn(tmp_path: Path) -> None:
     words = ("figure", "fig18-a", "--backend", "sim", "--artifacts", str(tmp_path))
-    done = bench(*words)
-    assert done.exit_code == 0, done.output
+    done = passed(*words)
     assert "fig18-a: measured, not simulated: timing kernels on this CPU" in done.stderr
     assert "simulating" not in done.stderr
     assert (tmp_path / "figures" / "fig18-a.png").exists()
@@ -44,7 +38,7 @@ def test_the_kernels_figure_is_measured_on_the_cpu_once_and_drawn(tmp_path: Path
     before = path.read_bytes()
     assert "measured already" in bench(*words).stderr
     assert path.read_bytes() == before
-    assert bench("plot", "fig18-a", "--backend", "sim", *words[4:]).exit_code == 0
+    passed("plot", "fig18-a", "--backend", "sim", *words[4:])
     planned = bench(*words, "--dry-run", "--force")
     assert "fig18-a would be measured on a device" in planned.stdout
 
@@ -52,8 +46,7 @@ def test_the_kernels_figure_is_measured_on_the_cpu_once_and_drawn(tmp_path: Path
 @pytest.mark.usefixtures("small_device")
 def test_recovery_is_measured_where_models_run(tmp_path: Path) -> None:
     words = ("figure", "fig19-a", "--backend", "cpu", "--artifacts", str(tmp_path))
-    done = bench(*words)
-    assert done.exit_code == 0, done.output
+    passed(*words)
     found = json.loads((tmp_path / "kernels" / "recovery-cpu" / "kernels.json").read_text())
     assert [row["block_size"] for row in found["recovery"]] == [2**i for i in range(9)]
     assert not (tmp_path / "scale-cpu.json").exists()
@@ -70,15 +63,13 @@ def test_without_pytorch_the_figure_says_what_to_install(
     done = bench("figure", "fig18-a", *options)
     assert done.exit_code == 2
     assert done.stderr.splitlines()[-1].startswith("Error: measuring a device needs PyTorch")
-    both = bench("figure", "fig18-a", "fig2", *options, "--no-plot")
-    assert both.exit_code == 0, both.output
+    both = passed("figure", "fig18-a", "fig2", *options, "--no-plot")
     assert "left out: fig18-a: measuring a device needs PyTorch" in both.stderr
 
 
 def test_nothing_to_draw_says_how_to_measure(tmp_path: Path) -> None:
-    done = bench("plot", "fig18-a", "--backend", "sim", "--artifacts", str(tmp_path))
-    assert done.exit_code == 2
-    assert "run 'bench figure fig18-a" in done.stderr
+    told = refused("plot", "fig18-a", "--backend", "sim", "--artifacts", tmp_path)
+    assert "run 'bench figure fig18-a" in told
 
 
 def test_a_measurement_is_found_by_backend_a_gpu_first(tmp_path: Path) -> None:

@@ -6,23 +6,18 @@ import math
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from command_line import passed, refused
 
-from bench.cli import main
 from bench.point.serve import run_point
 from bench.point.spec import PointSpec
 from engines.sim.profile import load_profile
 
 
-def bench(*words: str) -> Result:
-    return CliRunner().invoke(main, ["profile", "--device", "cpu", *words])
-
-
 @pytest.mark.usefixtures("small_device")
 def test_the_simulation_takes_a_measured_profile_whose_values_say_with_what(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    result = bench("--quick", "--name", "My CPU", "--out", str(file))
-    assert result.exit_code == 0, result.output
+    words = ("--device", "cpu", "--quick", "--name", "My CPU", "--out", file)
+    result = passed("profile", *words)
     assert result.stdout == f"{file}\n"
     profile = load_profile(str(file))
     assert profile.name == "My CPU"
@@ -60,7 +55,6 @@ BAD = {
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, words: str) -> None:
     pytest.importorskip("torch")
     name, *rest = words.split()
-    result = bench("--out", str(tmp_path / name), *rest)
-    assert result.exit_code == 2
-    assert BAD[words] in result.stderr.splitlines()[-1]
+    told = refused("profile", "--device", "cpu", "--out", tmp_path / name, *rest)
+    assert BAD[words] in told
     assert list(tmp_path.iterdir()) == []
