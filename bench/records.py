@@ -32,7 +32,7 @@ _LARGEST: Mapping[type, float] = {int: (1 << 63) - 1, float: sys.float_info.max}
 
 
 class RecordError(ValueError):
-    """Stored JSON that cannot be trusted; the message says why."""
+    """JSON that is not what it should be; the message says why."""
 
 
 def seal(record: Mapping[str, Any]) -> bytes:
@@ -69,6 +69,19 @@ def unseal(content: bytes, schema: Any, *, expected_format: int) -> dict[str, An
         raise RecordError("is not valid JSON") from error
     check(record, schema)
     return record
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """Parse JSON from outside that holds one object; raises RecordError."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecordError(f"not valid JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError):
+        raise RecordError("not valid JSON: a number too long or lists too deep") from None
+    if not isinstance(found, dict):
+        raise RecordError(f"expected a JSON object, got {shown(found)}")
+    return found
 
 
 def check(value: Any, schema: Any, where: str = "") -> None:

@@ -13,7 +13,7 @@ from bench.commands.backend import resolve_backend
 from bench.commands.output import print_json, say
 from bench.commands.point_options import OF_WORKLOADS, point_options
 from bench.commands.types import COUNT, EXISTING_FILE
-from bench.point.generate import generate, outputs_of, read_job, read_lines
+from bench.point.generate import generate, outputs_of, read_lines, read_prompts
 from bench.point.spec import Backend, PointSpec
 from bench.point.text import Tokenizer
 from engines.core.errors import UserError
@@ -58,10 +58,10 @@ def command(
         (f"--prompt {i}", json.dumps({"prompt": prompt, "max_tokens": max_tokens}))
         for i, prompt in enumerate(prompts, 1)
     ]
-    job = read_job(read_lines(input_file) if input_file else lines, tokenizer)
+    given = read_prompts(read_lines(input_file) if input_file else lines, tokenizer)
     spec = PointSpec(**{**settings, "backend": _resolve(settings["backend"])})
-    groups = generate(spec, job, ray=ray)
-    for index, outputs in enumerate(outputs_of(job, groups, tokenizer)):
+    groups = generate(spec, given, ray=ray)
+    for index, outputs in enumerate(outputs_of(given, groups, tokenizer)):
         if as_json:
             print_json({"index": index, "outputs": outputs})
             continue

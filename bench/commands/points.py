@@ -16,7 +16,6 @@ too. Exit status: 0, or 1 if a point failed, 2 for bad input, 130 after Ctrl-C.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -29,11 +28,11 @@ from bench.commands import options
 from bench.commands.output import note, print_json, tell_summary
 from bench.point.spec import PointSpec
 from bench.progress import Display, Work, choose
+from bench.records import RecordError, parse_object
 from bench.results.store import Store, name_of
 from bench.sweep.local import LocalProcesses
 from bench.sweep.runner import run_points
 from engines.core.errors import UserError
-from engines.core.text import shown
 
 _ADVANCE_EVERY_S = 1.0
 
@@ -113,13 +112,8 @@ def read_specs(file: TextIO) -> Sequence[PointSpec]:
             continue
         where = f"{getattr(file, 'name', '<stdin>')} line {number}"
         try:
-            values = json.loads(line)
-            if not isinstance(values, dict):
-                raise UserError(f"expected a JSON object, got {shown(values)}")
-            spec = PointSpec.from_dict(values)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: not valid JSON ({error})") from error
-        except UserError as error:
+            spec = PointSpec.from_dict(parse_object(line))
+        except (UserError, RecordError) as error:
             raise UserError(f"{where}: {error}") from error
         if spec.backend == "auto":
             raise UserError(f"{where}: say which backend: cuda, cpu or sim")

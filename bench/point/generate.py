@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from bench.point.platform import Progress
 from bench.point.setting import engine_config
 from bench.point.spec import PointSpec
 from bench.point.text import Tokenizer
+from bench.records import RecordError, parse_object
 from engines.core.engine import Engine
 from engines.core.errors import UserError, unknown_name
 from engines.core.models import is_path
@@ -58,16 +58,12 @@ _KEYS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 @dataclass(frozen=True)
-class Job:
-    """The requests of a run: where each comes from, and whether its prompt is a text."""
+class Prompt:
+    """A request, where it comes from, for errors, and whether it was given as a text."""
 
-    requests: tuple[Request, ...]
-    origins: tuple[str, ...]
-    texts: tuple[bool, ...]
-
-    def origin(self, request: Request) -> str:
-        """Where a request comes from, for errors."""
-        return self.origins[request.request_id]
+    request: Request
+    origin: str
+    is_text: bool
 
 
 def read_lines(path: Path) -> list[tuple[str, str]]:
@@ -82,59 +78,64 @@ def read_lines(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-def read_job(lines: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> Job:
+def read_prompts(lines: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> list[Prompt]:
     """Read requests, each a place and a JSON object; raises UserError with the place."""
-    requests, origins, texts = [], [], []
+    prompts = []
     for index, (origin, line) in enumerate(lines):
         try:
             values = _parse(line)
-            requests.append(_request(values, index, tokenizer))
-        except UserError as error:
+            request = _request(values, index, tokenizer)
+        except (UserError, RecordError) as error:
             raise UserError(f"{origin}: {error}") from None
-        origins.append(origin)
-        texts.append("prompt" in values)
-    return Job(tuple(requests), tuple(origins), tuple(texts))
+        prompts.append(Prompt(request, origin, is_text="prompt" in values))
+    return prompts
 
 
-def generate(spec: PointSpec, job: Job, *, ray: str = "local") -> list[SequenceGroup]:
-    """Serve all prompts, which arrive at once; returns their groups in the file's order.
+def generate(
+    spec: PointSpec, prompts: Sequence[Prompt], *, ray: str = "local"
+) -> list[SequenceGroup]:
+    """Serve all prompts, which arrive at once; returns their groups in the same order.
 
     A model in slices runs on the cluster `ray`. Raises UserError with the line for a request that
     the engine cannot serve, or for a setting of the checkpoint that is not supported, and
     LostWorkerError if a process dies that holds a slice.
     """
     if is_path(spec.model):
-        require_plain_choice(spec.model, beams=any(r.sampling.beam for r in job.requests))
+        require_plain_choice(spec.model, beams=any(p.request.sampling.beam for p in prompts))
     if needs_ranks(spec, ray=ray):
-        return run_on_ranks(_generate_on, spec, job, ray=ray)
+        return run_on_ranks(_generate_on, spec, prompts, ray=ray)
     with closing(load_platform(spec)) as platform:
-        return _generate_on(platform, spec, job)
+        return _generate_on(platform, spec, prompts)
 
 
 def _generate_on(
-    platform: ModelPlatform, spec: PointSpec, job: Job, *, on_progress: Progress | None = None
+    platform: ModelPlatform,
+    spec: PointSpec,
+    prompts: Sequence[Prompt],
+    *,
+    on_progress: Progress | None = None,
 ) -> list[SequenceGroup]:
     from engines.execution.torch_executor import Options
 
     del on_progress
-    _check_vocabulary(job, platform)
-    widest = max((r.sampling for r in job.requests), key=lambda sampling: sampling.n)
+    _check_vocabulary(prompts, platform)
+    widest = max((p.request.sampling for p in prompts), key=lambda sampling: sampling.n)
     config = engine_config(spec, platform, widest)
     executor = platform.loaded.executor(config, options=Options(seed=spec.seed, logprobs=True))
     recorder = StepRecorder(0.0, 0.0)
     engine = Engine(create_scheduler(config), executor, platform.create_clock(), recorder=recorder)
     groups = []
-    for request in job.requests:
+    for prompt in prompts:
         try:
-            groups.append(engine.add_request(request))
+            groups.append(engine.add_request(prompt.request))
         except UserError as error:
-            raise UserError(f"{job.origin(request)}: {error}") from None
+            raise UserError(f"{prompt.origin}: {error}") from None
     while engine.has_work:
         engine.step()
-    for request, group in zip(job.requests, groups, strict=True):
+    for prompt, group in zip(prompts, groups, strict=True):
         if not all(math.isfinite(s.cumulative_logprob) for s in group.sequences):
             raise UserError(
-                f"{job.origin(request)}: {platform.model.name} gives no finite probabilities: its "
+                f"{prompt.origin}: {platform.model.name} gives no finite probabilities: its "
                 f"weights are damaged, or too large for {platform.loaded.dtype_name}"
             )
     return groups
@@ -142,12 +143,7 @@ def _generate_on(
 
 def _parse(line: str) -> dict[str, Any]:
     """Read a request's values; what is there is of the right kind."""
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"expected a JSON object, got {type(values).__name__}")
+    values = parse_object(line)
     if ("prompt" in values) == ("prompt_token_ids" in values):
         raise UserError("give either prompt_token_ids, a list of token ids, or prompt, a text")
     for name, value in ({"max_tokens": None} | values).items():
@@ -187,27 +183,27 @@ def _sampling(values: Mapping[str, Any]) -> SamplingParams:
     return replace(sampling, **numbers, ignore_eos=values.get("ignore_eos", "prompt" not in values))
 
 
-def _check_vocabulary(job: Job, platform: ModelPlatform) -> None:
+def _check_vocabulary(prompts: Sequence[Prompt], platform: ModelPlatform) -> None:
     size = platform.model.vocab_size
-    for request in job.requests:
-        assert request.prompt_token_ids is not None, "requests of a file have tokens"
-        largest = max(request.prompt_token_ids)
+    for prompt in prompts:
+        assert prompt.request.prompt_token_ids is not None, "requests of a file have tokens"
+        largest = max(prompt.request.prompt_token_ids)
         if largest >= size:
             raise UserError(
-                f"{job.origin(request)}: token id {largest} is beyond the vocabulary of {size} of "
+                f"{prompt.origin}: token id {largest} is beyond the vocabulary of {size} of "
                 f"{platform.model.name}"
             )
 
 
 def outputs_of(
-    job: Job, groups: Sequence[SequenceGroup], tokenizer: Tokenizer
+    prompts: Sequence[Prompt], groups: Sequence[SequenceGroup], tokenizer: Tokenizer
 ) -> Iterator[list[dict[str, Any]]]:
-    """Each request's outputs, as the contract of `bench generate --json` says; with their text
+    """Each prompt's outputs, as the contract of `bench generate --json` says; with their text
     where the prompt is one. Of beams the best first."""
-    for request, is_text, group in zip(job.requests, job.texts, groups, strict=True):
-        prompt = request.prompt_token_ids or ()
+    for prompt, group in zip(prompts, groups, strict=True):
+        ids = prompt.request.prompt_token_ids or ()
         yield [
             {"token_ids": s.output_token_ids, "cumulative_logprob": s.cumulative_logprob}
-            | ({"text": tokenizer.continuation(prompt, s.output_token_ids)} if is_text else {})
+            | ({"text": tokenizer.continuation(ids, s.output_token_ids)} if prompt.is_text else {})
             for s in group.sequences
         ]

@@ -6,7 +6,6 @@ import csv
 import gzip
 import hashlib
 import io
-import json
 import math
 import re
 import zlib
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.records import parse_object
 from engines.core.errors import UserError
 from engines.core.text import parse_decimal, shown
 
@@ -137,7 +137,7 @@ class _JsonRows:
 
     def __init__(self, first: str, lines: Iterator[str]) -> None:
         self.line = 1
-        self.names: Sequence[str] = list(self._parse(first))
+        self.names: Sequence[str] = list(parse_object(first))
         self._lines = chain([first], lines)
 
     def values(self, names: Sequence[str]) -> Iterator[list[Any]]:
@@ -145,22 +145,11 @@ class _JsonRows:
         for number, text in enumerate(self._lines, start=1):
             self.line = number
             if text.strip():
-                record = self._parse(text)
+                record = parse_object(text)
                 try:
                     yield [record[name] for name in names]
                 except KeyError as error:
                     raise ValueError(f"{shown(error.args[0])} is missing") from None
-
-    def _parse(self, text: str) -> dict[str, Any]:
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"not valid JSON: {error.msg} at column {error.colno}") from None
-        except (ValueError, RecursionError):
-            raise ValueError("not valid JSON: a number too long or lists too deep") from None
-        if not isinstance(record, dict):
-            raise ValueError(f"an object is expected, got {shown(record)}")
-        return record
 
 
 def read_columns(

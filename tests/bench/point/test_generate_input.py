@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_values import JSON_VALUES
 
-from bench.point.generate import read_job, read_lines
+from bench.point.generate import read_lines, read_prompts
 from bench.point.text import Tokenizer
 from engines.core.errors import UserError
 
@@ -34,7 +34,7 @@ def test_any_values_are_a_request_or_an_error_with_the_line(
     path.write_text("\n".join(lines), encoding="utf-8")
     problem = ""
     try:
-        request = read_job(read_lines(path), Tokenizer("opt-125m")).requests[-1]
+        request = read_prompts(read_lines(path), Tokenizer("opt-125m"))[-1].request
     except UserError as error:
         problem = str(error)
     if problem:
@@ -60,7 +60,7 @@ def test_what_would_draw_nothing_or_overflow_is_refused(
 ) -> None:
     lines = [("line 1", json.dumps({**GOOD, **changes}))]
     with warnings.catch_warnings(action="error"), pytest.raises(UserError) as caught:
-        read_job(lines, Tokenizer("opt-125m"))
+        read_prompts(lines, Tokenizer("opt-125m"))
     assert str(caught.value).startswith(f"line 1: {message}")
 
 
@@ -75,5 +75,5 @@ def test_a_file_of_prompts_is_read_once(tmp_path: Path, monkeypatch: pytest.Monk
         return original(self, *given, **named)
 
     monkeypatch.setattr(Path, "open", count)
-    assert len(read_job(read_lines(path), Tokenizer("opt-125m")).requests) == 3
+    assert len(read_prompts(read_lines(path), Tokenizer("opt-125m"))) == 3
     assert opened.count(path) == 1

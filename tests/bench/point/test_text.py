@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli import main
-from bench.point.generate import read_job
+from bench.point.generate import read_prompts
 from bench.point.text import Tokenizer
 from engines.core.errors import UserError
 
@@ -54,10 +54,11 @@ def test_texts_end_where_the_model_ends_them_and_ids_do_not(directory: Path) -> 
         {"prompt": "a", "max_tokens": 2, "ignore_eos": True},
     ]
     tokenizer = Tokenizer(str(directory))
-    job = read_job([("here", json.dumps(line)) for line in lines], tokenizer)
-    assert job.requests[0].prompt_token_ids == job.requests[1].prompt_token_ids
-    assert [r.sampling.ignore_eos for r in job.requests] == [False, True, True]
-    assert job.texts == (True, False, True)
+    prompts = read_prompts([("here", json.dumps(line)) for line in lines], tokenizer)
+    requests = [prompt.request for prompt in prompts]
+    assert requests[0].prompt_token_ids == requests[1].prompt_token_ids
+    assert [r.sampling.ignore_eos for r in requests] == [False, True, True]
+    assert [prompt.is_text for prompt in prompts] == [True, False, True]
 
 
 def test_no_tokenizer_is_one_line_that_names_the_way_out(tmp_path: Path) -> None:

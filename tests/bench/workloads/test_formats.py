@@ -182,7 +182,7 @@ JSON_ROW = '{"timestamp": 0, "input_length": 1, "output_length": 1}\n'
         ("{", "line 1: not valid JSON: "),
         ('{"a": 1}\n', "line 1: no known columns in 'a'"),
         (JSON_ROW + "{]\n", "line 2: not valid JSON: .* at column 2"),
-        (JSON_ROW + "[1]\n", "line 2: an object is expected"),
+        (JSON_ROW + "[1]\n", "line 2: expected a JSON object, got \\[1\\]"),
         (JSON_ROW + '{"timestamp": 0}\n', "line 2: 'input_length' is missing"),
         (JSON_ROW.replace("1", "true", 1), "line 1: 'input_length' must be .* got True"),
         (JSON_ROW.replace("1", "null", 1), "line 1: 'input_length' must be .* got None"),

@@ -57,7 +57,7 @@ def test_generate_without_json_prints_tokens(tmp_path: Path) -> None:
 
 BAD = {
     "{": "line 2: not valid JSON",
-    "[]": "line 2: expected a JSON object, got list",
+    "[]": "line 2: expected a JSON object, got []",
     '{"max_tokens": 3}': "line 2: give either prompt_token_ids, a list of token ids, or prompt",
     '{"prompt_token_ids": null, "max_tokens": 3}': "line 2: prompt_token_ids must be a list",
     '{"prompt": "a", "prompt_token_ids": [1], "max_tokens": 3}': "line 2: give either",
