@@ -89,32 +89,20 @@ def check(value: Any, schema: Any, where: str = "") -> None:
     kind, arguments = get_origin(schema) or schema, get_args(schema)
     if isinstance(kind, type) and issubclass(kind, str):
         kind = schema = str  # names that a type checks are text in JSON
-    if kind in (Union, UnionType):
-        if not any(_fits(value, each) for each in arguments):
-            raise _unlike(value, schema, where)
-    elif kind is Literal:
-        if value not in arguments:
-            raise _unlike(value, schema, where)
-    elif is_typeddict(kind) or is_dataclass(kind):
+    if is_typeddict(kind) or is_dataclass(kind):
         _check_object(value, kind, where)
-    elif kind is dict:
-        if type(value) is not dict:
-            raise _unlike(value, schema, where)
+    elif kind is dict and type(value) is dict:
         for key, item in value.items():
             check(item, arguments[1], f"{where}[{shown(key)}]")
-    elif kind in (list, tuple):
-        _check_list(value, schema, where)
-    elif kind is not Any and not _is_plain(value, kind):
+    elif kind in (list, tuple) and type(value) is list:
+        any_length = kind is list or arguments[-1] is ...
+        types = arguments[:1] * len(value) if any_length else arguments
+        if len(types) != len(value):
+            raise _unlike(value, schema, where)
+        for index, item in enumerate(value):
+            check(item, types[index], f"{where}[{index}]")
+    elif not _is_plain(value, kind, arguments):
         raise _unlike(value, schema, where)
-
-
-def _check_list(value: Any, schema: Any, where: str) -> None:
-    types = get_args(schema)
-    any_length = get_origin(schema) is list or types[-1] is ...
-    if type(value) is not list or not (any_length or len(value) == len(types)):
-        raise _unlike(value, schema, where)
-    for index, item in enumerate(value):
-        check(item, types[0] if any_length else types[index], f"{where}[{index}]")
 
 
 def _check_object(value: Any, kind: Any, where: str) -> None:
@@ -148,11 +136,15 @@ def _fits(value: Any, schema: Any) -> bool:
     return True
 
 
-def _is_plain(value: Any, kind: Any) -> bool:
-    """Whether a value is of a plain type; a whole number is a float too."""
-    if type(value) is not kind and (type(value), kind) != (int, float):
-        return False
-    return kind not in _LARGEST or -_LARGEST[kind] <= value <= _LARGEST[kind]
+def _is_plain(value: Any, kind: Any, arguments: tuple[Any, ...]) -> bool:
+    """Whether a value is of a plain type or of one in a union; a whole number is a float too."""
+    if kind in (Union, UnionType):
+        return any(_fits(value, each) for each in arguments)
+    if kind is Literal:
+        return value in arguments
+    if kind is Any or (type(value), kind) == (int, float) or type(value) is kind:
+        return kind not in _LARGEST or -_LARGEST[kind] <= value <= _LARGEST[kind]
+    return False
 
 
 def _unlike(value: Any, schema: Any, where: str) -> RecordError:
