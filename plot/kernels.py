@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from bench.results.measurements import Measurement, attention_frame, ratio_frame, recovery_frame
+from bench.results.measurements import Measurement
 from plot.layout import new_axes, place_legend, set_title, write_above
 from plot.preemption import draw_costs
 from plot.summary import BACKEND_WORDS
@@ -22,7 +23,7 @@ LOOKS = {
 
 def draw_kernel_latency(found: Measurement) -> Canvas:
     """Latency against the context for each batch size; over the points, paged over contiguous."""
-    rows, ratios = attention_frame(found), ratio_frame(found)
+    rows, ratios = pd.DataFrame(found["attention"]), pd.DataFrame(found["ratios"])
     batches = sorted(rows["batch_size"].unique())
     canvas, axes = new_axes(len(batches), (2.6 * len(batches) + 0.3, 2.4))
     for index, (ax, batch) in enumerate(zip(axes[0], batches, strict=True)):
@@ -63,7 +64,8 @@ def draw_measured_costs(found: Measurement) -> Canvas:
     """Time to recompute a sequence and to swap it, as measured."""
     where = {"cpu": "CPU", "cuda": "GPU"}[found["backend"]]
     title = f"{found['num_tokens']} tokens, measured on this {where}"
-    return draw_costs(recovery_frame(found), title=title)
+    rows = pd.DataFrame(found["recovery"])  # Figure 19a moves each block by itself
+    return draw_costs(rows[~rows["staged"]], title=title)
 
 
 def measured_footer(found: Measurement) -> str:

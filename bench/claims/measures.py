@@ -18,7 +18,6 @@ from bench.claims.searches import Found
 from bench.experiments.capacity import LATENCY, Bound, Estimate
 from bench.experiments.computed import preemption_costs
 from bench.experiments.tables import COMPLETE, STALE
-from bench.results.measurements import ratio_frame
 from engines.core.models import find_model
 from engines.sim.profile import load_profile
 from engines.sim.slots import slots_from_memory
@@ -173,7 +172,7 @@ def kernel_ratio(evidence: Evidence) -> Measurement:
     found = evidence.kernels("attention")
     if found is None:
         return Measurement(None, num_points=1, absent=("no kernel was measured",))
-    ratios = ratio_frame(found)["paged_over_contiguous"]
+    ratios = pd.DataFrame(found["ratios"])["paged_over_contiguous"]
     return Measurement(
         Estimate(float(ratios.max())),
         num_points=len(ratios),

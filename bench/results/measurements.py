@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 from bench.files import write_file
 from bench.records import RecordError, check, read_record, seal, unseal
 from bench.results.provenance import Origin
 from engines.core.errors import UserError
 from engines.core.models import ModelSpec
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FORMAT = 2
 FILE = "kernels.json"
@@ -156,36 +152,8 @@ def _check_rows(found: Any) -> None:
         for name, value in row.items():
             if isinstance(value, float) and not 0 <= value <= _LARGEST:
                 raise RecordError(f"has {name} {value:g}, which nothing measures")
-    shapes = [
-        sorted((row["batch_size"], row["context_len"]) for row in rows)
-        for rows in (
-            [row for row in found["attention"] if row["kind"] == "paged"],
-            [row for row in found["attention"] if row["kind"] == "contiguous"],
-            found["ratios"],
-        )
-    ]
-    alike = shapes[0] == shapes[1] == shapes[2] and len(set(shapes[0])) == len(shapes[0])
-    if not alike or 2 * len(shapes[0]) != len(found["attention"]):
+    shapes = sorted({(row["batch_size"], row["context_len"]) for row in found["ratios"]})
+    of_each = [(kind, *shape) for kind in ("contiguous", "paged") for shape in shapes]
+    rows = [(row["kind"], row["batch_size"], row["context_len"]) for row in found["attention"]]
+    if sorted(rows) != of_each or len(shapes) != len(found["ratios"]):
         raise RecordError("has rows of attention that do not go with its ratios")
-
-
-def attention_frame(found: Measurement) -> pd.DataFrame:
-    """One row per kind and shape: the fields of `AttentionRow` (Figure 18a)."""
-    return _frame(found["attention"], AttentionRow)
-
-
-def ratio_frame(found: Measurement) -> pd.DataFrame:
-    """One row per shape: the fields of `RatioRow` (Figure 18a)."""
-    return _frame(found["ratios"], RatioRow)
-
-
-def recovery_frame(found: Measurement, *, staged: bool = False) -> pd.DataFrame:
-    """One row per block size: the fields of `RecoveryRow` (Figure 19a is not `staged`)."""
-    frame = _frame(found["recovery"], RecoveryRow)
-    return frame[frame["staged"] == staged].reset_index(drop=True)
-
-
-def _frame(rows: Sequence[object], kind: type) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame(rows, columns=[field.name for field in fields(kind)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
@@ -28,7 +29,7 @@ def test_both_figures_are_measured_and_kept(tmp_path: Path) -> None:
     assert found == kernels.read_measurement(tmp_path)
     assert (found["backend"], found["setup"]["dtype"]) == ("cpu", "float32")
     assert len(found["provenance"]["source_sha256"]) == 64
-    attention = kernels.attention_frame(found)
+    attention = pd.DataFrame(found["attention"])
     assert sorted(zip(attention["kind"], attention["batch_size"], strict=True)) == [
         ("contiguous", 2), ("contiguous", 3), ("paged", 2), ("paged", 3)
     ]  # fmt: skip
@@ -58,12 +59,12 @@ def test_swapping_and_recomputing_by_block_size(tmp_path: Path) -> None:
     assert "20 tokens (Fig. 19a)" in result.stdout
     found = kernels.read_measurement(tmp_path)
     assert found["attention"] == []
-    recovery = kernels.recovery_frame(found)
+    recovery = pd.DataFrame(found["recovery"])
     assert recovery["block_size"].tolist() == [4, 16]
     assert (recovery[["swap_out_s", "swap_in_s", "recompute_s"]] > 0).all(axis=None)
     # 20 and, in blocks of 16, 32 tokens: keys and values of two layers, 128 wide, four bytes.
     assert recovery["swapped_bytes"].tolist() == [20 * 2048, 32 * 2048]
-    assert kernels.recovery_frame(found, staged=True).empty
+    assert not recovery["staged"].any()
 
 
 BAD = {
