@@ -44,7 +44,7 @@ def test_steps_are_estimated_within_a_factor_of_two(values: dict[str, Any]) -> N
 
 def test_a_long_or_large_run_is_told_with_the_options_that_bound_it() -> None:
     assert estimate_of(SPEC).notice() is None
-    rare = estimate_of(replace(SPEC, rate=0.01, duration=1e7, max_batched_tokens=2560))
+    rare = estimate_of(replace(SPEC, rate=0.1, duration=1e6))
     assert rare.seconds > 200
     assert "for less, give --timeout, or a lower --duration" in str(rare.notice())
     queue = estimate_of(replace(SPEC, rate=1e4, duration=300.0, workload="alpaca"))

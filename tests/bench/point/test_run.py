@@ -245,6 +245,7 @@ def test_warmup_is_a_minute_or_a_tenth_and_the_window_whole(
         ({"rate": 0.0}, "rate must be a positive number, got 0"),
         ({"rate": float("nan")}, "rate must be a positive number, got nan"),
         ({"duration": -1.0}, "duration must be a positive number, got -1"),
+        ({"duration": 1e9}, "duration must be at most 1,000,000, got 1,000,000,000.0"),
         ({"warmup": -1.0}, "warmup must not be negative, got -1"),
         ({"timeout": 0.0}, "timeout must be positive, got 0"),
         ({"swap_space_gib": -1.0}, "swap space must not be negative, got -1"),
