@@ -16,7 +16,6 @@ from bench.point.serve import run_point
 from bench.point.spec import PointSpec
 from bench.results.provenance import command_of, hash_inputs
 from bench.results.store import Store
-from engines.core.errors import UserError
 
 # Qwen2.5-7B-Instruct's, as published.
 QWEN = {
@@ -141,11 +140,6 @@ def test_another_host_is_another_point_with_its_own_device() -> None:
     assert fast.metrics["device"] == "1x a100-40gb, host none"
     assert fast.metrics["mean_tpot_s"] < 0.9 * slow.metrics["mean_tpot_s"]
     assert fast.inputs["device_profile"]["host"] == "none"
-
-
-def test_a_host_is_for_the_simulation_alone() -> None:
-    with pytest.raises(UserError, match="--host none counts only for --backend sim, got backend"):
-        spec_of("opt-13b", host="none", backend="cpu")
 
 
 @pytest.mark.parametrize(

@@ -150,10 +150,3 @@ def test_a_point_of_one_engine_keeps_its_identity() -> None:
     assert PointSpec.from_dict(several.to_dict()) == several
     assert len({spec.digest, several.digest, replace(several, replicas=3).digest}) == 3
     assert several.slug.endswith("_x2")
-
-
-@pytest.mark.slow
-def test_sixty_four_replicas_serve_every_request() -> None:
-    spec = PointSpec(system="astra", rate=128.0, duration=150.0, replicas=64, router="least-loaded")
-    metrics = run_point(spec).metrics
-    assert metrics["finished"] == metrics["requests"] > 18_000

@@ -97,11 +97,6 @@ def test_lengths_by_round(sampled: pd.DataFrame, number: int) -> None:
     assert (turns.prompt >= 1024).mean() == pytest.approx(full, abs=0.04)
 
 
-def test_as_many_prompts_are_full(sampled: pd.DataFrame) -> None:
-    assert (sampled.prompt >= 1024).mean() == pytest.approx(SHARE_FULL, abs=0.01)
-    assert sampled[["query", "answer"]].min().min() >= 1
-
-
 def test_rounds_that_are_independent_would_fill_prompts_too_evenly() -> None:
     """Why there are classes: without them the fourth prompt is full in 93 % and not in 84 %."""
     table = chat_statistics()
@@ -136,15 +131,6 @@ def test_a_table_survives_its_text() -> None:
     assert table.to_csv() == "".join(x for x in text.splitlines(True) if not x.startswith("#"))
     for quantiles in (table.rounds, table.queries, table.answers):
         assert (np.diff(quantiles, axis=-1) >= 0).all()
-
-
-def test_rounds_with_their_history_become_turns() -> None:
-    prompts, answers = [10, 25, 4, 30, 29], [5, 3, 6, 7, 9]
-    turns = turns_of_rounds(Lengths(np.array(prompts, np.int32), np.array(answers, np.int32)))
-    assert turns.conversation is not None
-    assert turns.conversation.tolist() == [0, 0, 1, 1, 2]
-    assert turns.input_len.tolist() == [10, 10, 4, 20, 29]
-    assert turns.output_len.tolist() == answers
 
 
 def test_derived_tables_invert_what_is_drawn_from_them() -> None:

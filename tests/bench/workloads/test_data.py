@@ -122,15 +122,15 @@ def test_datasets_without_a_published_file_say_how_to_import(tmp_path):
 
 
 def test_the_published_rounds_of_chat_become_turns(tmp_path, monkeypatch):
-    content = b"num_prefill_tokens,num_decode_tokens,pd_ratio\n10,5,2\n25,3,8\n4,6,1\n"
+    content = b"num_prefill_tokens,num_decode_tokens\n10,5\n25,3\n4,6\n30,7\n29,9\n"
     digest = hashlib.sha256(content).hexdigest()
     monkeypatch.setattr(data, "CHAT_SHA256", digest)
     monkeypatch.setitem(data.DATASETS, "chat", data.Dataset("chat", "", "https://x", digest))
     source = tmp_path / "rounds.csv"
     source.write_bytes(content)
     found = read_lengths(read_input(data.import_file("chat", source, tmp_path)))
-    assert pairs_of(found) == [(10, 5), (10, 3), (4, 6)]
-    assert found.conversation.tolist() == [0, 0, 1]
+    assert pairs_of(found) == [(10, 5), (10, 3), (4, 6), (20, 7), (29, 9)]
+    assert found.conversation.tolist() == [0, 0, 1, 1, 2]
 
 
 def test_names_and_files_are_checked(tmp_path):

@@ -79,13 +79,6 @@ def test_another_rate_keeps_the_lengths(name):
     assert (fast.output_len[: len(slow)] == slow.output_len).all()
 
 
-def test_hash_covers_requests_and_not_names():
-    workload = build(duration=60.0)
-    data = workload.arrival_s.tobytes() + workload.input_len.tobytes()
-    data += workload.output_len.tobytes() + workload.prefix_len.tobytes()
-    assert workload.sha256 == hashlib.sha256(data).hexdigest()
-
-
 def test_requests_come_in_order_with_plain_numbers():
     workload = build("translation-1shot", rate=10.0)
     sampling = SamplingParams()
@@ -152,13 +145,6 @@ def test_random_streams_are_independent():
 def test_one_long_conversation_is_one_request_after_the_other():
     order = interleave(np.array([5]), generator=rng())
     assert order.tolist() == [0] * 5
-
-
-def test_history_grows_and_is_cut():
-    turns = Lengths(np.array([100, 300, 50, 900], np.int32), np.array([200, 10, 1500, 5], np.int32))
-    chat = chat_lengths(turns, np.array([0, 1, 0, 0]), context=2048)
-    assert chat.input_len.tolist() == [100, 300, 100 + 200 + 50, 1024]
-    assert chat.output_len.tolist() == [200, 10, 2048 - 1024 - 8, 5]
 
 
 def test_an_answer_stands_whole_in_the_history():
