@@ -92,13 +92,7 @@ def _require_https(url: str) -> None:
         raise UserError(f"refused to download from {url}: only https addresses are used")
 
 
-def fetch(
-    name: str,
-    directory: Path,
-    *,
-    url: str | None = None,
-    timeout_s: float = TIMEOUT_S,
-) -> Path:
+def fetch(name: str, directory: Path, *, url: str | None = None) -> Path:
     """Download a dataset's published file and store its lengths; returns the CSV's path.
 
     `url` is another address of the same file: its checksum must be the pinned one whatever the
@@ -114,7 +108,7 @@ def fetch(
     _require_https(address)
     opener = urllib.request.build_opener(_HttpsOnly())
     try:
-        with opener.open(address, timeout=timeout_s) as response:
+        with opener.open(address, timeout=TIMEOUT_S) as response:
             data = response.read(MAX_BYTES + 1)
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -48,24 +48,8 @@ class Selection:
 
     def given(self) -> dict[str, Any]:
         """The options that differ from their defaults, as plain values."""
-        values = {f.name: (getattr(self, f.name), f.default) for f in fields(Selection)}
-        return {name: value for name, (value, default) in values.items() if value != default}
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """Requests of a trace that are not served, or not whole, by reason."""
-
-    outside: int = 0  # of --start and --end
-    zero_output: int = 0
-    too_long: int = 0
-    beyond_limit: int = 0
-    truncated: int = 0  # served, but shortened
-
-    def told(self) -> str:
-        """The reasons that apply, with their counts; empty if none does."""
-        counts = asdict(self).items()
-        return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts if count)
+        values = {field: getattr(self, field.name) for field in fields(Selection)}
+        return {field.name: value for field, value in values.items() if value != field.default}
 
 
 def replay(
@@ -82,7 +66,7 @@ def replay(
         gaps_s = Stream.TRACE_ARRIVALS.generator(seed).exponential(1 / rate, len(trace))
         trace = replace(trace, arrival_s=np.cumsum(gaps_s))
         notes = (*notes, f"no arrivals in the file: Poisson at {rate:g} requests/s (--rate)")
-    chosen, dropped = select(trace, selection, max_model_len=max_model_len)
+    chosen, dropped = _select(trace, selection, max_model_len=max_model_len)
     arrival_s = _arrivals_of(chosen)
     last_s = float(arrival_s[-1])
     duration_s = last_s if last_s > arrival_s[0] else last_s + 1.0  # all at once: in a second
@@ -100,7 +84,7 @@ def replay(
         trace={
             "format": trace.source,
             "rows": len(trace),
-            "dropped": asdict(dropped),
+            "dropped": dropped,
             "options": options,
             "notes": list(notes),
         },
@@ -112,8 +96,10 @@ def _arrivals_of(trace: Trace) -> NDArray[np.float64]:
     return trace.arrival_s
 
 
-def select(trace: Trace, selection: Selection, *, max_model_len: int) -> tuple[Trace, Dropped]:
-    """The requests of a trace with arrivals that are served, and how many are not.
+def _select(
+    trace: Trace, selection: Selection, *, max_model_len: int
+) -> tuple[Trace, dict[str, int]]:
+    """The requests of a trace with arrivals that are served, and by reason how many are not.
 
     The time is cut first, then lengths are held against the model's context, then requests are
     counted. Raises UserError as `replay` does.
@@ -122,16 +108,17 @@ def select(trace: Trace, selection: Selection, *, max_model_len: int) -> tuple[T
     some = _with_tokens(inside, selection.zero_output)
     fitting, truncated = _fitting(some, selection.too_long, max_model_len)
     chosen = fitting.take(slice(selection.limit))
-    dropped = Dropped(
-        outside=len(trace) - len(inside),
-        zero_output=len(inside) - len(some),
-        too_long=len(some) - len(fitting),
-        beyond_limit=len(fitting) - len(chosen),
-        truncated=truncated,
-    )
+    dropped = {
+        "outside": len(trace) - len(inside),  # of --start and --end
+        "zero_output": len(inside) - len(some),
+        "too_long": len(some) - len(fitting),
+        "beyond_limit": len(fitting) - len(chosen),
+        "truncated": truncated,  # served, but shortened
+    }
     path = trace.path
     if not len(chosen):
-        raise UserError(f"{path}: no request is left ({dropped.told()}): choose other options")
+        reasons = (f"{n:,} {name.replace('_', ' ')}" for name, n in dropped.items() if n)
+        raise UserError(f"{path}: no request is left ({', '.join(reasons)}): choose other options")
     if len(chosen) > MAX_ROWS:
         raise UserError(
             f"{path}: {len(chosen):,} requests are more than {MAX_ROWS:,}: give --limit, or "

@@ -88,7 +88,7 @@ def test_fetch_names_the_address_and_the_manual_way_when_offline(tmp_path):
         bound.bind(("127.0.0.1", 0))
         url = f"https://127.0.0.1:{bound.getsockname()[1]}/x.pkl"
         with pytest.raises(UserError, match="could not download") as caught:
-            data.fetch("sharegpt", tmp_path, url=url, timeout_s=5)
+            data.fetch("sharegpt", tmp_path, url=url)
     assert url in str(caught.value)
     assert "bench data import sharegpt" in str(caught.value)
     assert "\n" not in str(caught.value)
