@@ -14,10 +14,11 @@ from pathlib import Path
 import bench
 from bench.docker.checks import Finding, Level, container_findings
 from bench.files import check_writable
-from bench.machine import cpu_model, git_state, memory_bytes, package_version, usable_cores
+from bench.machine import git_state, memory_bytes, package_version, usable_cores
 from engines import compiled
 from engines.core.config import GIB
 from engines.core.errors import UserError
+from engines.execution.device import cpu_model
 from engines.kernels.driver import find_driver, require_cuda
 
 DISTRIBUTION = "astra-artifact"

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from bench.machine import (
-    cpu_model,
     git_state,
     gpu_names,
     memory_bytes,
@@ -26,6 +25,7 @@ from bench.records import check
 from bench.workloads.tables import read_input
 from engines import compiled
 from engines.core.errors import UserError
+from engines.execution.device import cpu_model
 
 _ROOT = Path(__file__).parents[2]
 # Sources that affect a result; those for sweeps, plots and reports do not.
@@ -135,7 +135,7 @@ def environment(*, source: str | None = None, gpu: bool = False) -> dict[str, An
         "packages": {name: package_version(name) for name in _PACKAGES},
         "os": operating_system(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpu": cpu_model(),
+        "cpu": cpu_model() or None,
         "cores": usable_cores(),
         "memory_bytes": memory_bytes(),
     }
