@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from bench.commands.output import note
+from bench.point.model import require_torch
 from bench.point.spec import Backend, PointSpec, parse_name
 from engines.core.errors import UserError
 from engines.kernels.driver import find_driver
@@ -26,11 +27,8 @@ def resolve_backend(name: str, *, here: bool = True) -> Backend:
     backend = parse_name(Backend, name)
     if backend is Backend.AUTO:
         return Backend.CUDA if _has_gpu() else Backend.SIM
-    if here and backend is not Backend.SIM and importlib.util.find_spec("torch") is None:
-        raise UserError(
-            f"backend '{name}' needs PyTorch, which is not installed: install it "
-            f"(make install BACKEND={name}), or use --backend sim"
-        )
+    if here and backend is not Backend.SIM:
+        require_torch(name)
     return backend
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.point.ft_library import has_library
@@ -28,6 +28,15 @@ class ModelPlatform(Platform):
     loaded: LoadedModel
 
 
+def require_torch(backend: str) -> None:
+    """Raise UserError unless PyTorch is installed, which a backend that runs models needs."""
+    if find_spec("torch") is None:
+        raise UserError(
+            f"backend '{backend}' needs PyTorch, which is not installed: install it "
+            f"(make install BACKEND={backend}), or use --backend sim"
+        )
+
+
 def load_platform(spec: PointSpec, communicator: Communicator | None = None) -> ModelPlatform:
     """Load the point's model, or a rank's slice, onto this machine's CPU or GPU.
 
@@ -36,17 +45,17 @@ def load_platform(spec: PointSpec, communicator: Communicator | None = None) -> 
     """
     if not spec.measured:
         raise UserError(f"backend '{spec.backend}' runs no model: use --backend cpu or cuda")
-    with _torch_needed(spec):
-        from engines.execution.setup import load
-        from engines.execution.torch_executor import Options
+    require_torch(spec.backend)
+    from engines.execution.setup import load
+    from engines.execution.torch_executor import Options
 
-        loaded = load(
-            spec.model,
-            device=spec.backend,
-            dtype=spec.dtype,
-            seed=spec.seed,
-            communicator=communicator,
-        )
+    loaded = load(
+        spec.model,
+        device=spec.backend,
+        dtype=spec.dtype,
+        seed=spec.seed,
+        communicator=communicator,
+    )
     return ModelPlatform(
         model=loaded.spec,
         device=loaded.device_name,
@@ -92,11 +101,11 @@ def run_on_ranks(
     Returns rank 0's result. Raises UserError, where possible before any rank is started.
     """
     degree = spec.tensor_parallel or 1
-    with _torch_needed(spec):
-        from engines.execution.ranks import start_ranks
-        from engines.execution.setup import choose_dtype
-        from engines.models.load import require_divisible
-        from engines.models.spec import describe_model
+    require_torch(spec.backend)
+    from engines.execution.ranks import start_ranks
+    from engines.execution.setup import choose_dtype
+    from engines.models.load import require_divisible
+    from engines.models.spec import describe_model
 
     choose_dtype(spec.backend, spec.dtype)
     require_divisible(describe_model(spec.model)[0], degree)
@@ -113,16 +122,3 @@ def _work_on_rank(
     args: tuple[Any, ...],
 ) -> T:
     return work(load_platform(spec, communicator), spec, *args, on_progress=on_progress)
-
-
-@contextmanager
-def _torch_needed(spec: PointSpec) -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise UserError(
-            f"backend '{spec.backend}' needs PyTorch, which is not installed: install it "
-            f"(make install BACKEND={spec.backend}), or use --backend sim"
-        ) from None
