@@ -7,7 +7,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,8 @@ def measure_fleet() -> Measurement:
 def measure_memory() -> Measurement:
     """Peak memory of a process that serves the point with the longest queue."""
     spec = PointSpec(system="orca-max", workload="alpaca", rate=30.0, duration=3600.0)
-    peak_mib = _in_fresh_process(_peak_memory_mib, spec)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        peak_mib = pool.apply(_peak_memory_mib, (spec,))
     return Measurement("peak memory, 108,000 requests, overload", peak_mib, 1024, "MiB")
 
 
@@ -97,11 +98,6 @@ def _peak_memory_mib(spec: PointSpec) -> float:
     run_point(spec)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-
-
-def _in_fresh_process(function: Callable[[PointSpec], float], spec: PointSpec) -> float:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, (spec,))
 
 
 def measure_figures() -> list[Measurement]:

