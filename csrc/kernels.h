@@ -20,38 +20,11 @@ struct Launch {
   int num_multiprocessors;  // of the current device
 };
 #else
-// Tasks handed out one by one to the threads of torch's own pool.
-class TaskQueue {
- public:
-  TaskQueue(int64_t num_tasks, int num_workers)
-      : num_tasks_(num_tasks), num_workers_(num_workers) {}
-  int num_workers() const { return num_workers_; }
-  int join() { return __atomic_fetch_add(&next_worker_, 1, __ATOMIC_RELAXED); }
-  bool take(int64_t* task) {
-    *task = __atomic_fetch_add(&next_task_, 1, __ATOMIC_RELAXED);
-    return *task < num_tasks_;
-  }
-
- private:
-  int64_t num_tasks_;
-  int num_workers_;
-  int next_worker_ = 0;
-  int64_t next_task_ = 0;
-};
-
 struct Launch {
   int num_threads;
-  // Runs work(queue, context) once on each of up to num_threads threads and waits for all.
-  void (*run)(TaskQueue& queue, void (*work)(TaskQueue&, void*), void* context);
+  // Calls work(context) `count` times, on as many threads of torch's own, and waits for all.
+  void (*run)(int count, void (*work)(void*), void* context);
 };
-
-// As many threads as there are tasks and as the bytes to be moved are worth waking.
-inline int useful_threads(int64_t num_tasks, int64_t bytes, const Launch& launch) {
-  const int64_t by_bytes = bytes / (64 * 1024);
-  const int64_t useful = by_bytes < num_tasks ? by_bytes : num_tasks;
-  if (useful <= 1) return 1;
-  return useful < launch.num_threads ? static_cast<int>(useful) : launch.num_threads;
-}
 #endif
 
 // Attention over cached keys and values. Strides count elements; a head's vector is dense.

@@ -54,11 +54,9 @@ struct LaunchScope {
 constexpr const char* kDeviceName = "CPU";
 constexpr const char* kDataTypes = "float32, bfloat16";
 
-// Hands the queue to torch's own threads, as many as torch.set_num_threads allows.
-inline void run_on_torch_threads(TaskQueue& queue, void (*work)(TaskQueue&, void*),
-                                 void* context) {
-  torch::stable::parallel_for(0, queue.num_workers(), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) work(queue, context);
+inline void run_on_torch_threads(int count, void (*work)(void*), void* context) {
+  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) work(context);
   });
 }
 

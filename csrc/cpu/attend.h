@@ -38,8 +38,6 @@ struct RowBatch {
   RowGroup groups[kMostRows];
   int num_groups = 0;
   int num_rows = 0;
-
-  bool fits(int rows) const { return num_rows + rows <= kMostRows; }
 };
 
 using Attend = void (*)(const SequenceContext&, const RowBatch&, float scale, float* scratch);
@@ -60,38 +58,63 @@ inline int64_t context_bytes(const AttentionArguments& a) {
          element_bytes(a.dtype);
 }
 
-// The context of a sequence; own_block serves as its table where the cache is contiguous.
-inline SequenceContext sequence_context(const AttentionArguments& a, int seq,
-                                        const int32_t* own_block) {
-  return {a.key_cache,
-          a.value_cache,
-          a.block_tables ? a.block_tables + seq * a.table_stride : own_block,
-          a.block_stride,
-          a.head_stride,
-          a.block_size,
-          a.start_offsets ? a.start_offsets[seq] : 0};
-}
+// A head's query in a row, and how many tokens it attends to.
+struct Query {
+  int64_t row;
+  int head;
+  int length;
+};
 
-// Adds a group of queries to a batch that has room for it.
-class GroupWriter {
+// Attends with queries of one sequence, as many together as a call takes.
+class SequenceAttention {
  public:
-  GroupWriter(RowBatch& batch, int count, int kv_head) : group_(batch.groups[batch.num_groups++]) {
-    batch.num_rows += count;
-    group_.count = count;
-    group_.kv_head = kv_head;
+  SequenceAttention(const AttentionArguments& a, Attend attend, int seq, float* scratch)
+      : a_(a), attend_(attend), scratch_(scratch), own_block_(seq),
+        context_{a.key_cache,
+                 a.value_cache,
+                 a.block_tables ? a.block_tables + seq * a.table_stride : &own_block_,
+                 a.block_stride,
+                 a.head_stride,
+                 a.block_size,
+                 a.start_offsets ? a.start_offsets[seq] : 0} {}
+
+  const SequenceContext& context() const { return context_; }
+
+  // Adds `count` queries of one key/value head, the i-th of which is query_of(i).
+  template <class QueryOf>
+  void add(int count, int kv_head, QueryOf query_of) {
+    const int64_t size = element_bytes(a_.dtype);
+    for (int i = 0; i < count;) {
+      const int together = i + kRowGroup <= count ? kRowGroup : 1;
+      if (batch_.num_rows + together > kMostRows) finish();
+      RowGroup& group = batch_.groups[batch_.num_groups++];
+      batch_.num_rows += together;
+      group.count = together;
+      group.kv_head = kv_head;
+      for (int r = 0; r < together; ++r, ++i) {
+        const Query query = query_of(i);
+        const int64_t offset = int64_t{query.head} * a_.head_size;
+        group.queries[r] =
+            static_cast<const char*>(a_.query) + (query.row * a_.query_stride + offset) * size;
+        group.outs[r] = static_cast<char*>(a_.out) + (query.row * a_.out_stride + offset) * size;
+        group.lengths[r] = query.length;
+      }
+    }
   }
 
-  // Query `row` of `head` is the group's next.
-  void add(const AttentionArguments& a, int64_t row, int head, int length) {
-    const int64_t size = element_bytes(a.dtype), offset = int64_t{head} * a.head_size;
-    group_.queries[r_] = static_cast<const char*>(a.query) + (row * a.query_stride + offset) * size;
-    group_.outs[r_] = static_cast<char*>(a.out) + (row * a.out_stride + offset) * size;
-    group_.lengths[r_++] = length;
+  // Attends with those that wait for others.
+  void finish() {
+    if (batch_.num_groups > 0) attend_(context_, batch_, a_.scale, scratch_);
+    batch_.num_groups = batch_.num_rows = 0;
   }
 
  private:
-  RowGroup& group_;
-  int r_ = 0;
+  const AttentionArguments& a_;
+  Attend attend_;
+  float* scratch_;
+  int32_t own_block_;  // serves as the table where the cache is contiguous
+  SequenceContext context_;
+  RowBatch batch_;
 };
 
 }  // namespace astra

@@ -1,52 +1,12 @@
 // Prompt attention over a cached prefix on a CPU: threads share out (sequence, head, tile of
 // queries). The keys and values of the queries themselves are already in the cache.
 #include "attend.h"
+#include "tasks.h"
 
 namespace astra {
 namespace {
 
 constexpr int kQueryTile = 32;  // queries of one task
-
-struct Work {
-  const AttentionArguments* arguments;
-  Attend attend;
-  float* workspace;
-  int tiles;  // of a sequence
-};
-
-void attend_tile(const Work& work, int seq, int head, int tile, float* scratch) {
-  const AttentionArguments& a = *work.arguments;
-  const int first = a.query_starts[seq];
-  const int num_queries = a.query_starts[seq + 1] - first;
-  const int prefix = a.context_lens[seq] - num_queries;
-  const int32_t own_block = seq;
-  const SequenceContext context = sequence_context(a, seq, &own_block);
-  const int kv_head = head / (a.num_heads / a.num_kv_heads);
-  const int end = num_queries < (tile + 1) * kQueryTile ? num_queries : (tile + 1) * kQueryTile;
-  RowBatch batch;
-  for (int i = tile * kQueryTile; i < end;) {
-    const int count = i + kRowGroup <= end ? kRowGroup : 1;
-    if (!batch.fits(count)) {
-      work.attend(context, batch, a.scale, scratch);
-      batch = {};
-    }
-    GroupWriter rows(batch, count, kv_head);
-    for (int r = 0; r < count; ++r) rows.add(a, first + i + r, head, prefix + i + r + 1);
-    i += count;
-  }
-  if (batch.num_groups > 0) work.attend(context, batch, a.scale, scratch);
-}
-
-void run_tasks(TaskQueue& queue, void* opaque) {
-  const Work& work = *static_cast<const Work*>(opaque);
-  const AttentionArguments& a = *work.arguments;
-  float* scratch = work.workspace + queue.join() * scratch_floats(a);
-  for (int64_t task; queue.take(&task);) {
-    const auto head_index = static_cast<int>(task / work.tiles);
-    attend_tile(work, head_index / a.num_heads, head_index % a.num_heads,
-                static_cast<int>(task % work.tiles), scratch);
-  }
-}
 
 }  // namespace
 
@@ -56,12 +16,26 @@ int64_t prompt_attention_workspace(const AttentionArguments& a, const Launch& la
 
 Status launch_prompt_attention(const AttentionArguments& a, float* workspace,
                                const Launch& launch) {
-  const int tiles = (a.max_query_len + kQueryTile - 1) / kQueryTile;
-  Work work{&a, find_attend(a.dtype, a.head_size), workspace, tiles};
-  if (work.attend == nullptr) return kUnsupported;
+  const Attend attend = find_attend(a.dtype, a.head_size);
+  if (attend == nullptr) return kUnsupported;
+  const int tiles = (a.max_query_len + kQueryTile - 1) / kQueryTile;  // of a sequence
   const int64_t num_tasks = int64_t{tiles} * a.num_seqs * a.num_heads;
-  TaskQueue queue(num_tasks, useful_threads(num_tasks, tiles * context_bytes(a), launch));
-  launch.run(queue, run_tasks, &work);
+  for_tasks(num_tasks, tiles * context_bytes(a), launch, [&](int64_t task, int worker) {
+    const int tile_start = static_cast<int>(task % tiles) * kQueryTile;
+    const int head = static_cast<int>(task / tiles % a.num_heads);
+    const int seq = static_cast<int>(task / tiles / a.num_heads);
+    const int first = a.query_starts[seq];
+    const int num_queries = a.query_starts[seq + 1] - first;
+    const int prefix = a.context_lens[seq] - num_queries;
+    const int left = num_queries - tile_start;
+    SequenceAttention attention(a, attend, seq, workspace + worker * scratch_floats(a));
+    attention.add(left < kQueryTile ? left : kQueryTile, head / (a.num_heads / a.num_kv_heads),
+                  [&](int i) {
+                    const int at = tile_start + i;
+                    return Query{first + at, head, prefix + at + 1};
+                  });
+    attention.finish();
+  });
   return kDone;
 }
 

@@ -1,38 +1,28 @@
 // The small operations between products on a CPU: rows over threads.
 #include "rows.h"
+#include "tasks.h"
 
 namespace astra {
 namespace {
 
 constexpr int kRowsPerTask = 8;
 
-struct RowWork {
-  RowFunction function;
-  const void* arguments;
-  int64_t num_rows;
-};
-
 // `row_elements`: how many a row reads and writes.
 template <class Arguments>
 Status launch_rows(RowOperation operation, const Arguments& arguments, int64_t row_elements,
                    const Launch& launch) {
-  RowWork work{find_row(operation, arguments.dtype), &arguments, arguments.num_rows};
-  if (!work.function) return kUnsupported;
+  const RowFunction function = find_row(operation, arguments.dtype);
+  if (!function) return kUnsupported;
   const int64_t num_tasks = (arguments.num_rows + kRowsPerTask - 1) / kRowsPerTask;
   const int64_t element_bytes = arguments.dtype == DataType::kFloat32 ? 4 : 2;
   const int64_t bytes = arguments.num_rows * row_elements * element_bytes;
-  TaskQueue queue(num_tasks, useful_threads(num_tasks, bytes, launch));
-  launch.run(
-      queue,
-      [](TaskQueue& tasks, void* opaque) {
-        const auto& [function, own, num_rows] = *static_cast<const RowWork*>(opaque);
-        for (int64_t task; tasks.take(&task);) {
-          const int64_t first = task * kRowsPerTask;
-          const int64_t last = first + kRowsPerTask;
-          for (int64_t row = first; row < last && row < num_rows; ++row) function(own, row);
-        }
-      },
-      &work);
+  for_tasks(num_tasks, bytes, launch, [&](int64_t task, int) {
+    const int64_t first = task * kRowsPerTask;
+    const int64_t last = first + kRowsPerTask;
+    for (int64_t row = first; row < last && row < arguments.num_rows; ++row) {
+      function(&arguments, row);
+    }
+  });
   return kDone;
 }
 

@@ -1,7 +1,7 @@
 // Writing new keys and values into their blocks on a CPU.
 #include <cstring>
 
-#include "../kernels.h"
+#include "tasks.h"
 
 namespace astra {
 namespace {
@@ -31,18 +31,11 @@ constexpr int kTokensPerTask = 8;
 Status launch_write_kv(const WriteArguments& arguments, const Launch& launch) {
   const int64_t num_tasks = (arguments.num_tokens + kTokensPerTask - 1) / kTokensPerTask;
   const int64_t bytes = 4 * arguments.num_tokens * arguments.num_kv_heads * arguments.head_bytes;
-  TaskQueue queue(num_tasks, useful_threads(num_tasks, bytes, launch));
-  launch.run(
-      queue,
-      [](TaskQueue& tasks, void* opaque) {
-        const auto& w = *static_cast<const WriteArguments*>(opaque);
-        for (int64_t task; tasks.take(&task);) {
-          const int64_t first = task * kTokensPerTask;
-          const int64_t last = first + kTokensPerTask;
-          for (int64_t t = first; t < last && t < w.num_tokens; ++t) write_token(w, t);
-        }
-      },
-      const_cast<WriteArguments*>(&arguments));
+  for_tasks(num_tasks, bytes, launch, [&](int64_t task, int) {
+    const int64_t first = task * kTokensPerTask;
+    const int64_t last = first + kTokensPerTask;
+    for (int64_t t = first; t < last && t < arguments.num_tokens; ++t) write_token(arguments, t);
+  });
   return kDone;
 }
 

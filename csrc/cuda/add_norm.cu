@@ -68,23 +68,17 @@ __global__ void __launch_bounds__(kThreads) add_norm_kernel(const NormArguments 
   }
 }
 
-template <class T>
-Status launch(const NormArguments& n, const Launch& launch) {
-  constexpr int kElements = Chunk<T>::kElements;
-  const int chunks = ceil_div(n.width, kThreads * kElements);  // of a thread
-  const size_t shared_bytes = sizeof(float) * chunks * kThreads * kElements;
-  const dim3 grid(static_cast<unsigned>(n.num_rows));
-  return launch_kernel(add_norm_kernel<T>, grid, dim3(kThreads), shared_bytes, launch, n);
-}
-
 }  // namespace
 
-Status launch_add_norm(const NormArguments& arguments, const Launch& context) {
-  switch (arguments.dtype) {
-    case DataType::kFloat32: return launch<float>(arguments, context);
-    case DataType::kFloat16: return launch<__half>(arguments, context);
-    default: return launch<__nv_bfloat16>(arguments, context);
-  }
+Status launch_add_norm(const NormArguments& n, const Launch& launch) {
+  return for_type(n.dtype, [&](auto type) {
+    using T = decltype(type);
+    constexpr int kElements = Chunk<T>::kElements;
+    const int chunks = ceil_div(n.width, kThreads * kElements);  // of a thread
+    const size_t shared_bytes = sizeof(float) * chunks * kThreads * kElements;
+    const dim3 grid(static_cast<unsigned>(n.num_rows));
+    return launch_kernel(add_norm_kernel<T>, grid, dim3(kThreads), shared_bytes, launch, n);
+  });
 }
 
 }  // namespace astra

@@ -96,6 +96,16 @@ struct ContiguousRows {
   }
 };
 
+// Calls `function(type)` with the arguments' type.
+template <class Function>
+Status for_type(DataType dtype, Function function) {
+  switch (dtype) {
+    case DataType::kFloat32: return function(float{});
+    case DataType::kFloat16: return function(__half{});
+    default: return function(__nv_bfloat16{});
+  }
+}
+
 // Calls `function(type, size)` for the arguments' type and head size, as constants.
 template <int kValue>
 struct Size {
@@ -104,7 +114,7 @@ struct Size {
 
 template <class Function>
 Status for_type_and_size(DataType dtype, int head_size, Function function) {
-  auto for_size = [&](auto type) -> Status {
+  return for_type(dtype, [&](auto type) -> Status {
     switch (head_size) {
       case 64: return function(type, Size<64>{});
       case 80: return function(type, Size<80>{});
@@ -113,12 +123,7 @@ Status for_type_and_size(DataType dtype, int head_size, Function function) {
       case 256: return function(type, Size<256>{});
       default: return kUnsupported;
     }
-  };
-  switch (dtype) {
-    case DataType::kFloat32: return for_size(float{});
-    case DataType::kFloat16: return for_size(__half{});
-    default: return for_size(__nv_bfloat16{});
-  }
+  });
 }
 
 }  // namespace astra

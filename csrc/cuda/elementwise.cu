@@ -50,35 +50,25 @@ __global__ void __launch_bounds__(kThreads) rotate_kernel(const RotateArguments 
   *second = Chunk<T>::from_floats(b);
 }
 
-// Calls `launch(type, number of 16-byte chunks in `elements`)` for the type's kernel.
-template <class Function>
-Status for_chunks(DataType dtype, int64_t elements, Function launch) {
-  switch (dtype) {
-    case DataType::kFloat32: return launch(float{}, elements / Chunk<float>::kElements);
-    case DataType::kFloat16: return launch(__half{}, elements / Chunk<__half>::kElements);
-    default: return launch(__nv_bfloat16{}, elements / Chunk<__nv_bfloat16>::kElements);
-  }
-}
-
 dim3 grid_of(int64_t threads) {
   return dim3(static_cast<unsigned>((threads + kThreads - 1) / kThreads));
 }
 
 }  // namespace
 
-Status launch_gate(const GateArguments& arguments, const Launch& context) {
-  return for_chunks(arguments.dtype, arguments.num_rows * arguments.width,
-                    [&](auto type, int64_t chunks) {
-                      return launch_kernel(gate_kernel<decltype(type)>, grid_of(chunks),
-                                           dim3(kThreads), 0, context, arguments);
-                    });
+Status launch_gate(const GateArguments& g, const Launch& launch) {
+  return for_type(g.dtype, [&](auto type) {
+    using T = decltype(type);
+    const dim3 grid = grid_of(g.num_rows * g.width / Chunk<T>::kElements);
+    return launch_kernel(gate_kernel<T>, grid, dim3(kThreads), 0, launch, g);
+  });
 }
 
-Status launch_rotate(const RotateArguments& arguments, const Launch& context) {
-  const int64_t pairs = arguments.num_rows * arguments.num_heads * arguments.half;
-  return for_chunks(arguments.dtype, pairs, [&](auto type, int64_t chunks) {
-    return launch_kernel(rotate_kernel<decltype(type)>, grid_of(chunks), dim3(kThreads), 0,
-                         context, arguments);
+Status launch_rotate(const RotateArguments& r, const Launch& launch) {
+  return for_type(r.dtype, [&](auto type) {
+    using T = decltype(type);
+    const dim3 grid = grid_of(r.num_rows * r.num_heads * r.half / Chunk<T>::kElements);
+    return launch_kernel(rotate_kernel<T>, grid, dim3(kThreads), 0, launch, r);
   });
 }
 
