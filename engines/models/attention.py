@@ -15,7 +15,7 @@ class SelfAttention:
     """Attention of one layer over this rank's heads."""
 
     def __init__(
-        self, builder: Builder, spec: ModelSpec, layer: int, *, prefix: str, output: str, bias: bool
+        self, builder: Builder, spec: ModelSpec, layer: int, *, prefix: str, output: str
     ) -> None:
         heads = Share.even(spec.num_heads, builder.communicator)
         kv_heads = Share.kv_heads(spec.kv_heads, builder.communicator)
@@ -27,9 +27,11 @@ class SelfAttention:
             [f"{prefix}.{name}" for name in ("q_proj", "k_proj", "v_proj")],
             [query, kv, kv],
             spec.hidden_size,
-            bias=bias,
+            bias=spec.layout.qkv_bias,
         )
-        self.out = builder.row(f"{prefix}.{output}", spec.hidden_size, query, bias=bias)
+        self.out = builder.row(
+            f"{prefix}.{output}", spec.hidden_size, query, bias=spec.layout.output_bias
+        )
 
     def __call__(
         self, x: Tensor, attention: AttentionBackend, rotation: Rotation | None = None

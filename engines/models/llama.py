@@ -20,21 +20,16 @@ class LlamaLayer:
         prefix = f"layers.{layer}"
         hidden, ffn = spec.hidden_size, Share.even(spec.ffn_size, builder.communicator)
         self.attention = SelfAttention(
-            builder,
-            spec,
-            layer,
-            prefix=f"{prefix}.self_attn",
-            output="o_proj",
-            bias=arch.attention_bias,
+            builder, spec, layer, prefix=f"{prefix}.self_attn", output="o_proj"
         )
         self.gate_up = builder.column(
             [f"{prefix}.mlp.gate_proj", f"{prefix}.mlp.up_proj"],
             [ffn, ffn],
             hidden,
-            bias=arch.mlp_bias,
+            bias=spec.layout.ffn_bias,
         )
         self._kernels = builder.kernels(ffn.length)
-        self.down = builder.row(f"{prefix}.mlp.down_proj", hidden, ffn, bias=arch.mlp_bias)
+        self.down = builder.row(f"{prefix}.mlp.down_proj", hidden, ffn, bias=spec.layout.ffn_bias)
         self.attention_norm, self.mlp_norm = (
             builder.norm(f"{prefix}.{name}_layernorm", hidden, arch.norm_eps, bias=False)
             for name in ("input", "post_attention")
@@ -69,7 +64,7 @@ class LlamaModel(Model):
         attention = self._layers[0].attention
         self.num_heads, self.num_kv_heads = attention.num_heads, attention.num_kv_heads
         self._final_norm = builder.norm("norm", spec.hidden_size, arch.norm_eps, bias=False)
-        self._head = builder.head(self._embedding, tied=arch.tied_embeddings)
+        self._head = builder.head(self._embedding, tied=spec.layout.tied)
         self.weight_bytes = builder.weight_bytes
 
     def forward(self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend) -> Tensor:

@@ -52,8 +52,8 @@ def load_model(
         checkpoint = Checkpoint(Path(name_or_path))
         expected = required_tensors(spec, arch)
         embedding = next(name for name in expected if name.endswith("embed_tokens.weight"))
-        if arch.tied_embeddings and not checkpoint.tie_head(embedding, dtype):
-            arch = replace(arch, tied_embeddings=False)
+        if spec.layout.tied and not checkpoint.tie_head(embedding, dtype):
+            spec = replace(spec, layout_changes=(*spec.layout_changes, ("tied", False)))
             expected = required_tensors(spec, arch)
         checkpoint.verify(expected)
         require_memory(spec, dtype, device, communicator.size)

@@ -22,20 +22,16 @@ class OptLayer:
     def __init__(self, builder: Builder, spec: ModelSpec, arch: ArchConfig, layer: int) -> None:
         prefix = f"{_PREFIX}.layers.{layer}"
         hidden, ffn = spec.hidden_size, Share.even(spec.ffn_size, builder.communicator)
+        bias = spec.layout.ffn_bias
         self.pre_norm = arch.pre_norm
         self.attention = SelfAttention(
-            builder,
-            spec,
-            layer,
-            prefix=f"{prefix}.self_attn",
-            output="out_proj",
-            bias=arch.attention_bias,
+            builder, spec, layer, prefix=f"{prefix}.self_attn", output="out_proj"
         )
         self.attention_norm = builder.norm(
             f"{prefix}.self_attn_layer_norm", hidden, arch.norm_eps, bias=True
         )
-        self.fc1 = builder.column([f"{prefix}.fc1"], [ffn], hidden, bias=arch.mlp_bias, relu=True)
-        self.fc2 = builder.row(f"{prefix}.fc2", hidden, ffn, bias=arch.mlp_bias)
+        self.fc1 = builder.column([f"{prefix}.fc1"], [ffn], hidden, bias=bias, relu=True)
+        self.fc2 = builder.row(f"{prefix}.fc2", hidden, ffn, bias=bias)
         self.mlp_norm = builder.norm(f"{prefix}.final_layer_norm", hidden, arch.norm_eps, bias=True)
 
     def __call__(
@@ -77,13 +73,13 @@ class OptModel(Model):
         self.num_heads, self.num_kv_heads = attention.num_heads, attention.num_kv_heads
         self._final_norm = (
             builder.norm(f"{_PREFIX}.final_layer_norm", hidden, arch.norm_eps, bias=True)
-            if arch.final_norm
+            if spec.layout.final_norm
             else None
         )
         self._project_out = (
             builder.dense(f"{_PREFIX}.project_out", width, hidden) if projected else None
         )
-        self._head = builder.head(self._embedding, tied=arch.tied_embeddings)
+        self._head = builder.head(self._embedding, tied=spec.layout.tied)
         self.weight_bytes = builder.weight_bytes
 
     def forward(self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend) -> Tensor:

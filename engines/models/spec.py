@@ -5,17 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import repr as shown
-from typing import Any
 
 from engines.core.errors import UserError
 from engines.core.model_config import ModelConfig, read_config
-from engines.core.models import (
-    ModelSpec,
-    dtype_of_config,
-    find_model,
-    is_path,
-    spec_of_config,
-)
+from engines.core.models import ModelSpec, find_model, is_path, spec_of_config
 from engines.models.generation import end_token_ids
 
 FAMILIES = ("llama", "opt")
@@ -38,24 +31,17 @@ class RopeScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class ArchConfig:
-    """What a model of a family is beyond its shape (ModelSpec).
+    """What a model of a family is beyond its shape and layout (ModelSpec).
 
-    `pre_norm`: norms stand before attention and MLP (after them in opt-350m). `attention_bias` and
-    `mlp_bias`: the linears have biases. `tied_embeddings`: the output layer is the embedding.
-    `eos_token_ids` end a sequence; none where the checkpoint names none. `dtype` names the type
-    of the published weights: "float16", "bfloat16", "float32".
+    `pre_norm`: norms stand before attention and MLP (after them in opt-350m). `eos_token_ids` end a
+    sequence; none where the checkpoint names none.
     """
 
     pre_norm: bool = True
-    final_norm: bool = True
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    tied_embeddings: bool = False
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
     eos_token_ids: tuple[int, ...] = ()
-    dtype: str = "float16"
 
 
 def arch_from_spec(spec: ModelSpec) -> ArchConfig:
@@ -67,13 +53,8 @@ def arch_from_spec(spec: ModelSpec) -> ArchConfig:
         raise UserError(
             f"{spec.name}: unsupported model_type {spec.family!r}: supported: {', '.join(FAMILIES)}"
         )
-    layout = spec.layout
     return ArchConfig(
-        pre_norm=layout.final_norm,  # opt-350m alone has its norms after the blocks
-        final_norm=layout.final_norm,
-        attention_bias=layout.qkv_bias,
-        mlp_bias=layout.ffn_bias,
-        tied_embeddings=layout.tied,
+        pre_norm=spec.layout.final_norm,  # opt-350m alone has its norms after the blocks
         norm_eps=1e-6 if spec.family == "llama" else 1e-5,
         eos_token_ids=(2,),
     )
@@ -126,10 +107,7 @@ def _opt(config: ModelConfig, spec: ModelSpec) -> ArchConfig:
     config.require("activation_function", "relu")
     config.require("layer_norm_elementwise_affine", True)
     config.require("head_dim", spec.hidden_size // spec.num_heads)
-    return ArchConfig(
-        pre_norm=config.flag("do_layer_norm_before", default=True),
-        **_common(config, spec),
-    )
+    return ArchConfig(pre_norm=config.flag("do_layer_norm_before", default=True))
 
 
 def _llama(config: ModelConfig, spec: ModelSpec) -> ArchConfig:
@@ -142,20 +120,7 @@ def _llama(config: ModelConfig, spec: ModelSpec) -> ArchConfig:
         norm_eps=config.number("rms_norm_eps", default=1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
-        **_common(config, spec),
     )
-
-
-def _common(config: ModelConfig, spec: ModelSpec) -> dict[str, Any]:
-    """What both families' configurations name alike, or the shape has found out."""
-    layout = spec.layout
-    return {
-        "final_norm": layout.final_norm,
-        "attention_bias": layout.qkv_bias,
-        "mlp_bias": layout.ffn_bias,
-        "tied_embeddings": layout.tied,
-        "dtype": dtype_of_config(config),
-    }
 
 
 def _rope(config: ModelConfig, max_positions: int) -> tuple[float, RopeScaling | None]:

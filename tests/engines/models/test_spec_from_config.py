@@ -37,6 +37,7 @@ def test_opt_125m(tmp_path):
     spec, arch = parse(tmp_path, OPT)
     assert spec.num_parameters == MODELS["opt-125m"].num_parameters
     assert arch == arch_from_spec(MODELS["opt-125m"])
+    assert spec.layout == MODELS["opt-125m"].layout
     assert (spec.name, spec.dtype_bytes) == (tmp_path.name, 2)
 
 
@@ -47,19 +48,18 @@ def test_opt_350m(tmp_path):
     )  # fmt: skip
     assert spec.num_parameters == MODELS["opt-350m"].num_parameters
     assert arch == arch_from_spec(MODELS["opt-350m"])
+    assert spec.layout == MODELS["opt-350m"].layout
 
 
 def test_published_type(tmp_path):
-    spec, arch = parse(tmp_path, OPT, torch_dtype="absent", dtype="float32")
-    assert (arch.dtype, spec.dtype_bytes) == ("float32", 4)
-    spec, arch = parse(tmp_path, LLAMA)
-    assert (arch.dtype, spec.dtype_bytes) == ("float16", 2)
+    assert parse(tmp_path, OPT, torch_dtype="absent", dtype="float32")[0].dtype_bytes == 4
+    assert parse(tmp_path, LLAMA)[0].dtype_bytes == 2
 
 
 def test_opt_without_final_norm(tmp_path):
-    arch = parse(tmp_path, OPT, _remove_final_layer_norm=True)[1]
+    spec, arch = parse(tmp_path, OPT, _remove_final_layer_norm=True)
     assert arch.pre_norm
-    assert not arch.final_norm
+    assert not spec.layout.final_norm
 
 
 def test_llama_defaults(tmp_path):
