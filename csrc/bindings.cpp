@@ -222,7 +222,7 @@ void rotate(const Tensor& heads, const Tensor& cos, const Tensor& sin) {
   check_done(launch_rotate(arguments, scope.launch), "rotate");
 }
 
-// Caches of one shape, as pointers; `pairs` stays with the caller.
+// Caches of one shape, as pointers that `arguments` shows; `pairs` stays with the caller.
 struct Blocks {
   std::vector<void*> pointers;
   BlockArguments arguments;
@@ -241,7 +241,7 @@ Blocks block_arguments(const std::vector<Tensor>& caches, const Tensor& pairs) {
   check_pairs(pairs);
   const int64_t num_blocks = std::max<int64_t>(caches[0].size(0), 1);
   const auto bytes = static_cast<int64_t>(caches[0].element_size());
-  blocks.arguments = {nullptr, static_cast<int>(caches.size()),
+  blocks.arguments = {blocks.pointers.data(), static_cast<int>(caches.size()),
                       caches[0].numel() / num_blocks * bytes,
                       static_cast<const int64_t*>(pairs.data_ptr()), pairs.size(0)};
   STD_TORCH_CHECK(blocks.arguments.block_bytes % 16 == 0, "a block of ",
@@ -251,8 +251,7 @@ Blocks block_arguments(const std::vector<Tensor>& caches, const Tensor& pairs) {
 
 // Copies run as if one after another: a run of pairs that touch each other's blocks is cut.
 void copy_blocks(const std::vector<Tensor>& caches, const Tensor& pairs) {
-  Blocks blocks = block_arguments(caches, pairs);
-  blocks.arguments.caches = blocks.pointers.data();
+  const Blocks blocks = block_arguments(caches, pairs);
   const int64_t num_blocks = caches[0].size(0);
   check_block_range(blocks.arguments, 0, num_blocks, "source");
   check_block_range(blocks.arguments, 1, num_blocks, "destination");
@@ -280,8 +279,7 @@ void copy_blocks(const std::vector<Tensor>& caches, const Tensor& pairs) {
 
 void swap(const std::vector<Tensor>& caches, const Tensor& host_pool, const Tensor& staging,
           const Tensor& pairs, SwapDirection direction) {
-  Blocks blocks = block_arguments(caches, pairs);
-  blocks.arguments.caches = blocks.pointers.data();
+  const Blocks blocks = block_arguments(caches, pairs);
   const auto bytes = static_cast<int64_t>(caches[0].element_size());
   const int64_t row_bytes = blocks.arguments.block_bytes * blocks.arguments.num_caches;
   check_pool(host_pool, "host_pool", caches[0], row_bytes);

@@ -10,6 +10,14 @@ namespace astra {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// CUDA kernels read the cache 16 bytes at a time. Lengths, tables and slots lie in device memory
+// then: only the CPU library can afford to read them.
+#ifdef USE_CUDA
+constexpr bool kOnDevice = true;
+#else
+constexpr bool kOnDevice = false;
+#endif
+
 inline const char* data_type_name(DataType dtype) {
   constexpr const char* kNames[] = {"float32", "float16", "bfloat16"};
   return kNames[static_cast<int>(dtype)];
@@ -87,23 +95,18 @@ inline void check_chunks(const Tensor& tensor, const char* name, int64_t row_ele
   STD_TORCH_CHECK(row_bytes % 16 == 0, "a row of ", row_bytes, " bytes is no multiple of 16");
 }
 
-// CUDA kernels read the cache 16 bytes at a time.
 inline void check_vectors(const void* cache, const char* name, int64_t block_stride,
                           int64_t head_stride, size_t element_bytes) {
-#ifdef USE_CUDA
+  if (!kOnDevice) return;
   check_aligned(cache, name);
   const auto bytes = static_cast<int64_t>(element_bytes);
   STD_TORCH_CHECK(block_stride * bytes % 16 == 0 && head_stride * bytes % 16 == 0, name,
                   " has strides of ", block_stride, " and ", head_stride,
                   " elements: not multiples of 16 bytes");
-#else
-  (void)cache, (void)name, (void)block_stride, (void)head_stride, (void)element_bytes;
-#endif
 }
 
-// Lengths and tables lie in device memory: only the CPU library can afford to read them.
 inline void check_contexts(const AttentionArguments& a, int64_t capacity, int64_t num_blocks) {
-#ifndef USE_CUDA
+  if (kOnDevice) return;
   for (int i = 0; i < a.num_seqs; ++i) {
     const int length = a.context_lens[i];
     const int start = a.start_offsets ? a.start_offsets[i] : 0;
@@ -118,13 +121,10 @@ inline void check_contexts(const AttentionArguments& a, int64_t capacity, int64_
                       " names block ", block, " of ", num_blocks);
     }
   }
-#else
-  (void)a, (void)capacity, (void)num_blocks;
-#endif
 }
 
 inline void check_queries(const AttentionArguments& a, int64_t num_queries) {
-#ifndef USE_CUDA
+  if (kOnDevice) return;
   STD_TORCH_CHECK(a.query_starts[0] == 0 && a.query_starts[a.num_seqs] == num_queries,
                   "query_starts runs from ", a.query_starts[0], " to ",
                   a.query_starts[a.num_seqs], " for ", num_queries, " queries");
@@ -134,9 +134,6 @@ inline void check_queries(const AttentionArguments& a, int64_t num_queries) {
                     "sequence ", i, " has ", queries, " queries for a context of ",
                     a.context_lens[i], " and max_query_len ", a.max_query_len);
   }
-#else
-  (void)a, (void)num_queries;
-#endif
 }
 
 inline void check_slots(const Tensor& slots, const Tensor& key, int64_t num_slots) {
@@ -147,15 +144,12 @@ inline void check_slots(const Tensor& slots, const Tensor& key, int64_t num_slot
   check_dense(slots, "slot_mapping", 1);
   check_same_device(slots, key, "slot_mapping");
   check_count(slots.size(0), key.size(0), "slots", "tokens");
-#ifndef USE_CUDA
+  if (kOnDevice) return;
   const auto* values = static_cast<const int64_t*>(slots.data_ptr());
   for (int64_t i = 0; i < slots.size(0); ++i) {
     STD_TORCH_CHECK(values[i] < num_slots, "slot ", values[i], " of token ", i,
                     " is beyond the cache's ", num_slots);
   }
-#else
-  (void)num_slots;
-#endif
 }
 
 inline void check_pairs(const Tensor& pairs) {

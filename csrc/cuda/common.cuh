@@ -78,6 +78,9 @@ struct PagedRows {
   int64_t block_stride;
   FastDivisor block_size;
   int head_size;
+  __device__ PagedRows(const AttentionArguments& a, FastDivisor size, int seq)
+      : table(a.block_tables + seq * a.table_stride), block_stride(a.block_stride),
+        block_size(size), head_size(a.head_size) {}
   __device__ __forceinline__ int find(int token) const {
     return __ldg(table + block_size.divide(token));
   }
@@ -90,6 +93,8 @@ struct PagedRows {
 struct ContiguousRows {
   int64_t start;  // offset of the sequence's first slot
   int head_size;
+  __device__ ContiguousRows(const AttentionArguments& a, FastDivisor, int seq)
+      : start(seq * a.block_stride), head_size(a.head_size) {}
   __device__ __forceinline__ int find(int) const { return 0; }
   __device__ __forceinline__ int64_t row(int token, int) const {
     return start + int64_t{token} * head_size;

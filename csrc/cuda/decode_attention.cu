@@ -190,9 +190,9 @@ __device__ __forceinline__ void leave_result(const Running<Deal<T, kSize>::kHeld
   }
 }
 
-template <class T, int kSize, class MakeRows>
+template <class T, int kSize, class Rows>
 __global__ void __launch_bounds__(kThreads, (Deal<T, kSize>::kResident))
-    decode_kernel(const DecodeArguments arguments, const MakeRows make_rows) {
+    decode_kernel(const DecodeArguments arguments) {
   using D = Deal<T, kSize>;
   __shared__ WarpResults<kSize> results;
   const AttentionArguments& a = arguments.a;
@@ -217,7 +217,7 @@ __global__ void __launch_bounds__(kThreads, (Deal<T, kSize>::kResident))
                  (a.scale * kLog2E);
     }
     const int64_t offset = kv_head * a.head_stride;
-    stream_tokens<T, kSize>(make_rows(arguments, seq),
+    stream_tokens<T, kSize>(Rows(a, arguments.block_size, seq),
                             static_cast<const T*>(a.key_cache) + offset,
                             static_cast<const T*>(a.value_cache) + offset, begin, end, query,
                             running);
@@ -271,19 +271,6 @@ __global__ void __launch_bounds__(kThreads) join_splits_kernel(const DecodeArgum
   }
 }
 
-struct MakePaged {
-  __device__ __forceinline__ PagedRows operator()(const DecodeArguments& d, int seq) const {
-    return {d.a.block_tables + seq * d.a.table_stride, d.a.block_stride, d.block_size,
-            d.a.head_size};
-  }
-};
-
-struct MakeContiguous {
-  __device__ __forceinline__ ContiguousRows operator()(const DecodeArguments& d, int seq) const {
-    return {seq * d.a.block_stride, d.a.head_size};
-  }
-};
-
 // Enough blocks to fill the device, and no split much longer than kSplitTokens, so that one long
 // context among short ones does not hold up the step.
 int count_splits(const AttentionArguments& a, const Launch& launch) {
@@ -314,11 +301,9 @@ Status launch_decode_attention(const AttentionArguments& a, float* workspace,
   return for_type_and_size(a.dtype, a.head_size, [&](auto type, auto size) -> Status {
     using T = decltype(type);
     constexpr int kSize = decltype(size)::value;
-    const Status status =
-        a.block_tables ? launch_kernel(decode_kernel<T, kSize, MakePaged>, grid, dim3(kThreads),
-                                       0, launch, arguments, MakePaged{})
-                       : launch_kernel(decode_kernel<T, kSize, MakeContiguous>, grid,
-                                       dim3(kThreads), 0, launch, arguments, MakeContiguous{});
+    const auto kernel = a.block_tables ? decode_kernel<T, kSize, PagedRows>
+                                       : decode_kernel<T, kSize, ContiguousRows>;
+    const Status status = launch_kernel(kernel, grid, dim3(kThreads), 0, launch, arguments);
     if (status != kDone || splits == 1) return status;
     return launch_kernel(join_splits_kernel<T, kSize>, dim3(a.num_heads, a.num_seqs),
                          dim3(kThreads), 0, launch, arguments);

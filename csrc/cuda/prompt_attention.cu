@@ -142,8 +142,7 @@ __global__ void __launch_bounds__(kThreads) prompt_kernel(const PromptArguments 
   const Shared<kSize> shared(dynamic_shared_memory());
   const int row = threadIdx.x / kRowThreads, part = threadIdx.x % kRowThreads;
   const int length = row < tile_queries ? prefix + tile_start + row + 1 : 0;
-  const PagedRows rows{a.block_tables + seq * a.table_stride, a.block_stride,
-                       arguments.block_size, a.head_size};
+  const PagedRows rows(a, arguments.block_size, seq);
   const int64_t kv_offset = head / (a.num_heads / a.num_kv_heads) * a.head_stride;
   const T* keys = static_cast<const T*>(a.key_cache) + kv_offset;
   const T* values = static_cast<const T*>(a.value_cache) + kv_offset;
