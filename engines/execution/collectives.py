@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
@@ -32,16 +31,11 @@ def reach_store(host: str, port: int) -> TCPStore:
     return TCPStore(host, port, is_master=False, timeout=_JOIN_TIMEOUT)
 
 
-@dataclass(frozen=True)
-class TorchCommunicator:
+class TorchCommunicator(Communicator):
     """The default process group as a `Communicator`.
 
     `all_reduce`, `all_gather` and `agree` never wait for a GPU and can be captured in CUDA graphs.
     """
-
-    rank: int
-    size: int
-    local_size: int
 
     @classmethod
     def join(

@@ -18,12 +18,12 @@ from engines.core.engine import Engine
 from engines.core.models import ModelSpec
 from engines.core.request import Request
 from engines.core.stats import StepRecorder
-from engines.execution.torch_executor import Options, TorchExecutor
+from engines.execution.torch_executor import TorchExecutor
 from engines.kernels.interface import Kernels
 from engines.models import load
 from engines.models.builder import WeightSource
-from engines.models.interfaces import Model, SingleProcess
-from engines.models.spec import ArchConfig, arch_from_spec
+from engines.models.interfaces import Communicator, Model
+from engines.models.spec import arch_from_spec
 from engines.systems import create_scheduler
 
 WARM_STEPS = 4  # a CUDA graph is captured the second time that a step of its kind runs
@@ -31,10 +31,8 @@ WARM_STEPS = 4  # a CUDA graph is captured the second time that a step of its ki
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Decode steps of one batch: wall time of each and how much of it was the model's."""
+    """Decode steps: wall time of each and how much of it was the model's."""
 
-    num_seqs: int
-    context_len: int
     step_s: tuple[float, ...]
     model_s: tuple[float, ...]
 
@@ -56,14 +54,13 @@ def build_model(
     dtype: torch.dtype,
     device: str,
     source: WeightSource | None = None,
-    arch: ArchConfig | None = None,
 ) -> Model:
     """Build a model of any shape with dummy weights, or with those of `source`."""
     place = torch.device(device)
     source = source or load.dummy_weights(spec, 0, place)
     spec = replace(spec, dtype_bytes=dtype.itemsize)
-    arch = arch or arch_from_spec(spec)
-    return load.build_model(spec, arch, source, SingleProcess(), dtype=dtype, device=place)
+    arch = arch_from_spec(spec)
+    return load.build_model(spec, arch, source, Communicator(), dtype=dtype, device=place)
 
 
 def narrow_spec(spec: ModelSpec) -> ModelSpec:
@@ -82,10 +79,10 @@ def narrow_spec(spec: ModelSpec) -> ModelSpec:
 
 
 def build_engine(
-    model: Model, kernels: Kernels, config: EngineConfig, *, options: Options | None = None
+    model: Model, kernels: Kernels, config: EngineConfig
 ) -> tuple[Engine, TorchExecutor]:
     """Return an engine over a model, on the wall clock, and its executor."""
-    executor = TorchExecutor(model, kernels, config, options=options)
+    executor = TorchExecutor(model, kernels, config)
     recorder = StepRecorder(0.0, 0.0)
     return Engine(create_scheduler(config), executor, WallClock(), recorder=recorder), executor
 
@@ -111,7 +108,7 @@ def time_decode_steps(
     samples = [_time_step(engine, executor) for _ in range(WARM_STEPS + steps)][WARM_STEPS:]
     assert len(engine.scheduler.running) == num_seqs, "a sequence ended while steps were timed"
     step_s, model_s = zip(*samples, strict=True)
-    return StepTimes(num_seqs, context_len, step_s, model_s)
+    return StepTimes(step_s, model_s)
 
 
 def start_decoding(

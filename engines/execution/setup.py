@@ -20,7 +20,7 @@ from engines.kernels.interface import Kernels
 from engines.kernels.library import load_kernels
 from engines.kernels.reference import ReferenceKernels
 from engines.kernels.swap import usable_bytes
-from engines.models.interfaces import Communicator, Model, SingleProcess
+from engines.models.interfaces import Communicator, Model
 from engines.models.load import DTYPES, load_model
 from engines.models.memory import free_memory_bytes
 from engines.sim.slots import UTILISATION, WORKSPACE_BYTES, activation_bytes
@@ -41,7 +41,7 @@ class LoadedModel:
 
     model: Model
     kernels: Kernels
-    communicator: Communicator = field(default_factory=SingleProcess)
+    communicator: Communicator = field(default_factory=Communicator)
 
     @property
     def spec(self) -> ModelSpec:
@@ -150,7 +150,7 @@ def load(
 
     Raises UserError for whatever the device lacks.
     """
-    communicator = communicator or SingleProcess()
+    communicator = communicator or Communicator()
     model = load_model(
         name_or_path,
         dtype=choose_dtype(device, dtype),

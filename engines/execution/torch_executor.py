@@ -30,7 +30,7 @@ from engines.execution.rows import Rows
 from engines.execution.sampling import likeliest, log_probabilities, sample, uniform_numbers
 from engines.execution.transfer import fetch, send_all
 from engines.kernels.interface import Kernels
-from engines.models.interfaces import Communicator, Model, SingleProcess
+from engines.models.interfaces import Communicator, Model
 from engines.sim.slots import activation_bytes
 
 
@@ -89,7 +89,7 @@ class TorchExecutor:
             device=model.device,
         )
         self._options = options or Options()
-        self._communicator = communicator or SingleProcess()
+        self._communicator = communicator or Communicator()
         self._model = model
         self._cache = cache
         self._kernels = kernels

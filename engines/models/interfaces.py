@@ -30,70 +30,39 @@ class AttentionBackend(Protocol):
         ...
 
 
-class Communicator(Protocol):
-    """The ranks that hold one model's slices; all operations are called by all in lock step."""
-
-    @property
-    def rank(self) -> int:
-        """This process's place, 0 to size - 1."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """Number of ranks: the degree of tensor parallelism."""
-        ...
-
-    @property
-    def local_size(self) -> int:
-        """How many of them share this rank's host, this one included."""
-        ...
-
-    def all_reduce(self, tensor: Tensor) -> Tensor:
-        """Return the sum over ranks, the caller's to overwrite; may be `tensor` itself."""
-        ...
-
-    def all_gather(self, tensor: Tensor) -> Tensor:
-        """Return the ranks' tensors (all of one shape), stacked: [size, *tensor.shape]."""
-        ...
-
-    def agree(self, tensor: Tensor) -> Tensor:
-        """Return rank 0's tensor; may be `tensor` itself, overwritten."""
-        ...
-
-    def gather_values(self, value: _T) -> list[_T]:
-        """Return the ranks' values, small ones of any type; not for a step's own work."""
-        ...
-
-
 @dataclass(frozen=True)
-class SingleProcess:
-    """Degree 1: nobody to talk to."""
+class Communicator:
+    """The ranks that hold one model's slices; made as it is, one process with nobody to talk to.
+
+    `rank` is this process's place among the `size` ranks (the degree of tensor parallelism), of
+    which `local_size` share its host. All operations are called by all ranks in lock step.
+    """
 
     rank: int = 0
     size: int = 1
     local_size: int = 1
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """Return `tensor`."""
+        """Return the sum over ranks, the caller's to overwrite; may be `tensor` itself."""
         return tensor
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        """Return [1, *tensor.shape], a view."""
+        """Return the ranks' tensors (all of one shape), stacked: [size, *tensor.shape]."""
         return tensor.unsqueeze(0)
 
     def agree(self, tensor: Tensor) -> Tensor:
-        """Return `tensor`."""
+        """Return rank 0's tensor; may be `tensor` itself, overwritten."""
         return tensor
 
     def gather_values(self, value: _T) -> list[_T]:
-        """Return [value]."""
+        """Return the ranks' values, small ones of any type; not for a step's own work."""
         return [value]
 
 
 class Model(ABC):
     """One rank's slice of a decoder-only transformer.
 
-    `num_heads` and `num_kv_heads` are this rank's: the shape of what its attention backend sees.
+    `num_kv_heads` are this rank's, which its attention backend keeps the keys and values of.
     `weight_bytes` is what its weights occupy on `device`. Neither operation waits for the device
     or looks at values, so both can be captured in a CUDA graph; run them under
     `torch.inference_mode()` to save autograd's bookkeeping.
@@ -101,7 +70,6 @@ class Model(ABC):
 
     spec: ModelSpec
     arch: ArchConfig
-    num_heads: int
     num_kv_heads: int
     dtype: torch.dtype
     device: torch.device

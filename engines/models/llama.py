@@ -61,8 +61,7 @@ class LlamaModel(Model):
         kernels = builder.kernels(spec.head_size // 2)
         self._rotary = Rotary(frequencies, spec.max_positions, builder.dtype, kernels)
         self._layers = [LlamaLayer(builder, spec, arch, i) for i in range(spec.num_layers)]
-        attention = self._layers[0].attention
-        self.num_heads, self.num_kv_heads = attention.num_heads, attention.num_kv_heads
+        self.num_kv_heads = self._layers[0].attention.num_kv_heads
         self._final_norm = builder.norm("norm", spec.hidden_size, arch.norm_eps, bias=False)
         self._head = builder.head(self._embedding, tied=spec.layout.tied)
         self.weight_bytes = builder.weight_bytes

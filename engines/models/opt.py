@@ -69,8 +69,7 @@ class OptModel(Model):
             builder.dense(f"{_PREFIX}.project_in", hidden, width) if projected else None
         )
         self._layers = [OptLayer(builder, spec, arch, i) for i in range(spec.num_layers)]
-        attention = self._layers[0].attention
-        self.num_heads, self.num_kv_heads = attention.num_heads, attention.num_kv_heads
+        self.num_kv_heads = self._layers[0].attention.num_kv_heads
         self._final_norm = (
             builder.norm(f"{_PREFIX}.final_layer_norm", hidden, arch.norm_eps, bias=True)
             if spec.layout.final_norm

@@ -60,12 +60,12 @@ def arch_from_spec(spec: ModelSpec) -> ArchConfig:
     )
 
 
-def describe_model(name_or_path: str | Path) -> tuple[ModelSpec, ArchConfig]:
+def describe_model(name_or_path: str) -> tuple[ModelSpec, ArchConfig]:
     """Return shape and architecture of a known model or a checkpoint.
 
     Raises UserError for what cannot be run.
     """
-    if isinstance(name_or_path, Path) or is_path(name_or_path):
+    if is_path(name_or_path):
         return spec_from_config(name_or_path)
     spec = find_model(name_or_path)
     return spec, arch_from_spec(spec)

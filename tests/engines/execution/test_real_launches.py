@@ -14,7 +14,7 @@ from engines.execution.attention import StepAttention
 from engines.execution.kv_cache import CacheShape, RowView, create_cache
 from engines.kernels.interface import OPERATIONS, Kernels
 from engines.models.builder import Builder, ShapeRecorder
-from engines.models.interfaces import SingleProcess
+from engines.models.interfaces import Communicator
 from engines.models.llama import LlamaModel
 from engines.models.opt import OptModel
 from engines.models.spec import arch_from_spec
@@ -56,7 +56,7 @@ def forward_launches(family: str) -> list[str]:
     kernels = Kernels({name: partial(note, name) for name in OPERATIONS})
     spec = ModelSpec("tiny", family, LAYERS, 2, 128, 160, 97, 96)
     builder = Builder(
-        ShapeRecorder(), SingleProcess(), dtype=torch.float16, device=META, kernels=kernels
+        ShapeRecorder(), Communicator(), dtype=torch.float16, device=META, kernels=kernels
     )
     model = (OptModel if family == "opt" else LlamaModel)(builder, spec, arch_from_spec(spec))
     cache = create_cache(

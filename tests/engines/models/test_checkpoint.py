@@ -21,7 +21,7 @@ from engines.models.load import load_model
 
 
 def load(directory, **settings):
-    return load_model(directory, **{"dtype": torch.float32, "device": "cpu", **settings})
+    return load_model(str(directory), **{"dtype": torch.float32, "device": "cpu", **settings})
 
 
 def logits_of(directory):

@@ -83,8 +83,3 @@ def test_free_memory_of_this_machine():
 def test_no_cuda_device():
     with pytest.raises(UserError, match="no CUDA device here: "):
         load("opt-125m", device="cuda")
-
-
-def test_unsupported_dtype():
-    with pytest.raises(UserError, match=r"unsupported dtype torch\.int8: supported: float32"):
-        load("opt-125m", dtype=torch.int8)

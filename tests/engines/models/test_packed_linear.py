@@ -9,7 +9,7 @@ from torch.nn import functional
 from engines.models import packed
 from engines.models.builder import Builder
 from engines.models.dummy import DummyWeights
-from engines.models.interfaces import SingleProcess
+from engines.models.interfaces import Communicator
 from engines.models.linear import Linear, Share
 from engines.models.packed import PackedLinear, Packer
 
@@ -83,8 +83,8 @@ def test_a_layout_that_fails_its_proof_is_not_used(monkeypatch):
 
 def column(dtype, *, relu=False):
     source = DummyWeights(0, longest=64, device=CPU)
-    builder = Builder(source, SingleProcess(), dtype=dtype, device=CPU)
-    share = Share.padded(64, SingleProcess())
+    builder = Builder(source, Communicator(), dtype=dtype, device=CPU)
+    share = Share.padded(64, Communicator())
     return builder.column(["layer"], [share], 32, bias=True, relu=relu)
 
 
