@@ -7,19 +7,13 @@ import pytest
 from benchmarks import models
 from benchmarks.gpu_check import read_arguments
 
-BAD = {
-    "--only sleep": "invalid choice: 'sleep'",
-}
 
-
-@pytest.mark.parametrize("words", BAD)
-def test_bad_input_is_one_line(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        read_arguments(words.split())
+        read_arguments(["--only", "sleep"])
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("Error: argument ")
-    assert BAD[words] in line
+    assert line.startswith("Error: argument --only: invalid choice: 'sleep'")
 
 
 @pytest.mark.parametrize("number", ["0", "007", "1_0", "\u0663", "9" * 5000])

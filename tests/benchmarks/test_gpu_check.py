@@ -88,14 +88,6 @@ def test_parts_can_be_chosen_and_keep_their_order(
     assert status == int(chosen != ["answer"])
 
 
-def test_an_unknown_part_is_refused(
-    parts: tuple[Part, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        check.main(["--only", "anser"])
-    assert "invalid choice: 'anser'" in capsys.readouterr().err
-
-
 def test_a_part_that_hangs_is_killed_with_its_own_processes(tmp_path: Path) -> None:
     started = time.monotonic()
     record = isolate(Part("hang", gpu_fakes.hang, 4), Run("cuda", tmp_path))

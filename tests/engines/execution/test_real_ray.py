@@ -62,17 +62,6 @@ def test_one_device_needs_no_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [o["token_ids"] for o in outputs] == expected("opt", tuple(PROMPT), 6)
 
 
-def test_without_ray_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        "importlib.util.find_spec",
-        lambda name, *rest: None if name == "ray" else found(name, *rest),
-    )
-    result = CliRunner().invoke(main, generate(tmp_path, "--tensor-parallel", "2"))
-    assert result.exit_code == 2
-    assert "needs Ray, which is not installed: pip install 'astra-artifact[ray]'" in result.stderr
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -55,11 +55,6 @@ def test_swap_space_counts_what_is_pinned(monkeypatch: pytest.MonkeyPatch) -> No
     assert loaded.swap_bytes(100 * GIB, 100) == (3 * (GIB // large) + GIB // 2 // large) * large
 
 
-def test_types_that_the_cpu_lacks_are_refused() -> None:
-    with pytest.raises(UserError, match="float16 needs --backend cuda"):
-        load(str(checkpoint("opt").directory), device="cpu", dtype="float16")
-
-
 def test_running_out_of_memory_in_a_step_says_what_would_fit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
