@@ -9,12 +9,11 @@ part passes, 1 if one fails or was not finished, 2 without the device, 130 after
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,29 +39,6 @@ PARTS = (
     Part("swap", gpu_checks.force_swap, 30),
     Part("validate", gpu_times.validate, 210),
 )
-
-
-def check_device(run: Run, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
-    """Run parts; yields the record after each, whole after the last."""
-    started = datetime.now(UTC)
-    machine = environment(gpu=run.device == "cuda")
-    records: dict[str, dict[str, Any]] = {}
-    for part in parts:
-        records[part.name] = record = isolate(part, run)
-        state = "ok" if record["passed"] else f"FAILED {record.get('error', '')}"
-        print(f"{part.name:18} {record['seconds']:6.1f} s  {state}", flush=True)
-        complete = len(records) == len(parts)
-        yield {
-            "format": 3,
-            "quick": run.quick,
-            "passed": complete and all(each["passed"] for each in records.values()),
-            "parts": records,
-            "provenance": {
-                **machine,
-                "started": started.isoformat(timespec="seconds"),
-                "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-            },
-        }
 
 
 def print_results(record: dict[str, Any]) -> None:
@@ -117,11 +93,27 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
         **{name: getattr(options, name) for name in names},
         deadline=time.monotonic() + total_s,
     )
-    content = b"{}"
-    for record in check_device(run, parts):
-        content = json_bytes(record)
-        write_file(run.out / FILE, content)
-    return dict(json.loads(content))
+    started, machine = datetime.now(UTC), environment(gpu=run.device == "cuda")
+    found: dict[str, dict[str, Any]] = {}
+    record: dict[str, Any] = {"passed": False, "parts": found}
+    for part in parts:
+        found[part.name] = outcome = isolate(part, run)
+        state = "ok" if outcome["passed"] else f"FAILED {outcome.get('error', '')}"
+        print(f"{part.name:18} {outcome['seconds']:6.1f} s  {state}", flush=True)
+        complete = len(found) == len(parts)
+        record = {
+            "format": 3,
+            "quick": run.quick,
+            "passed": complete and all(each["passed"] for each in found.values()),
+            "parts": found,
+            "provenance": {
+                **machine,
+                "started": started.isoformat(timespec="seconds"),
+                "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+        }
+        write_file(run.out / FILE, json_bytes(record))
+    return record
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -82,7 +82,7 @@ class LoadedModel:
         degree = self.communicator.size
         activations = activation_bytes(self.spec, degree, max_batched_tokens)
         sharers = self.communicator.local_size
-        budget = _cache_budget(self.model, activations, gpu_memory_bytes, sharers=sharers)
+        budget = _cache_budget(self.model, activations, gpu_memory_bytes, sharers)
         slots = min(self.communicator.gather_values(budget // self.shape.slot_bytes))
         if slots < 1:
             raise UserError(
@@ -184,10 +184,8 @@ def choose_kernels(model: Model) -> Kernels:
     return load_kernels(model.device.type)
 
 
-def _cache_budget(
-    model: Model, activations: int, limit_bytes: int | None, *, sharers: int = 1
-) -> int:
-    """Bytes for the cache."""
+def _cache_budget(model: Model, activations: int, limit_bytes: int | None, sharers: int) -> int:
+    """Bytes for the cache, if `sharers` ranks share a CPU's memory."""
     free = free_memory_bytes(model.device)
     if free is not None and model.device.type == "cpu":
         free //= sharers
@@ -199,9 +197,8 @@ def _cache_budget(
         total = torch.cuda.get_device_properties(model.device).total_memory
         assert free is not None, "CUDA always tells its free memory"
         return int(UTILISATION * total) - (total - free) - fixed
-    return (
-        CPU_CACHE_BYTES // sharers if free is None else min(CPU_CACHE_BYTES // sharers, free // 2)
-    )
+    usual = CPU_CACHE_BYTES // sharers
+    return usual if free is None else min(usual, free // 2)
 
 
 def _too_large(shape: CacheShape, config: EngineConfig, free_bytes: int) -> UserError:

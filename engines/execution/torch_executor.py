@@ -39,12 +39,11 @@ class Options:
     """Settings of an executor.
 
     `seed` is of random prompts and sampling. With `logprobs` the probabilities of chosen tokens are
-    added up. `graphs` captures decode steps in CUDA graphs.
+    added up.
     """
 
     seed: int = 0
     logprobs: bool = False
-    graphs: bool = True
 
 
 @dataclass
@@ -102,7 +101,7 @@ class TorchExecutor:
         torch.backends.cuda.enable_cudnn_sdp(False)
         self._varlen = varlen.choose(model.device, model.dtype, model.spec.head_size)
         self._graphs: DecodeGraphs | None = None
-        if self._options.graphs and can_capture(model.device, kernels):
+        if can_capture(model.device, kernels):
             self._graphs = DecodeGraphs(self._decode, cache, max_rows=config.max_num_seqs)
 
     @torch.inference_mode()
