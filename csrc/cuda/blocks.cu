@@ -47,17 +47,17 @@ __global__ void __launch_bounds__(kThreads) move_kernel(const MoveArguments m) {
 
 int count_of(int64_t left, int most) { return left < most ? static_cast<int>(left) : most; }
 
-// Moves up to kMaxPairs blocks; from(i) and to(i) give the pairs.
-template <Move kMove, class From, class To>
-Status move_blocks(const BlockArguments& b, void* staging, int count, From from, To to,
+// Moves `count` pairs' blocks, at most kMaxPairs; the i-th in staging memory is block i there.
+template <Move kMove>
+Status move_blocks(const BlockArguments& b, void* staging, const int64_t* pairs, int count,
                    const Launch& launch) {
   MoveArguments m{};
   m.staging = static_cast<char*>(staging);
   m.staging_stride = b.block_bytes * b.num_caches;
   m.block_words = b.block_bytes / 16;
   for (int i = 0; i < count; ++i) {
-    m.from[i] = static_cast<int>(from(i));
-    m.to[i] = static_cast<int>(to(i));
+    m.from[i] = kMove == Move::kFromStaging ? i : static_cast<int>(pairs[2 * i]);
+    m.to[i] = kMove == Move::kToStaging ? i : static_cast<int>(pairs[2 * i + 1]);
   }
   const int parts = static_cast<int>((m.block_words - 1) / (kThreads * kWordsPerThread)) + 1;
   for (int first = 0; first < b.num_caches; first += kMaxCaches) {
@@ -71,6 +71,12 @@ Status move_blocks(const BlockArguments& b, void* staging, int count, From from,
   return kDone;
 }
 
+// Copies bytes to the host if it is `out`, else to the device.
+Status transfer(bool out, char* host, char* device, int64_t bytes, cudaStream_t stream) {
+  return cudaMemcpyAsync(out ? host : device, out ? device : host, bytes, cudaMemcpyDefault,
+                         stream);
+}
+
 // Every block of every cache in a transfer of its own.
 Status swap_one_by_one(const SwapArguments& s, cudaStream_t stream) {
   const BlockArguments& b = s.blocks;
@@ -80,9 +86,8 @@ Status swap_one_by_one(const SwapArguments& s, cudaStream_t stream) {
     for (int c = 0; c < b.num_caches; ++c) {
       char* device = static_cast<char*>(b.caches[c]) + block * b.block_bytes;
       char* host = static_cast<char*>(s.host_pool) + (row * b.num_caches + c) * b.block_bytes;
-      const cudaError_t error = cudaMemcpyAsync(out ? host : device, out ? device : host,
-                                                b.block_bytes, cudaMemcpyDefault, stream);
-      if (error != cudaSuccess) return error;
+      const Status status = transfer(out, host, device, b.block_bytes, stream);
+      if (status != kDone) return status;
     }
   }
   return kDone;
@@ -98,10 +103,8 @@ Status transfer_rows(const SwapArguments& s, const int64_t* pairs, int count, cu
     while (last < count && host_row(last) == host_row(last - 1) + 1) ++last;
     char* host = static_cast<char*>(s.host_pool) + host_row(first) * row_bytes;
     char* device = static_cast<char*>(s.staging) + first * row_bytes;
-    const cudaError_t error =
-        cudaMemcpyAsync(out ? host : device, out ? device : host, (last - first) * row_bytes,
-                        cudaMemcpyDefault, stream);
-    if (error != cudaSuccess) return error;
+    const Status status = transfer(out, host, device, (last - first) * row_bytes, stream);
+    if (status != kDone) return status;
     first = last;
   }
   return kDone;
@@ -113,9 +116,7 @@ Status launch_copy_blocks(const BlockArguments& b, const Launch& launch) {
   for (int64_t done = 0; done < b.num_pairs; done += kMaxPairs) {
     const int64_t* pairs = b.pairs + 2 * done;
     const int count = count_of(b.num_pairs - done, kMaxPairs);
-    const Status status = move_blocks<Move::kWithin>(
-        b, nullptr, count, [&](int i) { return pairs[2 * i]; },
-        [&](int i) { return pairs[2 * i + 1]; }, launch);
+    const Status status = move_blocks<Move::kWithin>(b, nullptr, pairs, count, launch);
     if (status != kDone) return status;
   }
   return kDone;
@@ -130,19 +131,11 @@ Status launch_swap_blocks(const SwapArguments& s, const Launch& launch) {
   for (int64_t done = 0; done < s.blocks.num_pairs; done += most) {
     const int64_t* pairs = s.blocks.pairs + 2 * done;
     const int count = count_of(s.blocks.num_pairs - done, most);
-    auto in_staging = [](int i) { return i; };
-    Status status;
-    if (out) {
-      auto block = [&](int i) { return pairs[2 * i]; };
-      status = move_blocks<Move::kToStaging>(s.blocks, s.staging, count, block, in_staging, launch);
-      if (status == kDone) status = transfer_rows(s, pairs, count, stream);
-    } else {
-      auto block = [&](int i) { return pairs[2 * i + 1]; };
-      status = transfer_rows(s, pairs, count, stream);
-      if (status == kDone) {
-        status = move_blocks<Move::kFromStaging>(s.blocks, s.staging, count, in_staging, block,
-                                                 launch);
-      }
+    Status status = kDone;
+    if (out) status = move_blocks<Move::kToStaging>(s.blocks, s.staging, pairs, count, launch);
+    if (status == kDone) status = transfer_rows(s, pairs, count, stream);
+    if (status == kDone && !out) {
+      status = move_blocks<Move::kFromStaging>(s.blocks, s.staging, pairs, count, launch);
     }
     if (status != kDone) return status;
   }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -14,8 +12,6 @@ from engines.kernels.interface import Kernels
 STAGING_BYTES = 64 << 20  # large enough for full bus bandwidth, small beside a KV cache
 SLAB_BYTES = GIB
 
-Allocate = Callable[[int, int, torch.dtype, bool], Tensor]  # rows, their length, type, pinned
-
 
 def usable_bytes(limit_bytes: int, row_bytes: int) -> int:
     """Bytes of blocks that `limit_bytes` of host memory hold, `row_bytes` of them side by side.
@@ -23,19 +19,14 @@ def usable_bytes(limit_bytes: int, row_bytes: int) -> int:
     PyTorch pins powers of two. Slabs of SLAB_BYTES, of which the last may be smaller, waste less of
     them than a row each.
     """
-    slab_bytes = max(SLAB_BYTES, _power_of_two(row_bytes))
+    slab_bytes = max(SLAB_BYTES, 1 << (row_bytes - 1).bit_length())
     slabs, rest = divmod(limit_bytes, slab_bytes)
     last_bytes = 1 << (rest.bit_length() - 1) if rest else 0
     return (slabs * (slab_bytes // row_bytes) + last_bytes // row_bytes) * row_bytes
 
 
-def _power_of_two(count: int) -> int:
-    """The least power of two that is not less."""
-    return 1 << (count - 1).bit_length()
-
-
-def _allocate(num_rows: int, row: int, dtype: torch.dtype, pinned: bool) -> Tensor:
-    return torch.empty(num_rows, row, dtype=dtype, device="cpu", pin_memory=pinned)
+def _allocate(num_rows: int, row: int, cache: Tensor) -> Tensor:
+    return torch.empty(num_rows, row, dtype=cache.dtype, device="cpu", pin_memory=cache.is_cuda)
 
 
 class SwapSpace:
@@ -54,7 +45,6 @@ class SwapSpace:
         num_host_blocks: int,
         *,
         staged: bool = True,
-        allocate: Allocate = _allocate,
     ) -> None:
         first = caches[0]
         row = first[0].numel() * len(caches)
@@ -67,7 +57,7 @@ class SwapSpace:
         self._slab_rows = max(1, SLAB_BYTES // row_bytes)
         try:
             self._slabs = [
-                allocate(min(self._slab_rows, num_host_blocks - i), row, first.dtype, first.is_cuda)
+                _allocate(min(self._slab_rows, num_host_blocks - i), row, first)
                 for i in range(0, num_host_blocks, self._slab_rows)
             ]
         except RuntimeError as error:

@@ -142,32 +142,34 @@ class PowersOfTwo:
         self.free_bytes = free_bytes
         self.sizes: list[int] = []
 
-    def __call__(self, rows: int, row: int, dtype: torch.dtype, pinned: bool) -> torch.Tensor:
-        self.sizes.append(1 << (rows * row * dtype.itemsize - 1).bit_length())
+    def __call__(self, rows: int, row: int, cache: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(1 << (rows * row * cache.dtype.itemsize - 1).bit_length())
         if sum(self.sizes) > self.free_bytes:
             raise RuntimeError("CUDA error: out of memory")
-        return torch.empty(rows, row, dtype=dtype, device="meta")
+        return torch.empty(rows, row, dtype=cache.dtype, device="meta")
 
 
 @pytest.mark.parametrize("limit", [0, 1000, GIB - 1, GIB, 5 * GIB // 2, 20 * GIB + 123])
 @pytest.mark.parametrize("row_bytes", [4096, 13_107_200, 209_715_200, 5 * GIB // 4])
-def test_what_is_pinned_stays_within_the_limit(limit: int, row_bytes: int) -> None:
+def test_what_is_pinned_stays_within_the_limit(
+    limit: int, row_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Blocks of OPT-13B among them: 16 slots and 256 slots."""
     usable = swap.usable_bytes(limit, row_bytes)
     assert usable % row_bytes == 0
     cache, memory = torch.empty(1, row_bytes // 4, device="meta"), PowersOfTwo(limit)
-    swap.SwapSpace(ReferenceKernels(), [cache], usable // row_bytes, allocate=memory)
+    monkeypatch.setattr(swap, "_allocate", memory)
+    swap.SwapSpace(ReferenceKernels(), [cache], usable // row_bytes)
     assert all(size <= GIB or size < 2 * row_bytes for size in memory.sizes)
     if row_bytes < GIB:
         assert usable > limit / 2 - row_bytes
         assert limit < GIB or row_bytes > 2**24 or usable > 0.94 * (limit - limit % GIB)
 
 
-def test_swap_space_beyond_the_hosts_memory_is_one_line(cpu_target: Target) -> None:
+def test_swap_space_beyond_the_hosts_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(swap, "_allocate", PowersOfTwo(3 * GIB))
     with pytest.raises(UserError, match=r"no 4\.0 GiB of host memory .* lower --swap-space"):
-        swap.SwapSpace(
-            cpu_target.kernels, [torch.zeros(1, 2, 4, 64)], 1 << 21, allocate=PowersOfTwo(3 * GIB)
-        )
+        swap.SwapSpace(ReferenceKernels(), [torch.zeros(1, 2, 4, 64)], 1 << 21)
 
 
 def opcheck(operation: Callable[..., None], arguments: tuple[object, ...]) -> None:
