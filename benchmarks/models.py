@@ -129,15 +129,8 @@ def write_checkpoint(folder: Path, shape: str, *, tiny: bool) -> int:
     torch.manual_seed(0)
     transformers.utils.logging.disable_progress_bar()
     sizes = (_TINY_SHAPES if tiny else _SHAPES)[shape]
-    config: Any
-    model: Any
-    if shape == "opt":
-        config = transformers.OPTConfig(**sizes)
-        model = transformers.OPTForCausalLM(config)
-    else:
-        config = transformers.LlamaConfig(**sizes)
-        model = transformers.LlamaForCausalLM(config)
-    model.save_pretrained(folder)
+    config: Any = transformers.AutoConfig.for_model(shape, **sizes)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     words = ["<s>", "<pad>", "</s>", "<unk>"]
     words += [f"word{i}" for i in range(len(words), config.vocab_size)]
     (folder / "words.json").write_text(json.dumps(words), encoding="utf-8")
