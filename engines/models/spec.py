@@ -60,27 +60,23 @@ def arch_from_spec(spec: ModelSpec) -> ArchConfig:
     )
 
 
-def describe_model(name_or_path: str) -> tuple[ModelSpec, ArchConfig]:
+def describe_model(
+    name_or_path: str, config: ModelConfig | None = None
+) -> tuple[ModelSpec, ArchConfig]:
     """Return shape and architecture of a known model or a checkpoint.
 
-    Raises UserError for what cannot be run.
+    `config` is what a path was read as, if it was. Raises UserError for what cannot be run.
     """
     if is_path(name_or_path):
-        return spec_from_config(name_or_path)
+        return spec_from_config(name_or_path, config)
     spec = find_model(name_or_path)
     return spec, arch_from_spec(spec)
 
 
 def why_not_run(name_or_path: str, config: ModelConfig | None = None) -> str | None:
-    """Why a model that can be simulated cannot be run; None where it can.
-
-    `config` is what a path was read as.
-    """
+    """Why a model that can be simulated cannot be run (see `describe_model`); None where it can."""
     try:
-        if config is None:
-            describe_model(name_or_path)
-        else:
-            spec_from_config(name_or_path, config)
+        describe_model(name_or_path, config)
     except UserError as error:
         return str(error)
     return None

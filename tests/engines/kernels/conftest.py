@@ -93,10 +93,10 @@ def _build_emulated(folder: Path, nvcc: str, compiler: str, pytorch: Path) -> Pa
         for (source, own), target in zip(units, objects, strict=True)
     ]
     with ThreadPoolExecutor(max_workers=2) as pool:
-        list(pool.map(_call, commands))
+        list(pool.map(build._call, commands))
     path = folder / "_emulated.so"
     link = ["-shared", "-Wl,-Bsymbolic", *objects, f"-L{pytorch / 'lib'}", "-ltorch_cpu"]
-    _call([compiler, *link, "-o", str(path)])
+    build._call([compiler, *link, "-o", str(path)])
     return path
 
 
@@ -110,9 +110,3 @@ def _cuda_headers(nvcc: str) -> Path:
     )
     lines = [line for line in done.stderr.splitlines() if "INCLUDES=" in line]
     return Path(lines[0].split('"-I')[1].split('"')[0]).resolve()
-
-
-def _call(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise UserError(f"{' '.join(command)}: {done.stderr}")
