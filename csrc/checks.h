@@ -71,10 +71,11 @@ inline void check_dense(const Tensor& tensor, const char* name, int64_t dims) {
 }
 
 inline void check_integers(const Tensor& tensor, const char* name, const Tensor& like,
-                           int64_t dims) {
+                           int64_t dims, ScalarType type = ScalarType::Int) {
   check_dims(tensor, name, dims);
-  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Int, name,
-                  " must be int32, got scalar type ", static_cast<int>(tensor.scalar_type()));
+  STD_TORCH_CHECK(tensor.scalar_type() == type, name, " must be ",
+                  type == ScalarType::Int ? "int32" : "int64", ", got scalar type ",
+                  static_cast<int>(tensor.scalar_type()));
   check_dense(tensor, name, 1);
   check_same_device(tensor, like, name);
 }
@@ -137,12 +138,7 @@ inline void check_queries(const AttentionArguments& a, int64_t num_queries) {
 }
 
 inline void check_slots(const Tensor& slots, const Tensor& key, int64_t num_slots) {
-  check_dims(slots, "slot_mapping", 1);
-  STD_TORCH_CHECK(slots.scalar_type() == ScalarType::Long,
-                  "slot_mapping must be int64, got scalar type ",
-                  static_cast<int>(slots.scalar_type()));
-  check_dense(slots, "slot_mapping", 1);
-  check_same_device(slots, key, "slot_mapping");
+  check_integers(slots, "slot_mapping", key, 1, ScalarType::Long);
   check_count(slots.size(0), key.size(0), "slots", "tokens");
   if (kOnDevice) return;
   const auto* values = static_cast<const int64_t*>(slots.data_ptr());
