@@ -27,6 +27,7 @@ LONG = 128  # prompt tokens; such a step is as long as many others
 LONG_SAMPLES = 2  # at a time
 OUTLIER = 1.5  # medians of a step's samples: what one of them counts at most
 USUAL_CONTEXT = 64  # tokens of each sequence beside which prompts and choices are measured
+SHARED_CONTEXT = 256  # tokens of each sequence, of which nearly all are in blocks that all read
 USUAL_OUTPUTS = 4  # of a request whose tokens are drawn
 _BESIDE = (1, 8, 24, 64)  # decoding sequences beside which prompts are measured
 _COPIED = (1, 8, 64)  # blocks
@@ -46,6 +47,10 @@ class Probe(Protocol):
     @property
     def copied_blocks(self) -> int:
         """Blocks that the last step copied."""
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens of the last decode steps in blocks that another sequence reads too."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class Measurements:
     unit_s: Callable[[int], float]
     until_s: float = 0.0
     found: dict[StepRow, list[float]] = field(default_factory=dict)
-    copied: dict[StepRow, int] = field(default_factory=dict)
+    changed: dict[StepRow, StepRow] = field(default_factory=dict)
 
     @property
     def is_late(self) -> bool:
@@ -106,7 +111,10 @@ class Measurements:
         unit_s = statistics.median(units)
         times = [each / unit_s for each in seconds]
         self.found.setdefault(wanted, []).extend(times)
-        self.copied[wanted] = probe.copied_blocks if wanted.groups else wanted.blocks
+        if wanted.groups:  # what such steps copy and share is for the engine to say
+            self.changed[wanted] = replace(
+                wanted, blocks=probe.copied_blocks, cached=probe.shared_tokens
+            )
         return statistics.median(times)
 
     def repeat(self, number: int) -> None:
@@ -126,8 +134,7 @@ class Measurements:
             quarter, most = len(ordered) // 4, OUTLIER * statistics.median(ordered)
             rows.append(
                 replace(
-                    wanted,
-                    blocks=self.copied[wanted],
+                    self.changed.get(wanted, wanted),
                     seconds=statistics.fmean(min(time, most) for time in ordered),
                     samples=len(ordered),
                     spread=(ordered[-1 - quarter] - ordered[quarter]) / 2,
@@ -259,6 +266,9 @@ def _others(scope: Scope, sizes: Sequence[int]) -> Iterator[StepRow]:
     if largest > 4 * SHORT:
         yield _step("prompt", scope, prompts=4, tokens=largest)
     if scope.system == "astra":
+        for n in (size for size in _BESIDE if 1 < size <= scope.most_sequences):
+            yield _step("decode", scope, sequences=n, context=SHARED_CONTEXT * n,
+                        cached=(SHARED_CONTEXT - 2 * SHORT) * (n - 1))  # fmt: skip
         for tokens in (SHORT, 4 * SHORT):
             cached = max(SHORT, largest // 2 // SHORT * SHORT)
             yield _step("prompt", scope, prompts=1, tokens=tokens, cached=cached)

@@ -58,6 +58,11 @@ class BlockManager:
         """Blocks that registered prefixes keep forever."""
         return sum(prefix.end for prefix in self._prefixes.values())
 
+    @property
+    def num_shared(self) -> int:
+        """Table entries of running sequences less the blocks in use: as many more reads."""
+        return max(0, self._entries - self.pool.num_used)
+
     def num_blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold `num_tokens`."""
         return -(-num_tokens // self.block_size)

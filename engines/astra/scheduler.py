@@ -60,6 +60,7 @@ class AstraScheduler(Scheduler):
         if self.swapped and not batch.swap_out:
             self._resume(step)
         batch.fix_decodes()
+        batch.shared_blocks = self.blocks.num_shared
         if self.waiting and self._may_fit and not self.swapped:
             self._admit()
         if not self.running and self.has_work:

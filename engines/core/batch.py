@@ -52,6 +52,7 @@ class Batch:
         self.context_tokens = 0  # sum of their context lengths
         self.num_decodes = 0  # sequences that decode in this step
         self.decode_context_tokens = 0  # sum of their context lengths, the new token included
+        self.shared_blocks = 0  # entries of their block tables, less the blocks behind them
         self.beam_groups: dict[int, SequenceGroup] = {}  # by request id
         self.prompts: list[Prompt] = []
         self.joined: list[Sequence] = []

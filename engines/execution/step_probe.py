@@ -30,6 +30,7 @@ from engines.systems import create_scheduler
 
 SYSTEMS = {"astra": System.ASTRA, "orca": System.ORCA_ORACLE, "ft": System.FT}
 WARM_STEPS = {"cpu": 1, "cuda": 3}  # a CUDA graph is captured the second time that its steps run
+FEW = 5  # rows, of which one step alone does not bring back a processor's caches
 SWAP_BLOCKS = 256
 SIZES_AROUND = 0.12  # of the tokens of prompts: how far a sample may be from what is asked for
 _UNLIMITED = 1 << 30
@@ -104,7 +105,7 @@ class StepProbe:
         block_size: int = 16,
     ) -> None:
         self._warm = WARM_STEPS[loaded.model.device.type]
-        self._system = system
+        self._system, self._block_size = system, block_size
         self._context = loaded.spec.max_positions
         config = EngineConfig(
             system=SYSTEMS[system],
@@ -122,6 +123,7 @@ class StepProbe:
         self._engine = Engine(
             create_scheduler(config), self._executor, WallClock(), recorder=StepRecorder(0.0, 0.0)
         )
+        self.shared_tokens = 0  # of the last decode steps, in blocks that several sequences read
         self._next_id = 0
         self._sizes: set[int] = set()  # rows of the steps with prompts so far
 
@@ -160,12 +162,17 @@ class StepProbe:
             sampling = SamplingParams(n=wanted.sequences // wanted.groups, beam=True)
         elif wanted.kind == "draw":
             sampling = SamplingParams(n=wanted.sequences // wanted.groups, temperature=1.0)
-        steps = self._warm + samples
+        warm = self._warm + FEW // wanted.sequences
+        steps = warm + samples
         times: list[float] = []
-        if self._fill(wanted, sampling, before=self._warm + (samples + 1) // 2, steps=steps):
+        if self._fill(wanted, sampling, before=warm + (samples + 1) // 2, steps=steps):
             times = [self._step(between) for _ in range(steps)]
+            running = [s for group in self._engine.scheduler.running for s in group.running]
+            tables = [s.table for s in running]
+            entries = sum(map(len, tables)) - len(set().union(*tables))
+            self.shared_tokens = entries * self._block_size
         self._drain()
-        return times[self._warm :]
+        return times[warm:]
 
     def _prompts(self, wanted: StepRow, samples: int, between: Callable[[], object]) -> list[float]:
         steps = 1 + samples
@@ -212,12 +219,14 @@ class StepProbe:
         if self._system == "ft":  # its context counts padding up to the longest prompt
             lengths = [max(1, total // groups * (i + 1) // groups) for i in range(groups)]
         else:
-            lengths = _spread([total // groups + (i < total % groups) for i in range(groups)])
+            lengths = [total // groups + (i < total % groups) for i in range(groups)]
+            lengths = lengths if wanted.cached else _spread(lengths)
         if min(lengths) < 1 or max(lengths) + steps + 1 > self._context - 8:
             return False
         self._executor.skips = True
+        prefix = 0 if wanted.prompts else wanted.cached // max(wanted.sequences - 1, 1)
         for length in lengths:
-            self._add(length, steps + 1, sampling=sampling)
+            self._add(length, steps + 2, prefix=prefix, sampling=sampling)  # none ends in a step
         self._engine.step()
         self._executor.skips = False
         return len(self._engine.scheduler.running) == groups

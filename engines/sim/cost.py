@@ -15,9 +15,11 @@ from engines.sim.profile import DeviceProfile
 class Work:
     """What a step computes and moves.
 
-    `groups` counts the running groups, `beam_groups` those of them that use beam search.
-    `prompt_squares` is the sum over prompts of total length^2 - cached length^2. `copied_tokens`
-    touch `copied_blocks`; `blocks_in` come back from the CPU pool and `blocks_out` go there.
+    `groups` counts the running groups, `beam_groups` those of them that use beam search. Of the
+    `context_tokens` of all decoding sequences, `shared_tokens` are in blocks that another one reads
+    too. `prompt_squares` is the sum over prompts of total length^2 - cached length^2.
+    `copied_tokens` touch `copied_blocks`; `blocks_in` come back from the CPU pool and `blocks_out`
+    go there.
     """
 
     prompts: int = 0
@@ -26,6 +28,7 @@ class Work:
     groups: int = 0
     beam_groups: int = 0
     context_tokens: int = 0
+    shared_tokens: int = 0
     prompt_squares: int = 0
     copied_tokens: int = 0
     copied_blocks: int = 0
@@ -49,7 +52,13 @@ class StepPrice(ABC):
 
     @abstractmethod
     def decode_seconds(
-        self, decodes: int, context_tokens: int, *, groups: int, beam_groups: int
+        self,
+        decodes: int,
+        context_tokens: int,
+        *,
+        groups: int,
+        beam_groups: int,
+        shared_tokens: int = 0,
     ) -> float:
         """Duration of a step that only decodes."""
 
@@ -127,7 +136,13 @@ class StepCost(StepPrice):
         self._transfer_s = profile.pcie_latency_s
 
     def decode_seconds(
-        self, decodes: int, context_tokens: int, *, groups: int, beam_groups: int
+        self,
+        decodes: int,
+        context_tokens: int,
+        *,
+        groups: int,
+        beam_groups: int,
+        shared_tokens: int = 0,
     ) -> float:
         """Duration of a step that only decodes."""
         host = decodes * self._sequence_s + groups * self._group_s + beam_groups * self._beam_s

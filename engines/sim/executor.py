@@ -31,6 +31,7 @@ def work_of(batch: Batch, block_size: int) -> Work:
         groups=batch.num_groups,
         beam_groups=len(batch.beam_groups),
         context_tokens=batch.decode_context_tokens,
+        shared_tokens=batch.shared_blocks * block_size,
         prompt_squares=prompt_squares,
         copied_tokens=copied_tokens,
         copied_blocks=copied_blocks,
@@ -64,6 +65,7 @@ class SimExecutor:
                 batch.decode_context_tokens,
                 groups=batch.num_groups,
                 beam_groups=len(batch.beam_groups),
+                shared_tokens=batch.shared_blocks * self._block_size,
             )
         forks = self._beams.step(batch)
         if forks:

@@ -20,7 +20,9 @@ class MeasuredCost(StepPrice):
 
     With D(n, c) the measured step of n sequences with c tokens of context, a step takes
 
-    - D(n, c), bilinear between measured ones and not falling in c;
+    - D(n, c), bilinear between measured ones and not falling in c; less for tokens in blocks that
+      several sequences read, each from the second time on by the same, since a processor may find
+      them in its cache;
     - for prompts of t new tokens, X(n, t): a step with one prompt of t tokens beside n sequences,
       less D; plus R(n + p) - R(n + 1), what p rows of logits take more than one; plus
       (squares - t^2) * q, since several prompts attend to less than one of their length, and one
@@ -40,8 +42,9 @@ class MeasuredCost(StepPrice):
         self.outside = 0
         decodes = table.of(system, "decode")
         self._decode = _surface(
-            [(row.sequences, row.context, row.seconds) for row in decodes], rises=True
+            [(r.sequences, r.context, r.seconds) for r in decodes if not r.cached], rises=True
         )
+        self._shared_token_s = self._saved_by_sharing([row for row in decodes if row.cached])
         # A block of another size than the measured ones takes its share of the time.
         self._block_share = block_size / table.block_size
         self._copy, self._in, self._out = (
@@ -68,13 +71,19 @@ class MeasuredCost(StepPrice):
             self._beams[width] = _from_zero(points)
 
     def decode_seconds(
-        self, decodes: int, context_tokens: int, *, groups: int, beam_groups: int
+        self,
+        decodes: int,
+        context_tokens: int,
+        *,
+        groups: int,
+        beam_groups: int,
+        shared_tokens: int = 0,
     ) -> float:
         """Duration of a step that only decodes."""
         if not self._decode.covers(decodes, context_tokens):
             self.outside += 1
-        choice_s = self._choice_seconds(decodes, beam_groups)
-        return max(0.0, self._decode.at(decodes, context_tokens) + choice_s)
+        decode_s = self._decode_seconds(decodes, context_tokens, shared_tokens)
+        return max(0.0, decode_s + self._choice_seconds(decodes, beam_groups))
 
     def seconds(self, work: Work) -> float:
         """Duration of any step."""
@@ -87,7 +96,7 @@ class MeasuredCost(StepPrice):
         covered = True
         if decodes:
             covered = self._decode.covers(decodes, work.context_tokens)
-            found["decode"] = self._decode.at(decodes, work.context_tokens)
+            found["decode"] = self._decode_seconds(decodes, work.context_tokens, work.shared_tokens)
         if tokens:
             covered = covered and self._prompt.covers(decodes, tokens)
             rows = self._logits.at(decodes + work.prompts) - self._logits.at(decodes + 1)
@@ -105,6 +114,17 @@ class MeasuredCost(StepPrice):
             self.outside += 1
         return found
 
+    def _decode_seconds(self, sequences: int, context: int, shared: int) -> float:
+        return self._decode.at(sequences, context) - shared * self._shared_token_s
+
+    def _saved_by_sharing(self, rows: Iterable[StepRow]) -> float:
+        """Of a token that is read once more; the slope through the rows by least squares."""
+        saved = squared = 0.0
+        for row in rows:
+            saved += row.cached * (self._decode.at(row.sequences, row.context) - row.seconds)
+            squared += row.cached * row.cached
+        return max(0.0, saved / squared) if squared else 0.0
+
     def _choice_seconds(self, sequences: int, beam_groups: int) -> float:
         """What choosing tokens takes beyond the likeliest one of each sequence."""
         added = 0.0
@@ -118,8 +138,9 @@ class MeasuredCost(StepPrice):
 
     def _beyond_decode(self, row: StepRow) -> float:
         """What a step took beyond decoding, and beyond the blocks that it copied."""
-        decode = self._decode.at(row.sequences, row.context) if row.sequences else 0.0
-        return row.seconds - decode - self._copy.at(row.blocks)
+        shared = 0 if row.prompts else row.cached
+        decode_s = self._decode_seconds(row.sequences, row.context, shared) if row.sequences else 0
+        return row.seconds - decode_s - self._copy.at(row.blocks)
 
     def _seconds_a_square(self, rows: Iterable[StepRow]) -> float:
         """The slope q of the time over squares, by least squares through the single prompts."""

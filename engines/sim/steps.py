@@ -4,7 +4,8 @@ It is CSV, a header and a row for each step that was measured, as the engine run
 step to the next. `kind` is one of KINDS, `system` whose memory layout it was: "astra" (blocks),
 "orca" (chunks), "ft" (a padded rectangle). Counts that do not matter for a kind are 0:
 
-- decode: `sequences` decode, with `context` tokens in all (the new ones included).
+- decode: `sequences` decode, with `context` tokens in all (the new ones included), of which
+  `cached` are in blocks that another one reads too.
 - prompt: `prompts` of `tokens` new tokens in all, of which each found `cached` ones in the cache,
   beside `sequences` that decode with `context` tokens.
 - draw: as decode, by `groups` of equal size that draw their tokens at random.
@@ -71,12 +72,13 @@ class Speed:
     heavy_s: float = 0.0
 
     def seconds(self, rows: int) -> float:
-        """Of as many rows, on the line through the two; beyond either it does not go on.
+        """Of as many rows, on the line through the two; beyond the second it does not go on.
 
+        Fewer rows than the first's wait for memory even more, and compute less.
         Where both take about as long, as on a GPU, the line's slope is noise.
         """
-        share = min(1.0, max(0, rows - LIGHT_ROWS) / (HEAVY_ROWS - LIGHT_ROWS))
-        return self.light_s + share * (self.heavy_s - self.light_s)
+        share = min(1.0, (rows - LIGHT_ROWS) / (HEAVY_ROWS - LIGHT_ROWS))
+        return max(self.light_s / 2, self.light_s + share * (self.heavy_s - self.light_s))
 
     def slowness(self, usual: Speed, rows: int) -> float:
         """How many times longer than at the `usual` speed a step of so many rows takes."""

@@ -29,12 +29,14 @@ class FakeDevice:
     now_s: float = 0.0
     asked: list[StepRow] = field(default_factory=list)
     copied_blocks: int = 0
+    shared_tokens: int = 0
 
     def seconds(self, step: StepRow) -> float:
         n, tokens = step.sequences, step.tokens
         extra = max(0, n - self.knee) if self.knee else 0
         base = 10e-3 + 1e-3 * (n + extra) + 1e-6 * step.context if n or tokens else 0.0
         rows = max(0, step.prompts - 1)
+        base -= 4e-7 * step.cached * (step.kind == "decode")
         added = {"draw": 2e-4 * n, "beam": 3e-4 * step.groups}.get(step.kind, 0.0)
         moved = 1e-4 * step.blocks
         return base + 1e-3 * tokens + 1e-8 * step.squares + 5e-4 * rows + added + moved
@@ -61,6 +63,8 @@ def test_a_linear_device_is_reproduced_to_rounding() -> None:
         expected = 10e-3 + 1e-3 * n + 1e-6 * context + 2e-4 * n
         found = cost.decode_seconds(n, context, groups=n, beam_groups=0)
         assert found == pytest.approx(expected, rel=1e-9)
+        shared = cost.decode_seconds(n, context, groups=n, beam_groups=0, shared_tokens=500)
+        assert shared == pytest.approx(expected - 2e-4, rel=1e-9)
     tokens = 64  # squares bend the lines between which they and rows of logits are found
     work = Work(prompts=2, prompt_tokens=tokens, decodes=8, context_tokens=512, groups=10,
                 prompt_squares=2 * 32**2, copied_blocks=3)  # fmt: skip
@@ -75,7 +79,7 @@ def test_a_machine_that_slows_down_is_measured_at_one_speed() -> None:
     device, slow = FakeDevice(), 1.0
 
     class Probe:
-        copied_blocks = 0
+        copied_blocks = shared_tokens = 0
 
         def time_steps(
             self, wanted: StepRow, samples: int, between: Callable[[], object]
@@ -110,7 +114,7 @@ def test_sizes_are_added_where_the_interpolation_errs_and_only_there() -> None:
 
 def test_a_step_has_its_mean_time_and_an_outlier_counts_as_one_and_a_half() -> None:
     class Probe:
-        copied_blocks = 0
+        copied_blocks = shared_tokens = 0
 
         def time_steps(
             self, wanted: StepRow, samples: int, between: Callable[[], object]

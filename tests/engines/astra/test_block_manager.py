@@ -175,6 +175,11 @@ class ManagerMachine(RuleBasedStateMachine):
         size = self.manager.block_size
         for group, length in self.lengths.items():
             assert all(s.num_blocks == -(-length // size) for s in group.running)
+        running = [group for group in self.lengths if group.status is Status.RUNNING]
+        held = [block for group in running for table in tables(group) for block in table]
+        read_again = len(held) - len(set(held))
+        prefixes = {b for part in self.manager._prefixes.values() for b in part.blocks}
+        assert self.manager.num_shared == max(0, read_again - len(prefixes - set(held)))
 
     def teardown(self) -> None:
         if not hasattr(self, "manager"):
