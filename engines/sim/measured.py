@@ -25,8 +25,8 @@ class MeasuredCost(StepPrice):
       them in its cache;
     - for prompts of t new tokens, X(n, t): a step with one prompt of t tokens beside n sequences,
       less D; plus R(n + p) - R(n + 1), what p rows of logits take more than one; plus
-      (squares - t^2) * q, since several prompts attend to less than one of their length, and one
-      with a cached part to more;
+      (squares - S(t)) * q, since several prompts attend to less than one of their length, and one
+      with a cached part to more; S is t^2, on the same lines between and beyond measured t as X;
     - what drawing at random adds for all sequences, and beam search for its groups;
     - what copied and swapped blocks add.
 
@@ -54,6 +54,8 @@ class MeasuredCost(StepPrice):
         prompts = table.of(system, "prompt")
         self._square_s = 0.0
         single = [row for row in prompts if row.prompts == 1 and not row.cached]
+        sizes = sorted({row.tokens for row in single})
+        self._single_squares = Curve(sizes, [float(size * size) for size in sizes])
         self._prompt = _surface([(r.sequences, r.tokens, self._beyond_decode(r)) for r in single])
         self._logits = self._logits_curve(prompts)  # of short prompts, whose squares are small
         self._square_s = self._seconds_a_square(prompts)
@@ -100,7 +102,7 @@ class MeasuredCost(StepPrice):
         if tokens:
             covered = covered and self._prompt.covers(decodes, tokens)
             rows = self._logits.at(decodes + work.prompts) - self._logits.at(decodes + 1)
-            squares = (work.prompt_squares - tokens * tokens) * self._square_s
+            squares = (work.prompt_squares - self._single_squares.at(tokens)) * self._square_s
             found["prompt"] = max(0.0, self._prompt.at(decodes, tokens) + rows + squares)
         if decodes or tokens:
             found["choice"] = self._choice_seconds(decodes + work.prompts, work.beam_groups)
@@ -146,7 +148,7 @@ class MeasuredCost(StepPrice):
         """The slope q of the time over squares, by least squares through the single prompts."""
         moved = squared = 0.0
         for row in rows:
-            square = row.squares - row.tokens**2
+            square = row.squares - self._single_squares.at(row.tokens)
             if row.cached or (row.prompts > 1 and row.tokens > SHORT * row.prompts):
                 expected = self._prompt.at(row.sequences, row.tokens)
                 expected += self._logits.at(row.prompts) - self._logits.at(1)
@@ -159,7 +161,8 @@ class MeasuredCost(StepPrice):
         for row in rows:
             if row.prompts > 1 and row.tokens <= SHORT * row.prompts and not row.sequences:
                 expected = self._prompt.at(0, row.tokens)
-                expected += (row.squares - row.tokens**2) * self._square_s
+                square = row.squares - self._single_squares.at(row.tokens)
+                expected += square * self._square_s
                 points[row.prompts] = self._beyond_decode(row) - expected
         counts = sorted(points)
         return Curve(counts, rising([points[count] for count in counts]))

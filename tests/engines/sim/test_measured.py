@@ -91,6 +91,9 @@ def test_several_prompts_differ_by_their_squares_and_rows_of_logits() -> None:
     cached = Work(prompts=1, prompt_tokens=16, prompt_squares=416**2 - 400**2)
     expected = 0.016 + square_s * (416**2 - 400**2)
     assert cost.seconds(cached) == pytest.approx(expected, rel=1e-9)
+    long = Work(prompts=4, prompt_tokens=2048, prompt_squares=4 * 512**2)  # beyond the measured
+    expected = 2.048 + square_s * 4 * 512**2 + 3 * row_s
+    assert cost.seconds(long) == pytest.approx(expected, rel=1e-9)
 
 
 def test_choices_copies_and_swaps_are_added() -> None:
